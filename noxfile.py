@@ -1,0 +1,80 @@
+"""The project's checks: ``nox`` runs all of them, ``nox -s "tests(jax)"`` runs one."""
+
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "tests", "oldest", "wheel"]
+
+BACKENDS = ["tensorflow", "jax", "torch"]
+
+# An exact version, because pip prefers a CPU build ("2.13.0+cpu") to the plain release where its
+# configuration offers one, while a plain "torch" takes the newest release and gigabytes of CUDA.
+TORCH = "torch==2.13.0"
+
+# Pinned, so that a new release of ruff cannot fail an unchanged checkout.
+RUFF = "ruff==0.17.6"
+
+# Taken from the declared lower bound, so that the two cannot drift apart.
+OLDEST_KERAS = next(
+    dependency.replace(">=", "==")
+    for dependency in nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    if dependency.startswith("keras>=")
+)
+
+CHECK_WHEEL = """
+from importlib import metadata, resources
+import keras_ban
+print(keras_ban.__version__, keras_ban.__file__)
+assert "site-packages" in keras_ban.__file__
+assert keras_ban.__version__ == metadata.version("keras-ban")
+assert resources.files("keras_ban").joinpath("py.typed").is_file()
+"""
+
+
+def run_pytest(session: nox.Session, backend: str) -> None:
+    # Agg, so that no test needs a display or opens a window; one thread, because the models are too small for more,
+    # and threads that wait for each other on busy cores take minutes over what one does in seconds.
+    env = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-q", "-n", "2", "--durations=10", *session.posargs, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(RUFF)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """Run the tests on one Keras backend."""
+    # On its own and first: with torch already there, nothing below replaces it.
+    session.install(TORCH)
+    # All three on each backend, because Keras takes a tf.data.Dataset or a torch DataLoader on any of them.
+    session.install("tensorflow-cpu", "jax", ".[test]")
+    run_pytest(session, backend)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests on the oldest supported Keras, with JAX as the only framework installed."""
+    session.install(OLDEST_KERAS, "jax", ".[test]")
+    run_pytest(session, "jax")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it in an otherwise empty environment and import it."""
+    # Outside the checkout, where an import can only find the installed package.
+    with tempfile.TemporaryDirectory() as directory:
+        # pip builds in an environment of its own, so that this one stays empty.
+        session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", directory, ".")
+        (built,) = Path(directory).glob("*.whl")
+        session.install(f"{built}[jax]")
+        with session.chdir(directory):
+            session.run("python", "-c", CHECK_WHEEL, env={"KERAS_BACKEND": "jax"})

@@ -1,0 +1,300 @@
+import inspect
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from conftest import CLASSES
+from keras import ops
+
+import keras_ban
+from keras_ban.losses import KnowledgeDistillation
+
+# Every public loss. What holds for one must hold for those to come.
+LOSSES = [
+    loss
+    for _, loss in inspect.getmembers(keras_ban.losses, inspect.isclass)
+    if issubclass(loss, keras.losses.Loss) and loss.__module__.startswith("keras_ban")
+]
+SHAPES = [(16, CLASSES), (4, 5, CLASSES), (2, 3, 4, CLASSES)]
+
+
+def random_logits(shape, scale, seed=0):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype("float32")
+
+
+def loss_and_gradient(function, student):
+    """`function(student)` and the gradient of its sum, as NumPy arrays."""
+    student = ops.convert_to_tensor(student)
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        value = function(student)
+        gradient = jax.grad(lambda s: ops.sum(function(s)))(student)
+    elif backend == "torch":
+        student = student.clone().requires_grad_(True)
+        value = function(student)
+        ops.sum(value).backward()
+        gradient = student.grad
+    else:
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = function(student)
+            total = ops.sum(value)
+        gradient = tape.gradient(total, student)
+    return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)
+
+
+def per_example(**arguments):
+    return KnowledgeDistillation(reduction=None, **arguments)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("scale", [1, 5, 50])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_distillation_has_the_value_and_the_gradient_of_the_float64_oracle(classes, scale, temperature):
+    teacher, student = random_logits((64, classes), scale, seed=1), random_logits((64, classes), scale, seed=2)
+    loss = per_example(temperature=temperature)
+
+    value, gradient = loss_and_gradient(lambda s: loss(teacher, s), student)
+
+    expected = oracles.knowledge_distillation(teacher, student, temperature)
+    # Where teacher and student agree almost to certainty, the value hangs on differences of logits that float32 cannot
+    # hold: there, 5e-6 of the batch's mean is asked for, else 5e-6 of the value itself.
+    np.testing.assert_allclose(value, expected, rtol=5e-6, atol=5e-6 * expected.mean())
+    expected_gradient = oracles.knowledge_distillation_gradient(teacher, student, temperature)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=5e-6 * temperature)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_classes_are_on_the_last_axis_whatever_comes_before(shape):
+    teacher, student = random_logits(shape, 3, seed=1), random_logits(shape, 3, seed=2)
+    loss = per_example(temperature=2.0)
+
+    value, gradient = loss_and_gradient(lambda s: loss(teacher, s), student)
+
+    expected = oracles.knowledge_distillation(teacher, student, 2.0)
+    assert shape[:-1] == value.shape
+    np.testing.assert_allclose(value, expected, rtol=5e-6)
+    expected_gradient = oracles.knowledge_distillation_gradient(teacher, student, 2.0)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)  # float32's 6e-8, times a few dozen roundings
+
+
+def test_a_student_close_to_its_teacher_keeps_its_digits():
+    teacher = random_logits((64, 100), 3, seed=1)
+    student = teacher + random_logits((64, 100), 1e-3, seed=2)
+
+    value, gradient = loss_and_gradient(lambda s: per_example()(teacher, s), student)
+
+    np.testing.assert_allclose(value, oracles.knowledge_distillation(teacher, student), rtol=5e-6)
+    expected_gradient = oracles.knowledge_distillation_gradient(teacher, student)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=5e-6 * np.abs(expected_gradient).max())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_a_compiled_step_has_exactly_no_loss_either_where_student_equals_teacher(temperature):
+    logits = random_logits((32, 50), 10)
+    model = keras.Sequential([keras.Input((50,)), keras.layers.Identity()])
+    model.compile(loss=KnowledgeDistillation(temperature=temperature))
+
+    assert 0.0 == model.evaluate(logits, logits, verbose=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_a_student_that_equals_its_teacher_has_exactly_no_loss(temperature):
+    logits = random_logits((32, 50), 10)
+
+    value, gradient = loss_and_gradient(lambda s: per_example(temperature=temperature)(logits, s), logits)
+
+    assert (value == 0).all()
+    # XLA may compile the two softmaxes differently, to within a last bit of probabilities of at most 1.
+    np.testing.assert_allclose(gradient, np.zeros_like(logits), atol=1.2e-7 * temperature)
+
+
+def test_the_gradient_is_that_of_a_finite_difference():
+    teacher, student = random_logits((1, 4), 2, seed=1), random_logits((1, 4), 2, seed=2)
+    step = 1e-6
+    differences = [
+        oracles.knowledge_distillation(teacher, student + step * direction, 3.0)
+        - oracles.knowledge_distillation(teacher, student - step * direction, 3.0)
+        for direction in np.eye(4)
+    ]
+
+    _, gradient = loss_and_gradient(lambda s: per_example(temperature=3.0)(teacher, s), student)
+
+    np.testing.assert_allclose(gradient[0], np.ravel(differences) / (2 * step), rtol=1e-5, atol=1e-6)
+
+
+def test_adding_a_constant_to_all_logits_changes_nothing():
+    teacher, student = random_logits((16, 10), 3, seed=1), random_logits((16, 10), 3, seed=2)
+
+    value = per_example()(teacher + 100.0, student - 50.0)
+
+    # A logit of 100 keeps 7e-6 of absolute precision in float32.
+    np.testing.assert_allclose(ops.convert_to_numpy(value), oracles.knowledge_distillation(teacher, student), rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_opposed_logits_of_ten_thousand_have_a_finite_loss_and_gradient(policy, temperature):
+    keras.config.set_dtype_policy(policy)
+    dtype = keras.config.dtype_policy().compute_dtype
+    teacher = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], "float32")
+    student = ops.cast(-teacher, dtype)
+    loss = per_example(temperature=temperature)
+
+    value, gradient = loss_and_gradient(lambda s: loss(ops.cast(teacher, dtype), s), student)
+
+    assert value.dtype == "float32"
+    rounded = np.asarray(ops.convert_to_numpy(ops.cast(student, "float32")), "float64")
+    # 1e4 itself is not a bfloat16: the oracle takes what the loss was given.
+    np.testing.assert_allclose(value, oracles.knowledge_distillation(-rounded, rounded, temperature), rtol=5e-6)
+    expected = oracles.knowledge_distillation_gradient(-rounded, rounded, temperature)
+    np.testing.assert_allclose(
+        gradient.astype("float64"), expected, rtol=1e-2, atol=1e-2 if dtype != "float32" else 1e-6
+    )
+
+
+def test_classes_masked_out_with_minus_infinity_teach_nothing():
+    teacher = np.array([[1.0, 2.0, -np.inf]], "float32")
+    student = np.array([[2.0, 1.0, -np.inf]], "float32")
+
+    value, gradient = loss_and_gradient(lambda s: per_example()(teacher, s), student)
+
+    np.testing.assert_allclose(value, oracles.knowledge_distillation(teacher[:, :2], student[:, :2]), rtol=5e-6)
+    assert 0.0 == gradient[0, 2]
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_probabilities_that_came_from_a_softmax_give_the_loss_of_their_logits(temperature):
+    teacher, student = random_logits((64, 10), 3, seed=1), random_logits((64, 10), 3, seed=2)
+    probabilities = [oracles.softmax(x).astype("float32") for x in (teacher, student)]
+
+    value = per_example(temperature=temperature, from_logits=False)(*probabilities)
+
+    expected = oracles.knowledge_distillation(teacher, student, temperature)
+    # The probabilities themselves are rounded to 6e-8 of their value, so their logarithms to 6e-8.
+    np.testing.assert_allclose(ops.convert_to_numpy(value), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_probabilities_of_exactly_zero_and_one_have_a_finite_loss_and_gradient(activation, temperature):
+    certain = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "float32")
+    loss = per_example(temperature=temperature, from_logits=False, activation=activation)
+
+    opposed, gradient = loss_and_gradient(lambda s: loss(certain, s), certain[::-1].copy())
+    equal, equal_gradient = loss_and_gradient(lambda s: loss(certain, s), certain)
+
+    assert np.isfinite(opposed).all()
+    assert (opposed > 1).all()
+    assert np.isfinite(gradient).all()
+    assert (equal == 0).all()
+    assert np.abs(equal_gradient).max() < 1e-6 * np.abs(gradient).max()  # as above, to a last bit
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_sigmoid_outputs_are_each_distilled_as_a_yes_or_no(from_logits, outputs, temperature):
+    teacher, student = random_logits((32, outputs), 3, seed=1), random_logits((32, outputs), 3, seed=2)
+    as_given = [x if from_logits else oracles.sigmoid(x).astype("float32") for x in (teacher, student)]
+    loss = per_example(temperature=temperature, from_logits=from_logits, activation="sigmoid")
+
+    value = loss(*as_given)
+
+    p, q = (
+        oracles.sigmoid(teacher.astype("float64") / temperature),
+        oracles.sigmoid(student.astype("float64") / temperature),
+    )
+    expected = temperature**2 * oracles.bernoulli_divergence(p, q).mean(axis=-1)
+    # `1 - p` of a probability near 1 has lost up to 6e-8 / (1 - p).
+    np.testing.assert_allclose(ops.convert_to_numpy(value), expected, rtol=1e-5 if from_logits else 1e-3, atol=1e-6)
+
+
+def test_sigmoid_logits_of_ten_thousand_have_a_finite_loss_and_gradient():
+    loss = per_example(activation="sigmoid")
+
+    value, gradient = loss_and_gradient(lambda s: loss([[1e4]], s), np.array([[-1e4]], "float32"))
+
+    np.testing.assert_allclose(value, [1e4], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-1.0]], rtol=1e-6)
+
+
+def test_sample_weights_scale_each_example():
+    teacher, student = random_logits((4, 5), 3, seed=1), random_logits((4, 5), 3, seed=2)
+    weights = np.array([0.0, 1.0, 2.0, 0.5], "float32")
+
+    value = KnowledgeDistillation()(teacher, student, sample_weight=weights)
+
+    expected = (oracles.knowledge_distillation(teacher, student) * weights).sum() / 4
+    np.testing.assert_allclose(float(value), expected, rtol=5e-6)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_takes_the_labels_and_soft_targets_as_a_dict(loss_class):
+    teacher, student = random_logits((8, 5), 3, seed=1), random_logits((8, 5), 3, seed=2)
+    labels = np.arange(8) % 5
+
+    value = loss_class()({"labels": labels, "soft_targets": teacher}, student)
+
+    assert np.isfinite(float(value))
+    assert () == tuple(value.shape)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_comes_back_from_its_configuration_with_the_same_values(loss_class):
+    teacher, student = random_logits((8, 5), 1, seed=1), random_logits((8, 5), 1, seed=2)
+    teacher, student = (oracles.softmax(x).astype("float32") for x in (teacher, student))
+    y_true = {"labels": np.arange(8) % 5, "soft_targets": teacher}
+    options = {"temperature": 3.0, "from_logits": False, "activation": "sigmoid", "reduction": "sum"}
+    known = inspect.signature(loss_class).parameters
+    original = loss_class(**{name: value for name, value in options.items() if name in known})
+
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(original))
+
+    assert type(original) is type(restored)
+    assert float(original(y_true, student)) == float(restored(y_true, student))
+    assert float(original(y_true, student)) != float(loss_class()(y_true, student))
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_is_registered_under_the_packages_name(loss_class):
+    assert f"keras_ban>{loss_class.__name__}" == keras.saving.get_registered_name(loss_class)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "2", None, True])
+def test_a_temperature_that_is_no_positive_finite_number_is_refused(temperature):
+    with pytest.raises(ValueError, match="`temperature` must be a positive, finite number, received: "):
+        KnowledgeDistillation(temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [2, np.float32(2.0), np.int64(2)])
+def test_numbers_of_any_type_are_temperatures(temperature):
+    assert 2.0 == KnowledgeDistillation(temperature=temperature).temperature
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="`activation` must be one of"):
+        KnowledgeDistillation(activation="relu")
+
+
+def test_settings_of_a_loss_cannot_be_changed_behind_the_back_of_a_compiled_step():
+    loss = KnowledgeDistillation(temperature=2.0)
+
+    with pytest.raises(AttributeError):
+        loss.temperature = 3.0
+
+
+def test_soft_targets_of_another_shape_are_refused_with_both_shapes():
+    with pytest.raises(ValueError, match=r"soft targets have shape \(4, 3\), the student's outputs \(4, 5\)"):
+        KnowledgeDistillation()(np.zeros((4, 3), "float32"), np.zeros((4, 5), "float32"))
+
+
+def test_a_softmax_over_one_class_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match="activation='sigmoid'"):
+        KnowledgeDistillation()(np.zeros((4, 1), "float32"), np.zeros((4, 1), "float32"))
