@@ -1,6 +1,7 @@
 """Born-Again Neural Networks (Furlanello et al., ICML 2018) for Keras 3, on TensorFlow, JAX and torch."""
 
 from keras_ban import losses
+from keras_ban.cloning import reborn
 from keras_ban.ensemble import EnsembleModel
 
 __version__ = "0.1.0"
@@ -8,4 +9,5 @@ __version__ = "0.1.0"
 __all__ = [
     "EnsembleModel",
     "losses",
+    "reborn",
 ]
