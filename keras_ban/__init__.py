@@ -2,11 +2,13 @@
 
 from keras_ban import losses
 from keras_ban.cloning import reborn
+from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Distiller",
     "EnsembleModel",
     "losses",
     "reborn",

@@ -1,0 +1,186 @@
+"""Checks of what users pass in, made before anything is trained."""
+
+import itertools
+import math
+import numbers
+import types
+
+import keras
+import numpy as np
+
+
+def check_model(name, model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
+
+
+def check_label_weight(label_weight):
+    """Return `label_weight` as a float, or raise `ValueError`."""
+    is_number = isinstance(label_weight, numbers.Real) and not isinstance(label_weight, bool)
+    if not is_number or not 0 <= label_weight <= 1:
+        raise ValueError(
+            f"`label_weight` must be a number in [0, 1], received: {label_weight!r}. It is the share of the label "
+            "loss: 1.0 trains on labels alone, 0.0 on the teacher alone."
+        )
+    return float(label_weight)
+
+
+def check_distillation_loss(loss):
+    losses = [each for each in keras.tree.flatten(loss) if each is not None]
+    for each in losses:
+        if not isinstance(each, keras.losses.Loss):
+            raise TypeError(
+                "`distillation_loss` must be a `keras.losses.Loss` instance, such as "
+                "`keras_ban.losses.KnowledgeDistillation()`, or a list or dict of them for several outputs, "
+                f"received: {each!r}."
+            )
+    if not losses:
+        raise ValueError("`distillation_loss` is None for every output. To train on labels alone use `label_weight=1`.")
+
+
+def is_dataset(x):
+    """Whether `x` yields batches by itself, rather than being arrays."""
+    return not all(hasattr(leaf, "shape") or isinstance(leaf, (int, float)) for leaf in keras.tree.flatten(x))
+
+
+def check_not_empty(x):
+    if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
+        raise ValueError(f"`x` is {x!r}: there is no data to train on.")
+    if isinstance(x, keras.utils.PyDataset):
+        size = x.num_batches
+    else:
+        leaves = [leaf for leaf in keras.tree.flatten(x) if getattr(leaf, "shape", ())]
+        size = leaves[0].shape[0] if leaves else None
+    if size == 0:
+        raise ValueError("`x` holds no examples: there is nothing to train on.")
+
+
+def first_examples(x, y=None, size=32):
+    """Look at the first examples, of arrays, or the first batch, of a dataset.
+
+    Returns:
+        `(x, first_x, first_y)`. The first `x` is the data with nothing missing: of a generator a new one.
+    """
+    if not is_dataset(x):
+        first = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:size], (x, y))
+    elif isinstance(x, keras.utils.PyDataset):
+        first = x[0]
+    else:
+        iterator = iter(x)
+        try:
+            first = next(iterator)
+        except StopIteration:
+            raise ValueError("`x` yields no batch: there is nothing to train on.") from None
+        if isinstance(x, types.GeneratorType):
+            x = (batch for batch in itertools.chain([first], iterator))
+    first_x, first_y, _ = keras.utils.unpack_x_y_sample_weight(first)
+    return x, *keras.tree.map_structure(_numeric_array, (first_x, first_y))
+
+
+def _numeric_array(leaf):
+    """Tensors of any framework as a NumPy array; what is not numeric is left as it is."""
+    if leaf is None:
+        return None
+    if hasattr(leaf, "toarray"):  # SciPy's sparse matrices
+        leaf = leaf.toarray()
+    array = leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else np.asarray(leaf)
+    return array if array.dtype.kind in "biuf" else leaf
+
+
+def check_labels(labels, loss, model):
+    """Raise `ValueError` where labels in memory cannot be meant for the loss and the model's outputs."""
+    outputs = getattr(model, "outputs", None)
+    if keras.tree.is_nested(labels):
+        return  # One output each: Keras pairs labels, losses and outputs, and says what does not match.
+    if not _is_sparse_crossentropy(loss):
+        return
+    shape = tuple(outputs[0].shape) if outputs and len(outputs) == 1 else None
+    array = _numeric_array(labels)
+    dtype = getattr(array, "dtype", None)
+    if not isinstance(array, np.ndarray) or dtype.kind not in "biu":
+        hint = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`. " if _one_hot(array) else ""
+        raise ValueError(
+            f"A sparse categorical crossentropy wants labels as whole numbers, received `y` of dtype {dtype} and shape "
+            f"{getattr(labels, 'shape', None)}. {hint}Whole numbers held as floats are cast with `y.astype('int32')`."
+        )
+    if shape is None or array.size == 0:
+        return
+    classes, ignored = shape[-1], getattr(loss, "ignore_class", None)
+    wrong = (array < 0) | (array >= classes)
+    if ignored is not None:
+        wrong &= array != ignored
+    if wrong.any():
+        example = array[wrong].ravel()[0]
+        raise ValueError(
+            f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `y` holds "
+            f"{int(wrong.sum())} others, {example} for instance (labels range from {array.min()} to {array.max()})."
+        )
+
+
+def _is_sparse_crossentropy(loss):
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return True
+    return loss in (
+        "sparse_categorical_crossentropy",
+        "SparseCategoricalCrossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+    )
+
+
+def _one_hot(array):
+    return isinstance(array, np.ndarray) and array.ndim > 1 and array.shape[-1] > 1 and bool((array.sum(-1) == 1).all())
+
+
+def check_soft_targets(soft_targets, loss):
+    """Look at a first batch of soft targets: raise where they are broken, say where they look like something else.
+
+    Returns:
+        `None`, or a message that warns.
+    """
+    values = np.asarray(soft_targets, dtype="float64")
+    if not np.isfinite(values[~np.isneginf(values)]).all():
+        raise ValueError(
+            "The teacher's outputs on the first batch hold NaN or inf: it has nothing to teach. Was it trained to the "
+            "end, and is the data scaled as it was for the teacher?"
+        )
+    from_logits, activation = (getattr(loss, name, None) for name in ("from_logits", "activation"))
+    if from_logits is None:
+        return None
+    in_range = bool(((values >= -1e-6) & (values <= 1 + 1e-6)).all())
+    looks_like_probabilities = in_range
+    if activation != "sigmoid":
+        looks_like_probabilities &= bool(np.allclose(values.sum(axis=-1), 1.0, atol=2e-2))
+    if from_logits and looks_like_probabilities:
+        return (
+            "The teacher's outputs on the first batch look like probabilities, but the distillation loss takes logits "
+            "(`from_logits=True`): a softmax of probabilities teaches next to nothing. If the models end in a softmax "
+            "or a sigmoid, use `KnowledgeDistillation(from_logits=False)`."
+        )
+    if not from_logits and not looks_like_probabilities:
+        raise ValueError(
+            "The distillation loss takes probabilities (`from_logits=False`), but the teacher's outputs on the first "
+            f"batch are none: they range from {values.min():.4g} to {values.max():.4g}. If the models give logits, use "
+            "`from_logits=True`."
+        )
+    return None
+
+
+def check_count(name, value):
+    """Return `value` as an int of at least 1, or raise `ValueError`."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, received: {value!r}.")
+    return int(value)
+
+
+def check_seed(seed):
+    """Return `seed`, a whole number of at least 0 or `None`, or raise `ValueError`."""
+    if seed is None:
+        return None
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"`seed` must be a whole number of at least 0, or None, received: {seed!r}.")
+    return int(seed)
+
+
+def is_finite(value):
+    return math.isfinite(float(value))

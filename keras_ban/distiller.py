@@ -1,0 +1,400 @@
+"""Train a student on hard labels and on what a teacher says, with one `train_step` for three backends."""
+
+import contextlib
+import inspect
+import pathlib
+import types
+import warnings
+
+import keras
+from keras import ops
+
+from keras_ban import _backend, _checks
+from keras_ban._outputs import (
+    check_independent,
+    check_known_outputs,
+    loss_target,
+    of_same_outputs,
+    ordered_variables,
+    per_output,
+    split_targets,
+)
+from keras_ban.losses import KnowledgeDistillation, check_comparable
+
+
+@keras.saving.register_keras_serializable(package="keras_ban")
+class Distiller(keras.Model):
+    """A `keras.Model` that trains its student with a teacher's help (BAN eq. 3).
+
+    The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own
+    `add_loss` and regularizer terms, whole, once. A term of weight 0 is neither computed nor reported: with
+    `label_weight=0` labels are not read (and need not be given), with `label_weight=1` the teacher never runs and
+    training is the student's own `fit`, bit for bit.
+
+    `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks and mixed precision are those of Keras, and act
+    on the distillation loss as on the label loss; so do `loss_weights` where there are several outputs. `fit` reports
+    `loss`, `label_loss`, `distillation_loss` and the metrics; validation reports the student on the labels, as the
+    student's own `evaluate` would, and never runs the teacher. `predict`, `evaluate`, `summary` and `count_params`
+    speak of the student; `distiller.student` is the model itself, which needs no keras_ban to be saved and loaded.
+
+    The teacher is never changed: it runs in inference mode and without gradients on the batch that the student sees,
+    and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
+    files and weight-only checkpoints hold the student (and the optimizer) alone.
+
+    A batch whose `y` is `{"labels": ..., "soft_targets": ...}` brings the teacher's outputs with it, and the teacher
+    does not run. With `label_weight=0`, `{"soft_targets": ...}` is enough.
+
+    Example:
+
+    ```python
+    distiller = keras_ban.Distiller(student=student, teacher=teacher, label_weight=0.5)
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    distiller.fit(x, y, epochs=10, validation_data=(x_val, y_val))
+    distiller.student.save("student.keras")
+    ```
+
+    Args:
+        student: the `keras.Model` to train; may be unbuilt.
+        teacher: a trained `keras.Model` with the same outputs, an `EnsembleModel` for instance. `None` where every
+            batch brings `"soft_targets"`. A dict of outputs may hold more than the student's.
+        distillation_loss: a `keras.losses.Loss`, called as `loss(y_true, y_pred, sample_weight)` with `y_true` as
+            `{"labels": ..., "soft_targets": ...}` (`"labels"` are absent where there are none). Losses of
+            `keras.losses` itself, which know no such dict, are given the soft targets alone. For several outputs a
+            list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
+            loss stands for all outputs. `None`: `KnowledgeDistillation()`.
+        label_weight: the label loss's share, in `[0, 1]`.
+        name: as in `keras.Model`.
+
+    Call args:
+        inputs: what the student takes.
+        training: as in `keras.Model`.
+
+    Raises:
+        TypeError: student or teacher is not a `keras.Model`, or a distillation loss not a `keras.losses.Loss`.
+        ValueError: `label_weight` is not a number in `[0, 1]`, student and teacher are the same model or share
+            trainable weights, or their outputs differ in shape.
+    """
+
+    def __init__(self, *, student, teacher=None, distillation_loss=None, label_weight=0.5, name=None):
+        if distillation_loss is None:
+            distillation_loss = KnowledgeDistillation()
+        _checks.check_distillation_loss(distillation_loss)
+        _checks.check_model("student", student)
+        if teacher is not None:
+            _checks.check_model("teacher", teacher)
+            check_independent(student, teacher)
+            check_known_outputs(student, teacher, distillation_loss)
+        label_weight = _checks.check_label_weight(label_weight)
+        # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        self.student = student
+        # Held where Keras does not look for layers, so that it is no part of the model: of its weights, of its
+        # `trainable` flag, of its checkpoints.
+        self._hidden = types.SimpleNamespace(
+            teacher=teacher, distillation_loss=distillation_loss, found_by_keras=False, before_training=[]
+        )
+        self._label_weight = label_weight
+        self._loss_weights = None
+        self._teacher_constants = None
+        self._soft_targets_checked = False
+        self._evaluating = False
+        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if label_weight > 0 else None
+        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if label_weight < 1 else None
+        self.supports_masking = True
+        self.supports_jit = teacher is None or all(layer.supports_jit for layer in teacher._flatten_layers())
+        self.built = student.built
+
+    # Read-only, all three: a compiled step would go on with the old value, without a word.
+    @property
+    def teacher(self):
+        return self._hidden.teacher
+
+    @property
+    def distillation_loss(self):
+        return self._hidden.distillation_loss
+
+    @property
+    def label_weight(self):
+        return self._label_weight
+
+    @property
+    def output_names(self):
+        """The student's, by which Keras pairs outputs with losses and metrics; of functional models only."""
+        return self.student.output_names
+
+    def __dir__(self):
+        # Keras saves and loads what it finds among the attributes. The teacher is found for a `.keras` file, for which
+        # Keras asks for assets first, and not for a weights file.
+        found, self._hidden.found_by_keras = self._hidden.found_by_keras, False
+        return [name for name in super().__dir__() if name != "teacher" or found]
+
+    def call(self, inputs, training=None):
+        return self.student(inputs, training=training)
+
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
+        """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
+
+        Raises:
+            ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
+        """
+        if loss is None and self.label_weight > 0:
+            raise ValueError(
+                f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
+                "or train on the teacher alone with `Distiller(..., label_weight=0)`."
+            )
+        if self.teacher is not None:
+            check_independent(self.student, self.teacher)
+        super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
+        self._loss_weights = loss_weights
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: `compile` was not called, there is no data, labels do not fit the loss and the outputs, the
+                teacher's outputs do not fit the student's, or there is no teacher where one is needed.
+
+        Warns:
+            UserWarning: once, where the teacher's outputs on the first batch look like probabilities though the
+                distillation loss takes logits.
+        """
+        self._assert_compile_called("fit")
+        _checks.check_not_empty(x)
+        labels, soft_targets = split_targets(y)
+        if self.label_weight > 0 and not _checks.is_dataset(x):
+            if labels is None:
+                raise ValueError(_NO_LABELS)
+            _checks.check_labels(labels, self.loss, self.student)
+        if self.label_weight < 1:
+            x = self._prepare_soft_targets(x, soft_targets)
+        try:
+            return super().fit(x, y, *args, **kwargs)
+        finally:
+            _backend.restore(self._hidden.before_training)
+            self._hidden.before_training = []
+            self._teacher_constants = None
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`."""
+        if self.label_weight < 1:
+            self._prepare_soft_targets(x, split_targets(y)[1])
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`, of the student on the labels: the teacher plays no part."""
+        with self._speaking_of_the_student():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        """As `keras.Model.test_on_batch`, of the student on the labels."""
+        with self._speaking_of_the_student():
+            return super().test_on_batch(*args, **kwargs)
+
+    def summary(self, *args, **kwargs):
+        """As `keras.Model.summary`, of the student."""
+        return self.student.summary(*args, **kwargs)
+
+    def make_train_function(self, force=False):
+        # Keras calls this when all variables are built, just before the first step.
+        super().make_train_function(force)
+        self._hidden.before_training = _backend.values_before_training(self)
+
+    def export(self, *args, **kwargs):
+        """As `keras.Model.export`, of the student."""
+        return self.student.export(*args, **kwargs)
+
+    def train_step(self, *args):
+        # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
+        *state, data = args
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        labels, soft_targets = split_targets(y)
+        if labels is None and self.label_weight > 0:
+            raise ValueError(_NO_LABELS)
+        if self.label_weight == 1:
+            y = labels
+        else:
+            if soft_targets is None:
+                soft_targets = self._teach(x, state)
+            y = {"soft_targets": soft_targets} if labels is None else {"labels": labels, "soft_targets": soft_targets}
+        return super().train_step(*state, (x, y, sample_weight))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        labels, soft_targets = split_targets(y)
+        if soft_targets is None or not training:
+            # Plain training, or evaluation: what the student itself would report.
+            # While Keras builds the model, a batch without labels passes through here too.
+            if getattr(self, "loss", None) is None or (labels is None and not self._evaluating):
+                return self._student_losses()
+            loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
+            if training:
+                self._track(self._label_loss_tracker, loss - self._student_losses(), x)
+            return loss
+        distillation_loss = self._distill(labels, soft_targets, y_pred, sample_weight)
+        self._track(self._distillation_loss_tracker, distillation_loss, x)
+        if self.label_weight == 0:
+            return distillation_loss + self._student_losses()
+        label_loss = self._compile_loss(labels, y_pred, sample_weight)
+        self._track(self._label_loss_tracker, label_loss, x)
+        mixture = self.label_weight * label_loss + (1 - self.label_weight) * distillation_loss
+        return mixture + self._student_losses()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, split_targets(y)[0], y_pred, sample_weight)
+
+    @property
+    def metrics(self):
+        metrics = super().metrics
+        if self._evaluating:
+            ours = (self._label_loss_tracker, self._distillation_loss_tracker)
+            return [metric for metric in metrics if all(metric is not tracker for tracker in ours)]
+        return metrics
+
+    @property
+    def non_trainable_variables(self):
+        variables = super().non_trainable_variables
+        if self._teacher_constants is None or self._evaluating:
+            return variables
+        return variables + self._teacher_constants.in_state
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "student": keras.saving.serialize_keras_object(self.student),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
+            "label_weight": self.label_weight,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        parts = {
+            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
+            for key in ("student", "teacher", "distillation_loss")
+        }
+        return cls(**{**config, **parts})
+
+    def save_assets(self, directory):
+        # An empty folder would be left out of the file, and `load_assets` not be called.
+        pathlib.Path(directory, "contents.txt").write_text("student, teacher\n")
+        self._hidden.found_by_keras = True
+
+    def load_assets(self, directory):
+        self._hidden.found_by_keras = True
+
+    def _prepare_soft_targets(self, x, soft_targets):
+        """Make the teacher ready for training on `x`, or check the soft targets that take its place; return `x`."""
+        if self.teacher is None and soft_targets is None and not _checks.is_dataset(x):
+            raise ValueError(_NO_TEACHER)
+        if not self._soft_targets_checked or not getattr(self.teacher, "built", True):
+            x = self._check_first_batch(x, soft_targets)
+        if self.teacher is None or soft_targets is not None:
+            self._teacher_constants = None
+        elif self._teacher_constants is None or not self._teacher_constants.are_current():
+            _backend.separate(self.student.variables, self.teacher.variables)
+            self._teacher_constants = _backend.StepConstants(ordered_variables(self.teacher))
+        return x
+
+    def _check_first_batch(self, x, soft_targets):
+        must_build = soft_targets is None and self.teacher is not None and not self.teacher.built
+        if _backend.steps_see_values(self) and not must_build:
+            return x  # The first step itself will look, at no cost.
+        x, first_x, first_y = _checks.first_examples(
+            x, None if soft_targets is None else {"soft_targets": soft_targets}
+        )
+        first_x = keras.tree.map_structure(_backend.as_tensor, first_x)
+        _, first_soft_targets = split_targets(first_y)
+        if first_soft_targets is None and self.teacher is not None:
+            if must_build:
+                self.teacher(first_x)
+            first_soft_targets = self._teacher_outputs(first_x, [v.value for v in ordered_variables(self.teacher)])
+        if isinstance(first_soft_targets, dict) and self.student.built:
+            first_soft_targets = of_same_outputs(first_soft_targets, self.student.compute_output_spec(first_x))
+        if first_soft_targets is not None:
+            self._check_soft_targets(first_soft_targets)
+        return x
+
+    def _check_soft_targets(self, soft_targets):
+        self._soft_targets_checked = True
+        losses = per_output(self.distillation_loss, soft_targets, self.student)
+        for loss, values in zip(losses, keras.tree.flatten(soft_targets), strict=True):
+            if loss is None or values is None:
+                continue
+            message = _checks.check_soft_targets(keras.ops.convert_to_numpy(values), loss)
+            if message:
+                warnings.warn(message, stacklevel=4)
+
+    def _teach(self, x, state):
+        """The teacher's outputs within a training step; `state` is JAX's, else empty."""
+        if self.teacher is None:
+            raise ValueError(_NO_TEACHER)
+        if self._teacher_constants is None:
+            self._teacher_constants = _backend.StepConstants(ordered_variables(self.teacher))
+        return self._teacher_outputs(x, self._teacher_constants.values(state[0][1] if state else None))
+
+    def _teacher_outputs(self, x, values):
+        # Stateless, so that whatever the teacher's layers would write back is dropped.
+        count = len(self.teacher.trainable_variables)
+        options = {"training": False} if "training" in inspect.signature(self.teacher.call).parameters else {}
+        with _backend.without_gradients():
+            outputs, _ = self.teacher.stateless_call(values[:count], values[count:], x, **options)
+        return outputs
+
+    def _distill(self, labels, soft_targets, y_pred, sample_weight):
+        """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output."""
+        soft_targets = of_same_outputs(soft_targets, y_pred)
+        if not self._soft_targets_checked and _backend.steps_see_values(self):
+            self._check_soft_targets(soft_targets)
+        outputs = keras.tree.flatten(y_pred)
+        targets = keras.tree.flatten(soft_targets)
+        if len(outputs) != len(targets):
+            raise ValueError(
+                f"The student gives {len(outputs)} outputs, the teacher {len(targets)}: they must be the same. Where "
+                "outputs are a dict, the teacher's may hold more than the student's."
+            )
+        losses = per_output(self.distillation_loss, y_pred, self.student)
+        weights = per_output(self._loss_weights, y_pred, self.student)
+        labels = per_output(labels, y_pred, self.student)
+        sample_weights = per_output(sample_weight, y_pred, self.student)
+        total = 0.0
+        for loss, weight, label, target, output, each_sample_weight in zip(
+            losses, weights, labels, targets, outputs, sample_weights, strict=True
+        ):
+            if loss is None:
+                continue
+            if target is None:
+                raise ValueError(f"The teacher lacks one of the student's outputs, {list(y_pred)}, that has a loss.")
+            check_comparable(loss, target, output)
+            value = loss(loss_target(loss, label, target), output, each_sample_weight)
+            total += value if weight is None else weight * value
+        return total
+
+    def _student_losses(self):
+        """What `add_loss` and the regularizers add, scaled as Keras scales it."""
+        return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
+
+    def _track(self, tracker, loss, x):
+        batch_size = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+        tracker.update_state(loss * _backend.replica_count(), sample_weight=batch_size)
+
+    @contextlib.contextmanager
+    def _speaking_of_the_student(self):
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
+
+
+_NO_LABELS = (
+    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
+    "`Distiller(..., label_weight=0)`."
+)
+_NO_TEACHER = (
+    "The Distiller has no teacher, and the data brings no soft targets. Pass `Distiller(teacher=...)`, or data whose "
+    "`y` is {'labels': ..., 'soft_targets': ...}."
+)
