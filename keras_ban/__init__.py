@@ -4,12 +4,15 @@ from keras_ban import losses
 from keras_ban.cloning import reborn
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
+from keras_ban.history import BornAgainHistory, GenerationRecord
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BornAgainHistory",
     "Distiller",
     "EnsembleModel",
+    "GenerationRecord",
     "losses",
     "reborn",
 ]

@@ -1,0 +1,69 @@
+"""The picture of a `BornAgainHistory`, with matplotlib."""
+
+COLOUR, ENSEMBLE_COLOUR = "#1f4e79", "#c55a11"
+
+
+def draw(history):
+    """Return a `matplotlib.figure.Figure`: a panel for each figure over generations, and one of the curves."""
+    if not history.records:
+        raise ValueError("There is nothing to plot: no generation is recorded. Call `fit` first.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('`plot` needs matplotlib: `pip install "keras-ban[plot]"`.') from error
+
+    panels = _panels(history)
+    curves = [record for record in history.records if record.logs.get(history.monitor)]
+    count = len(panels) + bool(curves)
+    # Not through pyplot, which would change the user's figures and backend.
+    rows, columns = (2, 2) if count > 2 else (1, max(count, 1))
+    figure = Figure(figsize=(5 * columns, 3.8 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, (title, unit, values, ensemble) in zip(axes, panels, strict=False):
+        _draw_panel(axis, title, unit, values, ensemble, history.data, len(history.records))
+    if curves:
+        _draw_curves(axes[len(panels)], curves, history.monitor)
+    for axis in axes[count:]:
+        figure.delaxes(axis)
+    return figure
+
+
+def _panels(history):
+    """`(title, unit, {generation: value}, the ensemble's value)` for each figure."""
+    scored = {record.generation: record.scores for record in history.records if record.scores}
+    if not scored:
+        values = {r.generation: r.metrics[history.monitor] for r in history.records if history.monitor in r.metrics}
+        return [(history.monitor, "", values, None)] if values else []
+    figures = [("accuracy", "%", 100, "accuracy"), ("NLL", "nats", 1, "nll"), ("calibration error", "%", 100, "ece")]
+    panels = []
+    for title, unit, factor, name in figures:
+        values = {generation: factor * getattr(scores, name) for generation, scores in scored.items()}
+        ensemble = factor * getattr(history.ensemble, name) if history.ensemble else None
+        panels.append((title, unit, values, ensemble))
+    return panels
+
+
+def _draw_panel(axis, title, unit, values, ensemble, data, count):
+    generations = list(values)
+    axis.plot(generations, [values[g] for g in generations], "o-", color=COLOUR, label="single model")
+    if ensemble is not None:
+        axis.axhline(ensemble, color=ENSEMBLE_COLOUR, linestyle="--", label=f"ensemble of {count}")
+        axis.legend(frameon=False)
+    axis.set_xticks(generations)
+    axis.set_xlabel("generation (0 is the first teacher)")
+    axis.set_ylabel(f"{title} ({unit})" if unit else title)
+    axis.set_title(f"{title}, {data} data")
+    axis.grid(alpha=0.3)
+
+
+def _draw_curves(axis, records, monitor):
+    for i, record in enumerate(records):
+        shade = 0.25 + 0.75 * i / max(len(records) - 1, 1)
+        values = record.logs[monitor]
+        epochs = range(1, len(values) + 1)
+        axis.plot(epochs, values, color=COLOUR, alpha=shade, label=f"generation {record.generation}")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(monitor)
+    axis.set_title(f"{monitor} while training")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)

@@ -1,0 +1,548 @@
+import builtins
+import importlib.util
+import json
+import math
+
+import numpy as np
+import pytest
+
+from keras_ban.history import BornAgainHistory, GenerationRecord, Scores, better, expected_calibration_error, score
+
+# Five examples, three classes: most probable are the classes 0, 1, 2, 2, 0.
+LABELS = np.array([0, 1, 2, 0, 1])
+PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6], [0.25, 0.25, 0.5], [0.6, 0.3, 0.1]])
+# Most probable are 0, 0, 2, 0, 0: the second is won, the fourth lost, the last wrong in both.
+PROBABILITIES_BEFORE = np.array([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.0, 0.2, 0.8], [0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
+
+
+def random_predictions(examples=500, classes=4, seed=0):
+    """Labels, whether the most probable class is right, and that class's probability."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.full(classes, 0.4), examples)
+    labels = rng.integers(0, classes, examples)
+    return labels, probabilities
+
+
+def scores_of(right=90, won=None, lost=None, examples=100, compared_with=0, **figures):
+    figures = {"nll": 0.25, "ece": 0.03, **figures}
+    if won is None:
+        return Scores(examples=examples, accuracy=right / examples, **figures)
+    compared = {"compared_with": compared_with, "positive_flips": won, "negative_flips": lost, "agreement": 0.8}
+    return Scores(examples=examples, accuracy=right / examples, **figures, **compared)
+
+
+def history_of(*scores, values=None, **arguments):
+    """A history with a record for each of `scores`; `values` are those of `val_loss`."""
+    values = values or [1.0 - 0.1 * i for i in range(len(scores))]
+    records = [
+        GenerationRecord(
+            generation=i,
+            seed=100 + i,
+            epochs=2,
+            seconds=1.5,
+            metrics={"val_loss": value, "val_accuracy": 0.9},
+            logs={"loss": [2.0, 1.0], "val_loss": [value + 1, value]},
+            scores=each,
+        )
+        for i, (each, value) in enumerate(zip(scores, values, strict=True))
+    ]
+    return BornAgainHistory(records, **arguments)
+
+
+def row_of(summary, label):
+    return next(line for line in summary.splitlines() if line.strip().startswith(label))
+
+
+def without(monkeypatch, package):
+    """Let the package seem not installed, however it is looked for."""
+    real_import, real_find_spec = builtins.__import__, importlib.util.find_spec
+
+    def refusing_import(name, *args, **kwargs):
+        if name.split(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real_import(name, *args, **kwargs)
+
+    def blind_find_spec(name, *args):
+        return None if name.split(".")[0] == package else real_find_spec(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", refusing_import)
+    monkeypatch.setattr(importlib.util, "find_spec", blind_find_spec)
+
+
+# Figures
+
+
+def test_a_tiny_example_is_scored_as_by_hand():
+    scores = score(LABELS, PROBABILITIES, PROBABILITIES_BEFORE, compared_with=7)
+
+    assert 5 == scores.examples
+    assert 3 / 5 == scores.accuracy
+    assert 7 == scores.compared_with
+    assert 3 / 5 == scores.agreement
+    assert 1 == scores.positive_flips
+    assert 1 == scores.negative_flips
+    assert 0.0 == scores.change
+    # The labels' probabilities are 0.9, 0.7, 0.6, 0.25, 0.3; summed in another order than NumPy's, hence a last bit.
+    expected = -sum(math.log(p) for p in (0.9, 0.7, 0.6, 0.25, 0.3)) / 5
+    assert scores.nll == pytest.approx(expected, rel=1e-12)
+    # 0.9, 0.7 and 0.5 are alone in their bins; the two of 0.6, one right and one wrong, share theirs.
+    assert scores.ece == pytest.approx((0.1 + 0.3 + 2 * 0.1 + 0.5) / 5, rel=1e-12)
+
+
+def test_the_first_model_is_compared_with_nothing():
+    scores = score(LABELS, PROBABILITIES)
+
+    for name in ("compared_with", "agreement", "positive_flips", "negative_flips", "change", "p_value"):
+        assert getattr(scores, name) is None
+
+
+def test_a_label_held_for_impossible_costs_much_but_not_infinity():
+    scores = score(np.array([0]), np.array([[0.0, 1.0]]))
+
+    assert scores.nll == pytest.approx(30 * math.log(10))  # 1e-30, the smallest probability that counts
+
+
+def test_all_figures_are_python_numbers():
+    scores = score(LABELS, PROBABILITIES.astype("float32"), PROBABILITIES_BEFORE, compared_with=0)
+
+    assert {int, float} == {type(value) for value in vars(scores).values()}
+
+
+@pytest.mark.parametrize("bins", [1, 2, 10, 15])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_calibration_error_is_that_of_a_plain_loop_over_bins(seed, bins):
+    labels, probabilities = random_predictions(seed=seed)
+    right, confidence = probabilities.argmax(-1) == labels, probabilities.max(-1)
+
+    expected = 0.0
+    for number in range(bins):
+        inside = [i for i, c in enumerate(confidence) if number / bins < c <= (number + 1) / bins]
+        if inside:
+            accuracy = sum(right[i] for i in inside) / len(inside)
+            expected += len(inside) / len(labels) * abs(accuracy - sum(confidence[i] for i in inside) / len(inside))
+
+    # float64 sums of 500 numbers, in another order.
+    assert expected_calibration_error(right, confidence, bins) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_perfectly_calibrated_model_has_no_calibration_error():
+    right = np.array([True, True, True, False] * 10)
+
+    assert expected_calibration_error(right, np.full(40, 0.75)) == pytest.approx(0.0, abs=1e-15)  # float64's rounding
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower():
+    # Both lie in (0.25, 0.5]: |(1 + 0) - (0.5 + 0.375)| / 2.
+    assert 0.0625 == expected_calibration_error(np.array([True, False]), np.array([0.5, 0.375]), bins=4)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_confidences_at_the_ends_belong_to_a_bin(confidence):
+    assert 1.0 == expected_calibration_error(np.full(4, confidence == 0.0), np.full(4, confidence))
+
+
+def test_the_nll_is_the_crossentropy_of_a_plain_loop():
+    labels, probabilities = random_predictions()
+
+    expected = sum(-math.log(max(p[label], 1e-30)) for p, label in zip(probabilities, labels, strict=True)) / 500
+
+    assert score(labels, probabilities).nll == pytest.approx(expected, rel=1e-10)  # summed in another order
+
+
+def test_flips_and_agreement_are_those_of_a_plain_loop():
+    labels, probabilities = random_predictions()
+    _, before = random_predictions(seed=1)
+
+    scores = score(labels, probabilities, before, compared_with=0)
+
+    triples = list(zip(labels, probabilities.argmax(-1), before.argmax(-1), strict=True))
+    won = sum(now == label and then != label for label, now, then in triples)
+    lost = sum(now != label and then == label for label, now, then in triples)
+    assert won == scores.positive_flips
+    assert lost == scores.negative_flips
+    assert sum(now == then for _, now, then in triples) / 500 == scores.agreement
+    accuracy_before = sum(then == label for label, _, then in triples) / 500
+    assert scores.change == pytest.approx(scores.accuracy - accuracy_before, abs=1e-12)
+
+
+# McNemar's test
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "expected"),
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (5, 5, 1.0),
+        (10, 2, 2 * (1 + 12 + 66) / 2**12),
+        (6, 0, 2 / 2**6),
+        (0, 5, 2 / 2**5),
+        (3, 8, 2 * (1 + 11 + 55 + 165) / 2**11),
+    ],
+)
+def test_the_p_value_is_the_two_tails_of_a_fair_coin(won, lost, expected):
+    # SciPy's binomial sums are good to about 1e-12.
+    assert scores_of(won=won, lost=lost).p_value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(10, 2), (7, 0), (100, 130)])
+def test_the_p_value_does_not_ask_which_of_the_two_is_better(won, lost):
+    assert scores_of(won=won, lost=lost).p_value == pytest.approx(scores_of(won=lost, lost=won).p_value, rel=1e-9)
+
+
+def test_the_p_value_without_scipy_names_the_extra(monkeypatch):
+    without(monkeypatch, "scipy")
+
+    with pytest.raises(ImportError, match=r"needs SciPy: `pip install \"keras-ban\[plot\]\"`"):
+        _ = scores_of(won=10, lost=2).p_value
+
+
+# The best generation
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
+def test_the_best_generation_has_the_smallest_or_the_largest_value(mode, best):
+    history = history_of(None, None, None, values=[0.5, 0.9, 0.1], mode=mode)
+
+    assert best == history.best_generation
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_of_equals_the_earliest_is_the_best(mode):
+    assert 0 == history_of(None, None, None, values=[0.5, 0.5, 0.5], mode=mode).best_generation
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("values", [[math.nan, 0.5], [0.5, math.nan]])
+def test_nan_is_never_the_best(values, mode):
+    assert values.index(0.5) == history_of(None, None, values=values, mode=mode).best_generation
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 1), ("max", 0)])
+def test_infinity_is_compared_like_any_number(mode, best):
+    assert best == history_of(None, None, values=[math.inf, 3.0], mode=mode).best_generation
+
+
+def test_a_generation_that_was_not_measured_is_not_the_best():
+    history = history_of(None, None, None)
+    history.records[2].metrics = {}
+
+    assert 1 == history.best_generation
+
+
+def test_where_nothing_has_the_monitored_value_the_known_ones_are_named():
+    history = history_of(None, None, monitor="val_f1")
+
+    with pytest.raises(ValueError, match=r"'val_f1'.*known: \['val_accuracy', 'val_loss'\].*`validation_data`"):
+        _ = history.best_generation
+
+
+@pytest.mark.parametrize("history", [BornAgainHistory(), history_of(None, values=[math.nan])])
+def test_there_is_no_best_generation_among_none_nor_among_nan(history):
+    with pytest.raises(ValueError, match="There is no best generation"):
+        _ = history.best_generation
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "best", "expected"),
+    [
+        ("min", 1.0, 2.0, True),
+        ("min", 2.0, 2.0, False),
+        ("max", 3.0, 2.0, True),
+        ("max", 1.0, 2.0, False),
+        ("min", math.nan, 2.0, False),
+        ("max", math.nan, 2.0, False),
+        ("min", 2.0, math.nan, True),
+        ("max", 2.0, math.nan, True),
+        ("min", math.nan, math.nan, False),
+    ],
+)
+def test_better_is_strict_and_anything_is_better_than_nan(mode, value, best, expected):
+    assert expected is better(mode, value, best)
+
+
+# The table
+
+
+def test_the_table_has_a_row_for_each_generation_and_one_for_the_ensemble():
+    history = history_of(scores_of(90), scores_of(93, 5, 2), ensemble=scores_of(95, 6, 1))
+
+    summary = history.summary()
+
+    assert "Generations on validation data (100 examples)" in summary
+    assert ["90.00%", "0.2500", "3.00%", "1.5"] == row_of(summary, "0").split()[2:]
+    # Two tails of 7 flips: 2 * (1 + 7 + 21) / 128 = 0.453.
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2", "1.5"]
+    assert expected == row_of(summary, "1").split()[2:]
+    # 2 * (1 + 7) / 128 = 0.125; the seconds are those of all.
+    expected = ["95.00%", "0.2500", "3.00%", "+5.00", "vs", "0", "0.125", "better", "(chance?)", "80.0%", "1", "3.0"]
+    assert expected == row_of(summary, "ensemble of 2").split()[3:]
+
+
+def test_the_best_generation_alone_has_a_star():
+    history = history_of(scores_of(), scores_of(won=1, lost=0), scores_of(won=1, lost=0), values=[0.5, 0.3, 0.4])
+
+    rows = {label: row_of(history.summary(), label).split() for label in "012"}
+
+    assert "*" in rows["1"]
+    assert "*" not in rows["0"] + rows["2"]
+    assert "\n* best val_loss" in history.summary()
+
+
+def test_the_star_is_said_to_come_from_the_validation_data_where_the_scores_do_not():
+    history = history_of(scores_of(), scores_of(won=1, lost=0), data="test")
+
+    assert "Generations on test data" in history.summary()
+    assert "* best val_loss on the validation data" in history.summary()
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "verdict"),
+    [
+        (10, 1, "better"),
+        (1, 10, "worse"),
+        (3, 3, "no better"),
+        (0, 0, "no better"),
+        (5, 4, "better (chance?)"),
+        (4, 5, "worse (chance?)"),
+        (5, 0, "better (chance?)"),  # p = 0.0625
+        (6, 0, "better"),  # p = 0.03125
+    ],
+)
+def test_the_verdict_says_whether_a_generation_beat_its_teacher_and_whether_that_may_be_chance(won, lost, verdict):
+    row = row_of(history_of(scores_of(), scores_of(won=won, lost=lost)).summary(), "1")
+
+    assert f" {verdict} " in row
+    assert ("chance" in verdict) is ("chance" in row)
+
+
+@pytest.mark.parametrize(("won", "lost", "told"), [(5, 2, False), (2, 2, True), (2, 5, True)])
+def test_a_student_that_did_not_beat_its_teacher_is_told_plainly(won, lost, told):
+    second = scores_of(won=won, lost=lost, compared_with=1)
+
+    summary = history_of(scores_of(), scores_of(won=1, lost=0), second).summary()
+
+    assert told is ("generation 2 did not beat its teacher, generation 1" in summary)
+    assert "generation 1 did not beat" not in summary
+    assert "generation 0 did not beat" not in summary
+
+
+def test_the_table_of_other_models_has_their_metrics():
+    history = history_of(None, None, values=[0.123456, 12345.6])
+    history.records[1].metrics["val_mae"] = math.nan
+
+    summary = history.summary()
+
+    assert ["generation", "val_loss", "val_accuracy", "val_mae", "seconds"] == row_of(summary, "generation").split()
+    assert ["0", "(teacher)", "*", "0.1235", "0.9", "1.5"] == row_of(summary, "0").split()
+    assert ["1", "1.235e+04", "0.9", "nan", "1.5"] == row_of(summary, "1").split()
+    assert "McNemar" not in summary
+
+
+def test_there_is_a_table_without_any_validation_data():
+    history = BornAgainHistory([GenerationRecord(0, seconds=2.0), GenerationRecord(1, seconds=3.0)])
+
+    assert ["0", "(teacher)", "2.0"] == row_of(history.summary(), "0").split()
+    assert "*" not in history.summary()
+
+
+def test_there_is_a_table_without_any_generation():
+    assert ["Generations", "on", "validation", "data"] == BornAgainHistory().summary().split()[:4]
+
+
+def test_there_is_a_table_where_every_monitored_value_is_nan():
+    assert "*" not in history_of(None, None, values=[math.nan, math.nan]).summary()
+
+
+def test_no_line_of_the_table_is_longer_than_120_columns():
+    worst = scores_of(9, 40_000, 50_000, examples=100_000, compared_with=10, nll=69.0776, ece=1.0)
+    history = history_of(*[worst] * 12, data="test", monitor="val_accuracy", ensemble=worst)
+    for record in history.records:
+        record.seconds = 123_456.7
+
+    assert max(len(line) for line in history.summary().splitlines()) <= 120
+
+
+def test_nothing_is_cut_off_the_table():
+    worst = scores_of(9, 4_000, 5_000, examples=10_000, compared_with=9, nll=12.3456, ece=1.0)
+    history = history_of(*[worst] * 12, data="test", ensemble=worst)
+
+    row = row_of(history.summary(), "11")
+
+    expected = ["11", "*", "0.09%", "12.3456", "100.00%", "-10.00", "vs", "9", "0.000", "worse", "80.0%", "5000", "1.5"]
+    assert expected == row.split()
+    assert "…" not in history.summary()
+
+
+def test_the_table_is_the_same_text_on_a_terminal(monkeypatch):
+    history = history_of(scores_of(), scores_of(won=5, lost=2))
+    expected = history.summary()
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    assert expected == history.summary()
+    assert "\x1b" not in expected
+
+
+def test_names_with_brackets_and_colons_are_shown_as_they_are():
+    history = history_of(None, data="fold [red] :car:")
+    history.records[0].metrics["val_recall[0]"] = 0.5
+
+    assert "Generations on fold [red] :car: data" in history.summary()
+    assert "val_recall[0]" in history.summary()
+
+
+def test_without_scipy_the_table_says_so_and_gives_no_p_values(monkeypatch):
+    without(monkeypatch, "scipy")
+
+    summary = history_of(scores_of(90), scores_of(93, 5, 2)).summary()
+
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "better", "80.0%", "2", "1.5"]
+    assert expected == [cell for cell in row_of(summary, "1").split()[2:] if cell != "*"]
+    assert 'no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)' in summary
+
+
+# The picture
+
+
+@pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_plot_writes_a_picture_by_the_paths_ending(tmp_path, ending, begins):
+    path = tmp_path / f"generations.{ending}"
+
+    history_of(scores_of(90), scores_of(93, 5, 2), ensemble=scores_of(95, 6, 1)).plot(path)
+
+    assert path.read_bytes().startswith(begins)
+
+
+def test_plot_shows_each_figure_over_generations_and_the_curves():
+    ensemble = scores_of(95, 6, 1, nll=0.125)
+    history = history_of(scores_of(90, nll=0.5, ece=0.1), scores_of(93, 5, 2, nll=0.25, ece=0.05), ensemble=ensemble)
+
+    figure = history.plot()
+
+    titles = [axis.get_title() for axis in figure.axes]
+    expected = ["accuracy", "NLL", "calibration error"]
+    assert [f"{name}, validation data" for name in expected] + ["val_loss while training"] == titles
+    drawn = [axis.lines[0] for axis in figure.axes]
+    for line, values in zip(drawn, [[90, 93], [0.5, 0.25], [10, 5]], strict=False):
+        assert [0, 1] == list(line.get_xdata())
+        np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-12)  # percent, times 100 in float64
+    assert [95.0] * 2 == list(figure.axes[0].lines[1].get_ydata())
+    assert [0.125] * 2 == list(figure.axes[1].lines[1].get_ydata())
+    curves = figure.axes[3].lines
+    assert [[2.0, 1.0], [1.9, 0.9]] == [list(line.get_ydata()) for line in curves]
+    assert [1, 2] == list(curves[0].get_xdata())
+    assert ["generation 0", "generation 1"] == [line.get_label() for line in curves]
+
+
+def test_plot_leaves_pyplot_alone(tmp_path):
+    import matplotlib
+    from matplotlib import pyplot
+
+    backend, figures = matplotlib.get_backend(), pyplot.get_fignums()
+
+    figure = history_of(scores_of(), scores_of(won=5, lost=2)).plot(tmp_path / "generations.png")
+
+    assert matplotlib.figure.Figure is type(figure)
+    assert figures == pyplot.get_fignums()
+    assert backend == matplotlib.get_backend()
+
+
+def test_plot_without_a_path_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    history_of(scores_of(), scores_of(won=5, lost=2)).plot()
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_plot_of_other_models_shows_the_monitored_metric(tmp_path):
+    figure = history_of(None, None, values=[0.5, 0.25]).plot(tmp_path / "generations.png")
+
+    assert ["val_loss, validation data", "val_loss while training"] == [axis.get_title() for axis in figure.axes]
+    assert [0.5, 0.25] == list(figure.axes[0].lines[0].get_ydata())
+
+
+@pytest.mark.parametrize("scores", [None, scores_of()])
+def test_plot_takes_a_single_generation(tmp_path, scores):
+    history_of(scores).plot(tmp_path / "generations.png")
+
+    assert (tmp_path / "generations.png").exists()
+
+
+def test_plot_takes_values_that_are_not_finite(tmp_path):
+    history_of(None, None, None, values=[math.nan, math.inf, 1.0]).plot(tmp_path / "generations.png")
+
+
+def test_plot_takes_generations_without_validation_data(tmp_path):
+    BornAgainHistory([GenerationRecord(0, logs={"loss": [1.0]})]).plot(tmp_path / "generations.png")
+
+
+def test_plot_of_nothing_says_that_there_is_nothing():
+    with pytest.raises(ValueError, match="nothing to plot: no generation is recorded"):
+        BornAgainHistory().plot()
+
+
+def test_plot_without_matplotlib_names_the_extra(monkeypatch):
+    without(monkeypatch, "matplotlib")
+
+    with pytest.raises(ImportError, match=r"needs matplotlib: `pip install \"keras-ban\[plot\]\"`"):
+        history_of(None).plot()
+
+
+# Plain data
+
+
+def plain(data):
+    if isinstance(data, dict):
+        return all(type(key) is str and plain(value) for key, value in data.items())
+    if isinstance(data, list):
+        return all(plain(value) for value in data)
+    return data is None or type(data) in (str, int, float, bool)
+
+
+def test_to_dict_gives_plain_data():
+    history = history_of(scores_of(), scores_of(won=5, lost=2), ensemble=scores_of(won=6, lost=1))
+
+    data = history.to_dict()
+
+    assert plain(data)
+    assert ["val_loss", "min", "validation"] == [data[name] for name in ("monitor", "mode", "data")]
+    assert [100, 101] == [record["seed"] for record in data["records"]]
+    assert [None, 5] == [record["scores"]["positive_flips"] for record in data["records"]]
+    assert 6 == data["ensemble"]["positive_flips"]
+    assert data == json.loads(json.dumps(data))
+
+
+def test_the_dict_shares_nothing_with_the_history():
+    history = history_of(scores_of())
+
+    history.to_dict()["records"][0]["logs"]["loss"].append(7.0)
+
+    assert [2.0, 1.0] == history.records[0].logs["loss"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        history_of(scores_of(), scores_of(won=5, lost=2), ensemble=scores_of(won=6, lost=1), data="test", mode="max"),
+        history_of(None, None, monitor="val_accuracy"),
+        history_of(None, values=[math.inf]),
+        BornAgainHistory(),
+    ],
+)
+def test_a_history_comes_back_from_dict_and_json_as_it_was(history):
+    for again in (BornAgainHistory.from_dict(history.to_dict()), BornAgainHistory.from_json(history.to_json())):
+        assert history == again
+        assert history.summary() == again.summary()
+
+
+def test_nan_and_infinities_come_back_from_json():
+    history = history_of(None, None, None, values=[math.nan, math.inf, -math.inf])
+
+    again = BornAgainHistory.from_json(history.to_json())
+
+    first, second, third = (record.metrics["val_loss"] for record in again.records)
+    assert math.isnan(first)
+    assert [math.inf, -math.inf] == [second, third]
+    assert repr(history) == repr(again)  # NaN is not equal to itself
