@@ -49,6 +49,7 @@ def _draw_panel(axis, title, unit, values, ensemble, data, count):
     if ensemble is not None:
         axis.axhline(ensemble, color=ENSEMBLE_COLOUR, linestyle="--", label=f"ensemble of {count}")
         axis.legend(frameon=False)
+    axis.margins(y=0.12)
     axis.set_xticks(generations)
     axis.set_xlabel("generation (0 is the first teacher)")
     axis.set_ylabel(f"{title} ({unit})" if unit else title)
