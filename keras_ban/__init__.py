@@ -5,11 +5,13 @@ from keras_ban.cloning import reborn
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
 from keras_ban.history import BornAgainHistory, GenerationRecord
+from keras_ban.sequence import BornAgainSequence
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BornAgainHistory",
+    "BornAgainSequence",
     "Distiller",
     "EnsembleModel",
     "GenerationRecord",

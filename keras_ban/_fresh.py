@@ -1,0 +1,94 @@
+"""What each generation gets anew: optimizers, metrics, callbacks."""
+
+import copy
+import inspect
+
+import keras
+
+from keras_ban import _checks
+
+
+class Recipe:
+    """How to make an object anew from the configuration it had when the recipe was written."""
+
+    def __init__(self, original):
+        self._class = type(original)
+        self._config = original.get_config()
+        lost = _lost_arguments(self._class, self._config)
+        if lost:
+            raise ValueError(f"it does not hold the constructor's arguments {lost}, which would become their defaults")
+
+    def make(self):
+        return self._class.from_config(copy.deepcopy(self._config))
+
+
+def _lost_arguments(cls, config):
+    """The constructor's arguments that a configuration does not hold, of custom classes with Keras's `from_config`."""
+    plain = (keras.optimizers.Optimizer.from_config.__func__, keras.metrics.Metric.from_config.__func__)
+    if cls.__module__.split(".")[0] == "keras" or cls.from_config.__func__ not in plain:
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.kind in kinds and p.name not in config]
+
+
+def as_recipe(name, value):
+    """A `Recipe` for optimizers and metrics; what holds no state (names, functions) as it is."""
+    if not isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
+        return value
+    try:
+        recipe = Recipe(value)
+        recipe.make()
+    except Exception as error:
+        raise ValueError(
+            f"`{name}`: {value!r} cannot be made anew for each generation from its `get_config()`: {error}. Complete "
+            "its `get_config`, and register custom classes in it with `keras.saving.register_keras_serializable`."
+        ) from error
+    return recipe
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Keras's `TerminateOnNaN` looks at each batch, which waits for the device; once an epoch is enough here."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not _checks.is_finite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
+
+
+def callback_maker(callbacks):
+    """A function from the generation to a list of fresh callbacks."""
+    if callbacks is None:
+        return lambda generation: []
+    if isinstance(callbacks, keras.callbacks.Callback) and not isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = [callbacks]
+    if isinstance(callbacks, (list, tuple)):
+        for callback in callbacks:
+            _copy_callback(callback)  # What cannot be copied is told now.
+        return lambda generation: [_copy_callback(callback) for callback in callbacks]
+    if callable(callbacks):
+        return lambda generation: _as_list(callbacks(generation))
+    raise TypeError(
+        "`callbacks` must be a list of `keras.callbacks.Callback`, or a callable `callbacks(generation)` that returns "
+        f"one, received: {callbacks!r}."
+    )
+
+
+def _as_list(callbacks):
+    """What a user's `callbacks(generation)` returned."""
+    if isinstance(callbacks, (list, tuple)):
+        return list(callbacks)
+    return [] if callbacks is None else [callbacks]
+
+
+def _copy_callback(callback):
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise TypeError(f"Each of `callbacks` must be a `keras.callbacks.Callback`, received: {callback!r}.")
+    try:
+        # A model that the callback was used with before is not copied along.
+        model = getattr(callback, "_model", None)
+        return copy.deepcopy(callback, {id(model): None} if model is not None else None)
+    except Exception as error:
+        raise TypeError(
+            f"The callback {callback!r} cannot be copied for each generation: {error}. Pass `callbacks` as a callable, "
+            "`callbacks(generation)`, that returns a list of new callbacks."
+        ) from error

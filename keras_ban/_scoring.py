@@ -1,0 +1,85 @@
+"""Run models over a set of data and score them, each against the one before."""
+
+import keras
+import numpy as np
+
+from keras_ban import _checks
+from keras_ban.history import score
+
+
+class Scorer:
+    """Evaluates models on one set of data, and classifiers against the model scored before."""
+
+    def __init__(self, data, loss, batch_size, steps=None):
+        self.data = data
+        self._loss = loss
+        self._batch_size = batch_size
+        self._steps = steps
+        self._scored = []
+        self._labels = None
+        if isinstance(data, (list, tuple)) and len(data) in (2, 3) and not _checks.is_dataset(data[0]):
+            self._labels = data[1]
+
+    def evaluate(self, model, steps=None):
+        """What Keras's `evaluate` gives, under the names that it has in `fit`."""
+        options = {"verbose": 0, "return_dict": True, "steps": steps or self._steps}
+        if isinstance(self.data, (list, tuple)):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(self.data))
+            options |= {"sample_weight": sample_weight, "batch_size": self._batch_size}
+            logs = model.evaluate(x, y, **options)
+        else:
+            logs = model.evaluate(self.data, **options)
+        return {f"val_{name}": float(value) for name, value in logs.items()}
+
+    def score(self, model):
+        """`Scores`, or `None` where the model is no classifier that can be scored on these data."""
+        if self._loss is None or self._labels is None:
+            return None
+        outputs = model.predict(self.data[0], batch_size=self._batch_size, verbose=0)
+        probabilities = _probabilities(outputs, self._loss)
+        labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
+        if labels is None or len(labels) != len(probabilities):
+            return None
+        before = self._scored[-1] if self._scored else None
+        scores = score(labels, probabilities, before, len(self._scored) - 1 if self._scored else None)
+        self._scored.append(probabilities)
+        self._classes = labels
+        return scores
+
+    def score_ensemble(self):
+        """`Scores` of all models scored so far, averaged, against the first; `None` if none were."""
+        if not self._scored:
+            return None
+        return score(self._classes, np.mean(self._scored, axis=0), self._scored[0], 0)
+
+
+def _probabilities(outputs, loss):
+    """Probabilities `(n, classes)` in float64, or `None` where the outputs are of another form."""
+    if keras.tree.is_nested(outputs) or np.ndim(outputs) != 2:
+        return None
+    outputs = np.asarray(outputs, dtype="float64")
+    if loss.activation == "sigmoid":
+        if outputs.shape[-1] != 1:
+            return None
+        # The logits of a softmax over no and yes are 0 and the output: 1 - yes would lose the digits of a small no.
+        no = np.zeros_like(outputs) if loss.from_logits else 1 - outputs
+        outputs = np.concatenate([no, outputs], axis=-1)
+    if not loss.from_logits:
+        return outputs
+    exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _class_indices(labels, classes):
+    """Labels as whole numbers `(n,)`, or `None` where they are of another form."""
+    if keras.tree.is_nested(labels) and not isinstance(labels, list):
+        return None
+    labels = keras.ops.convert_to_numpy(labels)
+    if labels.ndim == 2 and labels.shape[-1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.shape[-1] == classes and set(np.unique(labels)) <= {0, 1}:
+        return labels.argmax(axis=-1)
+    whole = labels.ndim == 1 and labels.dtype.kind in "biuf" and (labels == np.floor(labels)).all()
+    if not whole or labels.min() < 0 or labels.max() >= classes:
+        return None
+    return labels.astype("int64")
