@@ -1,0 +1,85 @@
+"""Which file may import what, and that importing keras_ban brings in nothing that Keras has not."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import keras_ban
+
+PACKAGE = pathlib.Path(keras_ban.__file__).parent
+FRAMEWORKS = {"tensorflow", "jax", "torch"}
+# The floors of the house: a file imports from those below it, and data goes down only once.
+ALLOWED = {
+    "__init__": {"cloning", "distiller", "ensemble", "history", "losses", "sequence"},
+    "_backend": set(),
+    "_checks": set(),
+    "_fresh": {"_checks"},
+    "_outputs": {"losses"},
+    "_plotting": set(),
+    "_scoring": {"_checks", "history"},
+    "cloning": set(),
+    "distiller": {"_backend", "_checks", "_outputs", "losses"},
+    "ensemble": {"losses"},
+    "history": {"_plotting"},
+    "losses": set(),
+    "sequence": {"_checks", "_fresh", "_outputs", "_scoring", "cloning", "distiller", "ensemble", "history", "losses"},
+}
+
+
+def imported(path):
+    """Every module that a file imports, anywhere in it; of `from keras_ban import x`, `keras_ban.x`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            bare = node.module == "keras_ban"
+            names |= {f"keras_ban.{alias.name}" for alias in node.names} if bare else {node.module}
+    return names
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PACKAGE.glob("*.py")))
+def test_each_file_imports_from_the_floors_below_it_alone(name):
+    ours = {module.split(".")[1] for module in imported(PACKAGE / f"{name}.py") if module.startswith("keras_ban.")}
+
+    assert ours <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_no_file_uses_keras_internals_and_one_alone_knows_the_frameworks(path):
+    modules = imported(path)
+
+    assert not [module for module in modules if module.startswith("keras.src")]
+    assert path.stem == "_backend" or not {module.split(".")[0] for module in modules} & FRAMEWORKS
+
+
+def test_importing_keras_ban_imports_no_framework_that_keras_has_not():
+    code = """
+import sys
+import keras
+before = {name.split(".")[0] for name in sys.modules}
+import keras_ban
+after = {name.split(".")[0] for name in sys.modules}
+print(sorted((after - before) - set(sys.stdlib_module_names)))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+
+    assert "['keras_ban']" == result.stdout.strip()
+
+
+def test_public_names_are_those_that_are_documented():
+    assert set(keras_ban.__all__) == {
+        "BornAgainHistory",
+        "BornAgainSequence",
+        "Distiller",
+        "EnsembleModel",
+        "GenerationRecord",
+        "losses",
+        "reborn",
+    }
+    assert all(getattr(keras_ban, name).__doc__ for name in keras_ban.__all__)

@@ -1,0 +1,61 @@
+"""What README and docstrings show is run as it stands."""
+
+import doctest
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from conftest import classifier, crossentropy
+
+import keras_ban
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+
+def python_blocks(text):
+    return [
+        re.sub(r"^    ", "", block, flags=re.MULTILINE) if block.startswith("    ") else block
+        for block in BLOCK.findall(text)
+    ]
+
+
+def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    blocks = python_blocks((ROOT / "README.md").read_text())
+
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+    assert blocks
+    assert (tmp_path / "generations.png").exists()
+    assert (tmp_path / "best.keras").exists()
+
+
+@pytest.mark.parametrize("name", ["BornAgainSequence", "Distiller", "EnsembleModel"])
+def test_examples_in_docstrings_run(name, tmp_path, monkeypatch, blobs):
+    monkeypatch.chdir(tmp_path)
+    x, y = blobs
+    namespace = {"keras": keras, "keras_ban": keras_ban, "x": x, "y": y}
+    namespace |= {"x_val": x, "y_val": y, "x_test": x, "y_test": y}
+    namespace |= {part: classifier() for part in ("model", "student", "teacher", "first", "second", "third")}
+    (block,) = python_blocks(getattr(keras_ban, name).__doc__)
+
+    exec(compile(block, name, "exec"), namespace)
+
+
+def test_interactive_examples_in_docstrings_print_what_they_say():
+    result = doctest.testmod(keras_ban.losses, extraglobs={"keras_ban": keras_ban, "np": np})
+
+    assert (0, True) == (result.failed, result.attempted > 0)
+
+
+def test_the_tutorial_form_of_compile_is_that_of_keras():
+    model = keras_ban.Distiller(student=classifier(), teacher=classifier())
+    model.compile(optimizer="adam", loss=crossentropy(), metrics=["accuracy"])
+
+    assert model.compiled
