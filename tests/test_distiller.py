@@ -378,7 +378,8 @@ def test_data_that_raise_leave_a_distiller_that_trains_on(blobs, at):
     teacher = classifier()
     before = values(teacher)
     model = distiller(classifier(), teacher, "adam")
-    with pytest.raises(RuntimeError, match="the disk is gone"):
+    # TensorFlow hands on what a dataset raises inside an error of its own.
+    with pytest.raises(Exception, match="the disk is gone"):
         model.fit(Failing(), shuffle=False, verbose=0)
 
     assert np.isfinite(model.evaluate(x, y, verbose=0))
