@@ -12,6 +12,11 @@ def split_targets(y):
     return y, None
 
 
+def join_targets(labels, soft_targets):
+    """The reverse of `split_targets`, where there are soft targets."""
+    return {"soft_targets": soft_targets} if labels is None else {"labels": labels, "soft_targets": soft_targets}
+
+
 def ordered_variables(model):
     """In the order of `stateless_call`'s arguments."""
     return model.trainable_variables + model.non_trainable_variables
@@ -57,7 +62,7 @@ def loss_target(loss, labels, soft_targets):
     """`y_true` for a distillation loss."""
     if getattr(keras.losses, type(loss).__name__, None) is type(loss):
         return soft_targets
-    return {"soft_targets": soft_targets} if labels is None else {"labels": labels, "soft_targets": soft_targets}
+    return join_targets(labels, soft_targets)
 
 
 def check_independent(student, teacher):

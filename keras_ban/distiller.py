@@ -13,6 +13,7 @@ from keras_ban import _backend, _checks
 from keras_ban._outputs import (
     check_independent,
     check_known_outputs,
+    join_targets,
     loss_target,
     of_same_outputs,
     ordered_variables,
@@ -220,7 +221,7 @@ class Distiller(keras.Model):
         else:
             if soft_targets is None:
                 soft_targets = self._teach(x, state)
-            y = {"soft_targets": soft_targets} if labels is None else {"labels": labels, "soft_targets": soft_targets}
+            y = join_targets(labels, soft_targets)
         return super().train_step(*state, (x, y, sample_weight))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
