@@ -6,6 +6,7 @@ from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
 from keras_ban.history import BornAgainHistory, GenerationRecord
 from keras_ban.sequence import BornAgainSequence
+from keras_ban.targets import SoftTargets
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "Distiller",
     "EnsembleModel",
     "GenerationRecord",
+    "SoftTargets",
     "losses",
     "reborn",
 ]

@@ -100,3 +100,111 @@ class StepConstants:
         if self._copies:
             return list(non_trainable_state[-len(self._copies) :])
         return [v.value for v in self._originals]
+
+
+def is_tf_dataset(data):
+    return any(c.__name__ == "DatasetV2" and c.__module__.startswith("tensorflow.") for c in type(data).__mro__)
+
+
+def is_data_loader(data):
+    return any(c.__name__ == "DataLoader" and c.__module__.startswith("torch.") for c in type(data).__mro__)
+
+
+def pair_tf_dataset(dataset, columns, records, batch_size, join):
+    """Zip a dataset of batches with rows in the same order.
+
+    Args:
+        columns: a function from rows (an array, or for a structured dtype a dict of its fields) to what a batch brings.
+        records: the rows, as an array; or `(path, offset, footer, dtype, row_shape)` of a file to read them from.
+        join: puts a batch and its soft targets together.
+    """
+    import tensorflow as tf
+
+    if isinstance(records, tuple):
+        path, offset, footer, dtype, row_shape = records
+        count = int(np.prod(row_shape, dtype="int64"))
+        files = tf.data.FixedLengthRecordDataset(str(path), dtype.itemsize * count, offset, footer)
+        rows = files.batch(batch_size).map(lambda texts: _decode(texts, dtype, row_shape), tf.data.AUTOTUNE)
+    else:
+        fields = records if records.dtype.names is None else {name: records[name] for name in records.dtype.names}
+        rows = tf.data.Dataset.from_tensor_slices(fields).batch(batch_size)
+    # A dataset that goes on where the rows end would be cut off without a word: it meets an empty batch.
+    rows = rows.concatenate(rows.take(1).map(lambda batch: tf.nest.map_structure(lambda field: field[:0], batch)))
+
+    def join_checked(batch, soft_targets):
+        first = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
+        second = keras.tree.flatten(soft_targets)[0]
+        message = "A batch of the dataset and its soft targets differ in size: they are not of the same data."
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message)]):
+            soft_targets = tf.nest.map_structure(tf.identity, soft_targets)
+        return join(batch, columns(soft_targets))
+
+    return tf.data.Dataset.zip(dataset, rows).map(
+        lambda *parts: join_checked(parts[0], parts[1]), num_parallel_calls=tf.data.AUTOTUNE
+    )
+
+
+def cast_tf(tensor, dtype):
+    """Cast within a `tf.data` pipeline, whatever the backend."""
+    import tensorflow as tf
+
+    return tf.cast(tensor, dtype)
+
+
+def _decode(texts, dtype, row_shape):
+    """Rows of a NumPy dtype from their bytes, `(batch,)` strings."""
+    import tensorflow as tf
+
+    if dtype.names is None:
+        return tf.reshape(tf.io.decode_raw(texts, dtype), (-1, *row_shape))
+    count = int(np.prod(row_shape, dtype="int64"))
+    octets = tf.reshape(tf.io.decode_raw(texts, tf.uint8), (-1, count, dtype.itemsize))
+    fields = {}
+    for name in dtype.names:
+        field, start = dtype.fields[name][:2]
+        base = field.base
+        part = tf.reshape(octets[:, :, start : start + field.itemsize], (-1, count, *field.shape, base.itemsize))
+        part = tf.bitcast(part if base.itemsize > 1 else part[..., 0], tf.as_dtype(base))
+        fields[name] = tf.reshape(part, (-1, *row_shape, *field.shape))
+    return fields
+
+
+def pair_data_loader(loader, rows_of, join):
+    """A torch `DataLoader` that also brings the soft targets of its examples.
+
+    Args:
+        rows_of: a function of a batch and the indices of its examples that returns their soft targets.
+        join: puts a batch and its soft targets together.
+    """
+    import torch
+
+    options = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    options = {name: getattr(loader, name) for name in (*options, "prefetch_factor", "persistent_workers")}
+    collate = _CollatePaired(loader.collate_fn, rows_of, join)
+    dataset = _WithIndex(loader.dataset)
+    return torch.utils.data.DataLoader(dataset, batch_sampler=loader.batch_sampler, collate_fn=collate, **options)
+
+
+class _WithIndex:
+    """A map-style dataset whose examples come with their index."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def __len__(self):
+        return len(self._dataset)
+
+    def __getitem__(self, index):
+        return index, self._dataset[index]
+
+
+class _CollatePaired:
+    def __init__(self, collate, rows_of, join):
+        self._collate, self._rows_of, self._join = collate, rows_of, join
+
+    def __call__(self, examples):
+        batch = self._collate([example for _, example in examples])
+        rows = self._rows_of(batch, np.array([index for index, _ in examples]))
+        import torch
+
+        return self._join(batch, keras.tree.map_structure(torch.from_numpy, rows))

@@ -77,13 +77,18 @@ def first_examples(x, y=None, size=32):
     return x, *keras.tree.map_structure(_numeric_array, (first_x, first_y))
 
 
+def as_array(leaf):
+    """An array or tensor of any framework as a NumPy array."""
+    if hasattr(leaf, "toarray"):  # SciPy's sparse matrices
+        return leaf.toarray()
+    return leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else np.asarray(leaf)
+
+
 def _numeric_array(leaf):
-    """Tensors of any framework as a NumPy array; what is not numeric is left as it is."""
+    """As `as_array`, but what is not numeric is left as it is."""
     if leaf is None:
         return None
-    if hasattr(leaf, "toarray"):  # SciPy's sparse matrices
-        leaf = leaf.toarray()
-    array = leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else np.asarray(leaf)
+    array = as_array(leaf)
     return array if array.dtype.kind in "biuf" else leaf
 
 
@@ -115,6 +120,20 @@ def check_labels(labels, loss, model):
             f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `y` holds "
             f"{int(wrong.sum())} others, {example} for instance (labels range from {array.min()} to {array.max()})."
         )
+
+
+def class_weights(labels, sample_weight, class_weight):
+    """The weight of each example by the class of its label, as Keras gives it: 1 for classes not named."""
+    if sample_weight is not None:
+        raise ValueError("You cannot use `class_weight` and `sample_weight` at the same time.")
+    if labels is None or keras.tree.is_nested(labels):
+        raise ValueError("`class_weight` is only supported for models with a single output, and with labels.")
+    classes = as_array(labels)
+    if classes.ndim > 1:
+        classes = classes.argmax(axis=-1) if classes.shape[-1] > 1 else classes[..., 0]
+    known, which = np.unique(classes, return_inverse=True)
+    weights = np.array([class_weight.get(int(each), 1.0) for each in known], keras.config.floatx())
+    return weights[which.reshape(classes.shape)]
 
 
 def _is_sparse_crossentropy(loss):

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_ban import _backend, _checks
+from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import (
     check_independent,
     check_known_outputs,
@@ -20,7 +21,10 @@ from keras_ban._outputs import (
     per_output,
     split_targets,
 )
+from keras_ban._pairing import ArrayRows, split_at, take
+from keras_ban._top_k import expand, is_top_k
 from keras_ban.losses import KnowledgeDistillation, check_comparable
+from keras_ban.targets import SoftTargets
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -153,12 +157,21 @@ class Distiller(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`.
+    def fit(self, x=None, y=None, *args, soft_targets=None, **kwargs):
+        """As `keras.Model.fit`, with soft targets that were computed before.
+
+        Args:
+            x, y: as in `keras.Model.fit`, as are all arguments not named here.
+            soft_targets: `SoftTargets` of `x`, in the order of `x`; the teacher then never runs, and a step costs what
+                a plain one costs. With arrays, `shuffle`, `validation_split`, `sample_weight` and `class_weight` work
+                as ever; from a memory-mapped file each batch reads its own rows alone. A dataset is paired with them
+                (`SoftTargets.pair`); `class_weight` is then for the dataset to give, as sample weights.
 
         Raises:
+            TypeError: `soft_targets` are no `SoftTargets`.
             ValueError: `compile` was not called, there is no data, labels do not fit the loss and the outputs, the
-                teacher's outputs do not fit the student's, or there is no teacher where one is needed.
+                teacher's outputs do not fit the student's, there is no teacher where one is needed, or the soft targets
+                are of other data, of another teacher, or of another kind than the loss takes.
 
         Warns:
             UserWarning: once, where the teacher's outputs on the first batch look like probabilities though the
@@ -166,6 +179,8 @@ class Distiller(keras.Model):
         """
         self._assert_compile_called("fit")
         _checks.check_not_empty(x)
+        if soft_targets is not None or (isinstance(y, dict) and "soft_targets" in y):
+            x, y, args, kwargs = self._attach(soft_targets, x, y, args, kwargs)
         labels, soft_targets = split_targets(y)
         if self.label_weight > 0 and not _checks.is_dataset(x):
             if labels is None:
@@ -179,6 +194,68 @@ class Distiller(keras.Model):
             _backend.restore(self._hidden.before_training)
             self._hidden.before_training = []
             self._teacher_constants = None
+
+    def _attach(self, soft_targets, x, y, args, kwargs):
+        """`fit`'s arguments with the soft targets in the data, and the weights as Keras wants them then."""
+        arguments = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        x, y, weights, class_weight = (arguments.pop(name, None) for name in _DATA_ARGUMENTS)
+        del arguments["self"]
+        if soft_targets is not None:
+            self._check_stored(soft_targets, y)
+        if _checks.is_dataset(x):
+            if class_weight is not None:
+                raise ValueError(
+                    "`class_weight` does not go with a dataset and `soft_targets`: let the dataset yield "
+                    "`(x, y, sample_weight)`."
+                )
+            return soft_targets.pair(x), y, (), arguments
+        labels, in_y = split_targets(y)
+        if soft_targets is not None:
+            soft_targets.check(x)
+        split = arguments.pop("validation_split", 0.0)
+        if split and arguments.get("validation_data") is None:
+            data = (x, labels, weights)
+            at = split_at(len(keras.tree.flatten(x)[0]), split)
+            (x, labels, weights), in_y = take(data, slice(0, at)), take(in_y, slice(0, at))
+            arguments["validation_data"] = tuple(part for part in take(data, slice(at, None)) if part is not None)
+            soft_targets = None if soft_targets is None else soft_targets[:at]
+        if class_weight is not None:
+            weights = _checks.class_weights(labels, weights, class_weight)
+        if soft_targets is not None and not soft_targets.in_memory:
+            shuffle, batch_size = arguments.pop("shuffle", True), arguments.pop("batch_size", None) or 32
+            arguments.setdefault("validation_batch_size", batch_size)
+            x = ArrayRows((x, labels, weights), soft_targets, batch_size, shuffle)
+            return x, None, (), {**arguments, "shuffle": False}
+        y = join_targets(labels, in_y if soft_targets is None else soft_targets.batch(slice(None)))
+        if weights is not None:
+            # Keras wants weights in the structure of `y`; `compute_loss` takes those of the labels.
+            arguments["sample_weight"] = {name: _like(weights, y[name]) for name in y}
+        return x, y, (), arguments
+
+    def _check_stored(self, soft_targets, y):
+        if not isinstance(soft_targets, SoftTargets):
+            raise TypeError(
+                "`soft_targets` must be `keras_ban.SoftTargets`, made by `SoftTargets.from_teacher(teacher, x)`, "
+                f"received: {type(soft_targets).__name__}. Arrays of a teacher's outputs go into "
+                "`y={'labels': y, 'soft_targets': array}`."
+            )
+        if split_targets(y)[1] is not None:
+            raise ValueError("Both `soft_targets` and `y` bring soft targets: pass one of them.")
+        if self.label_weight == 1:
+            raise ValueError("`soft_targets` play no part with `label_weight=1`: leave them out.")
+        if self.teacher is not None and model_fingerprint(self.teacher) != soft_targets.teacher_fingerprint:
+            raise ValueError(
+                f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights are not "
+                f"those of this Distiller's teacher, {self.teacher.name!r}. Compute them with "
+                "`SoftTargets.from_teacher(teacher, x)`, or build the Distiller without a teacher."
+            )
+        if keras.tree.is_nested(self.distillation_loss):
+            raise ValueError("`soft_targets` are of one output, but `distillation_loss` is a list or dict of losses.")
+        soft_targets.check_for(self.distillation_loss)
+        soft_targets.check_content()
+        outputs = getattr(self.student, "outputs", None)
+        if outputs and len(outputs) == 1:
+            check_comparable(self.distillation_loss, keras.KerasTensor(soft_targets.shape), outputs[0])
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
@@ -226,6 +303,7 @@ class Distiller(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels, soft_targets = split_targets(y)
+        sample_weight = _of_labels(sample_weight)
         if soft_targets is None or not training:
             # Plain training, or evaluation: what the student itself would report.
             # While Keras builds the model, a batch without labels passes through here too.
@@ -245,7 +323,7 @@ class Distiller(keras.Model):
         return mixture + self._student_losses()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, split_targets(y)[0], y_pred, sample_weight)
+        return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
 
     @property
     def metrics(self):
@@ -309,6 +387,8 @@ class Distiller(keras.Model):
         )
         first_x = keras.tree.map_structure(_backend.as_tensor, first_x)
         _, first_soft_targets = split_targets(first_y)
+        if is_top_k(first_soft_targets):
+            return x  # Looked at when they were made.
         if first_soft_targets is None and self.teacher is not None:
             if must_build:
                 self.teacher(first_x)
@@ -347,6 +427,8 @@ class Distiller(keras.Model):
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
         """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output."""
+        if is_top_k(soft_targets):
+            soft_targets = expand(soft_targets, y_pred.shape[-1])
         soft_targets = of_same_outputs(soft_targets, y_pred)
         if not self._soft_targets_checked and _backend.steps_see_values(self):
             self._check_soft_targets(soft_targets)
@@ -391,6 +473,21 @@ class Distiller(keras.Model):
             self._evaluating = False
 
 
+def _like(weights, targets):
+    """The same weights for each of nested targets."""
+    if keras.tree.is_nested(weights):
+        return weights
+    return keras.tree.map_structure(lambda _: weights, targets)
+
+
+def _of_labels(sample_weight):
+    """The labels' part of sample weights that came in the structure of `y`."""
+    if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
+        return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
+    return sample_weight
+
+
+_DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight")
 _NO_LABELS = (
     "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
     "`Distiller(..., label_weight=0)`."

@@ -1,0 +1,217 @@
+"""Data in a fixed order: read batch by batch, and paired with the soft targets of the same rows."""
+
+import keras
+import numpy as np
+
+from keras_ban import _backend, _checks
+from keras_ban._fingerprints import example_keys
+from keras_ban._outputs import join_targets, split_targets
+
+
+def batches_of(x, batch_size):
+    """Inputs in batches, in an order that is the same each time.
+
+    Args:
+        x: arrays, or a dataset whose batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
+        batch_size: for arrays.
+
+    Returns:
+        `(iterator over the inputs of each batch, number of batches or None where it is not known)`.
+
+    Raises:
+        ValueError: there is no data, it has no end, or its order is not fixed.
+    """
+    _checks.check_not_empty(x)
+    if not _checks.is_dataset(x):
+        size = len(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
+        starts = range(0, size, batch_size)
+        return (take(x, slice(start, start + batch_size)) for start in starts), len(starts)
+    count = _number_of_batches(x)
+    _check_fixed(x)
+    return (_inputs(batch) for batch in _iterate(x)), count
+
+
+def take(arrays, rows):
+    """Those rows of nested arrays."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], arrays)
+
+
+def split_at(size, validation_split):
+    """How many of the first examples are kept for training, as Keras counts; the others are for validation."""
+    if not 0 < validation_split < 1:
+        raise ValueError(f"`validation_split` must lie between 0 and 1, received: {validation_split!r}.")
+    at = int(np.floor(size * (1.0 - validation_split)))
+    if at in (0, size):
+        raise ValueError(f"`validation_split={validation_split}` of {size} examples leaves a part empty.")
+    return at
+
+
+def pair(dataset, soft_targets):
+    """A dataset of the same kind whose `y` is `{"labels": y, "soft_targets": ...}`; see `SoftTargets.pair`."""
+    if isinstance(dataset, keras.utils.PyDataset):
+        return PairedDataset(dataset, soft_targets)
+    if _backend.is_data_loader(dataset):
+        if not hasattr(dataset.dataset, "__getitem__") or dataset.batch_sampler is None:
+            raise ValueError(
+                "A torch `DataLoader` is paired by index: its dataset must have `__getitem__`, and the loader make the "
+                "batches (`batch_size` or `batch_sampler`)."
+            )
+        if len(dataset.dataset) != len(soft_targets):
+            raise ValueError(
+                f"The soft targets hold {len(soft_targets)} examples, but the loader's dataset {len(dataset.dataset)}: "
+                "they must come from the same data."
+            )
+        return _backend.pair_data_loader(dataset, _RowsOf(soft_targets), join)
+    if _backend.is_tf_dataset(dataset):
+        return _pair_tf_dataset(dataset, soft_targets)
+    raise TypeError(
+        "Soft targets are paired with a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, "
+        f"received: {dataset!r} (of type {type(dataset).__name__}). Arrays go to `fit(x, y, soft_targets=...)`."
+    )
+
+
+def join(batch, rows):
+    """A batch `x`, `(x, y)` or `(x, y, sample_weight)` with soft targets put beside its labels."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
+    if split_targets(y)[1] is not None:
+        raise ValueError("The data brings soft targets already: `y` holds 'soft_targets'. Pair it with one set alone.")
+    y = join_targets(y, rows)
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class _RowsOf:
+    """The soft targets of a batch, checked; a class, so that worker processes can be sent it."""
+
+    def __init__(self, soft_targets):
+        self._soft_targets = soft_targets
+
+    def __call__(self, batch, rows):
+        self._soft_targets.check(_inputs(batch), rows)
+        return self._soft_targets.batch(rows)
+
+
+class PairedDataset(keras.utils.PyDataset):
+    """A `PyDataset` and the soft targets of its rows: batch `i` begins at row `i * size of batch 0`."""
+
+    def __init__(self, dataset, soft_targets):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset = dataset
+        self._soft_targets = soft_targets
+        count = _number_of_batches(dataset)
+        self._batch_size = _size(_inputs(dataset[0]))
+        if not (count - 1) * self._batch_size < len(soft_targets) <= count * self._batch_size:
+            raise ValueError(
+                f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of "
+                f"{self._batch_size}: they must come from the same data, in batches of equal size (but the last)."
+            )
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def __getitem__(self, index):
+        batch = self._dataset[index]
+        x = _inputs(batch)
+        start = index * self._batch_size
+        rows = slice(start, start + _size(x))
+        self._soft_targets.check(x, rows)
+        return join(batch, self._soft_targets.batch(rows))
+
+    def on_epoch_begin(self):
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._dataset.on_epoch_end()
+
+
+class ArrayRows(keras.utils.PyDataset):
+    """Arrays and soft targets too large for memory, batch by batch; each batch reads its own rows alone.
+
+    Shuffles as `fit(shuffle=...)` does for arrays: over all rows, or within each batch (`"batch"`).
+    """
+
+    def __init__(self, arrays, soft_targets, batch_size, shuffle):
+        super().__init__()
+        self._arrays = arrays
+        self._soft_targets = soft_targets
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._order = np.arange(len(soft_targets))
+
+    @property
+    def num_batches(self):
+        return -(-len(self._order) // self._batch_size)
+
+    def on_epoch_begin(self):
+        if self._shuffle and self._shuffle != "batch":
+            self._order = np.random.permutation(len(self._order))
+
+    def __getitem__(self, index):
+        rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        if self._shuffle == "batch":
+            rows = np.random.permutation(rows)
+        x, y, sample_weight = take(self._arrays, rows)
+        y = join_targets(y, self._soft_targets.batch(rows))
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+def _pair_tf_dataset(dataset, soft_targets):
+    first = _inputs(next(iter(dataset), None))
+    size = _size(first)
+    soft_targets.check(first, slice(0, size))
+    count = _number_of_batches(dataset)
+    if count is not None and count != -(-len(soft_targets) // size):
+        raise ValueError(
+            f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of {size}: they "
+            "must come from the same data, in the same order."
+        )
+    return _backend.pair_tf_dataset(dataset, soft_targets.columns, soft_targets.records(), size, join)
+
+
+def _number_of_batches(dataset):
+    if isinstance(dataset, keras.utils.PyDataset):
+        if dataset.num_batches is None:
+            raise ValueError(f"The dataset {dataset!r} has no end: soft targets are of a fixed number of examples.")
+        return dataset.num_batches
+    if _backend.is_tf_dataset(dataset):
+        count = int(dataset.cardinality())
+        if count == -1:
+            raise ValueError("The `tf.data.Dataset` has no end: leave out its `.repeat()`.")
+        return count if count >= 0 else None
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _iterate(dataset):
+    if isinstance(dataset, keras.utils.PyDataset):
+        return (dataset[i] for i in range(dataset.num_batches))
+    return iter(dataset)
+
+
+def _inputs(batch):
+    if batch is None:
+        raise ValueError("The dataset yields no batch.")
+    x = keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)[0]
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else _checks.as_array(leaf), x)
+
+
+def _size(x):
+    return len(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
+
+
+def _check_fixed(dataset):
+    """Raise where a second look at the first batch shows another."""
+    if iter(dataset) is dataset:
+        raise ValueError(
+            "The data is a generator or an iterator, which can be read once only: nothing would be left to train on. "
+            "Pass arrays, a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
+        )
+    shuffled = _backend.is_data_loader(dataset) and type(dataset.sampler).__name__ == "RandomSampler"
+    if not shuffled:
+        looks = [example_keys(_inputs(next(iter(_iterate(dataset)), None))) for _ in range(2)]
+        shuffled = not np.array_equal(*looks)
+    if shuffled:
+        raise ValueError(
+            "The data comes in another order, or augmented, each time it is read: its soft targets cannot be stored. "
+            "Read it without shuffling and without augmentation (a torch `DataLoader` with `shuffle=False`, a "
+            "`tf.data.Dataset` before its `.shuffle`); or let the teacher run at each step, without soft targets."
+        )

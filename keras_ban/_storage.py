@@ -1,0 +1,183 @@
+"""Rows of one NumPy dtype in one file: a `.npy` file that says at its end what it holds.
+
+From the front: an ordinary `.npy` (NumPy alone can read it, memory-mapped too), the examples' keys (uint64), a
+description (JSON), and 48 bytes by which the rest is found and checked: the SHA-256 of the description, its length, and
+eight letters. The description holds the sizes and checksums of what precedes it. Nothing is pickled.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import uuid
+import zlib
+
+import numpy as np
+
+_LETTERS = b"KERASBAN"
+_FOOTER_BYTES = hashlib.sha256().digest_size + 8 + len(_LETTERS)
+_CHUNK_BYTES = 2**24
+# Files up to this size are checked whole when they are opened, in some 15 ms; larger ones when they are first used.
+_SMALL_BYTES = 2**26
+
+
+class RowWriter:
+    """Writes rows as they come, in constant memory, into a file that is complete or absent.
+
+    Use as a context manager; the file appears under its name when `commit` is called, and not at all without.
+    """
+
+    def __init__(self, path, dtype, row_shape):
+        self.path = pathlib.Path(path)
+        check_may_replace(self.path)
+        self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
+        self._count, self._checksum = 0, 0
+        self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
+        self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+        self._file.write(_header((self._count, *self._row_shape), self._dtype))
+
+    def __enter__(self):
+        return self
+
+    def append(self, rows):
+        data = np.ascontiguousarray(rows, self._dtype).tobytes()
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._file.write(data)
+        self._count += len(rows)
+
+    def commit(self, keys, description):
+        keys = np.ascontiguousarray(keys, "<u8").tobytes()
+        description = {
+            **description,
+            "rows": self._count,
+            "row_shape": list(self._row_shape),
+            "rows_dtype": np.lib.format.dtype_to_descr(self._dtype),
+            "rows_checksum": self._checksum,
+            "keys_checksum": zlib.crc32(keys),
+        }
+        text = json.dumps(description).encode()
+        self._file.write(keys + text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _LETTERS)
+        self._file.seek(0)
+        self._file.write(_header((self._count, *self._row_shape), self._dtype))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+
+    def __exit__(self, *_):
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._temporary.unlink()
+
+
+def check_may_replace(path):
+    """Raise where writing to `path` cannot work, or would overwrite a file that holds something else."""
+    if not path.parent.is_dir():
+        raise ValueError(f"Soft targets cannot be written to {path}: there is no folder {path.parent}. Make it first.")
+    if not path.exists():
+        return
+    try:
+        _read_description(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} exists and does not hold soft targets: it is not overwritten. Choose another path, or delete it."
+        ) from error
+
+
+def read_rows(path, mmap=True):
+    """Open a file that `RowWriter` wrote.
+
+    Returns:
+        `(rows, keys, description)`; memory-mapped, read-only arrays where `mmap`. Small files are checked whole.
+
+    Raises:
+        ValueError: the file is cut short, altered, or none of `RowWriter`.
+    """
+    path = pathlib.Path(path)
+    description, keys_at = _read_description(path)
+    with open(path, "rb") as file:
+        header = file.read(10)
+        header += file.read(int.from_bytes(header[8:10], "little"))
+    shape = (description["rows"], *description["row_shape"])
+    dtype = np.lib.format.descr_to_dtype(_as_descr(description["rows_dtype"]))
+    rows_bytes = int(np.prod(shape, dtype="int64")) * dtype.itemsize
+    if header != _header(shape, dtype) or len(header) + rows_bytes != keys_at:
+        raise ValueError(_damaged(path, "its header does not say what its description says"))
+    rows = np.memmap(path, dtype, "r", len(header), shape) if rows_bytes else np.zeros(shape, dtype)
+    keys = np.memmap(path, "<u8", "r", keys_at, shape[:1]) if shape[0] else np.zeros(0, "<u8")
+    if not mmap or is_small(rows):
+        check_content(path, rows, keys, description)
+    if not mmap:
+        rows, keys = np.array(rows), np.array(keys)
+    return rows, keys, description
+
+
+def is_small(rows):
+    """Whether `read_rows` checks the content of such a file at once."""
+    return rows.nbytes <= _SMALL_BYTES
+
+
+def check_content(path, rows, keys, description):
+    """Read rows and keys once, and raise `ValueError` where they are not what was written."""
+    if _checksum(rows) != description["rows_checksum"] or _checksum(keys) != description["keys_checksum"]:
+        raise ValueError(_damaged(path, "its content is not what was written"))
+
+
+def rows_offset(path):
+    """Where in the file the rows begin."""
+    with open(path, "rb") as file:
+        return 10 + int.from_bytes(file.read(10)[8:10], "little")
+
+
+def _checksum(array):
+    data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b""
+    checksum = 0
+    for i in range(0, len(data), _CHUNK_BYTES):
+        checksum = zlib.crc32(data[i : i + _CHUNK_BYTES], checksum)
+    return checksum
+
+
+def _read_description(path):
+    """`(description, where the keys begin)`, checked against its own checksum and the file's size."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _FOOTER_BYTES))
+        footer = file.read()
+        if not footer.endswith(_LETTERS):
+            file.seek(0)
+            what = "it ends too early" if file.read(6) == b"\x93NUMPY" else "it is no `.npy` file"
+            raise ValueError(_damaged(path, what))
+        length = int.from_bytes(footer[-len(_LETTERS) - 8 : -len(_LETTERS)], "little")
+        start = size - _FOOTER_BYTES - length
+        if start < 0:
+            raise ValueError(_damaged(path, "it ends too early"))
+        file.seek(start)
+        text = file.read(length)
+    if hashlib.sha256(text).digest() != footer[:32]:
+        raise ValueError(_damaged(path, "its description is not what was written"))
+    description = json.loads(text)
+    return description, start - 8 * description["rows"]
+
+
+def _header(shape, dtype):
+    """The `.npy` header, of the same length however many rows there are."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    text = repr({"descr": descr, "fortran_order": False, "shape": shape})
+    length = 10 + len(text) - len(str(shape[0])) + 20
+    length += -length % 64
+    return b"\x93NUMPY\x01\x00" + (length - 10).to_bytes(2, "little") + text.ljust(length - 11).encode() + b"\n"
+
+
+def _as_descr(descr):
+    """JSON gives lists where NumPy wants tuples."""
+    if isinstance(descr, str):
+        return descr
+    return [tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in descr]
+
+
+def _damaged(path, what):
+    return (
+        f"{path} does not hold soft targets as keras_ban writes them: {what}. It may be cut short or altered. Compute "
+        "them again with `SoftTargets.from_teacher(teacher, x, path=...)`."
+    )

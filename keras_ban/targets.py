@@ -1,0 +1,490 @@
+"""`SoftTargets`: what a teacher says of a set of data, computed once."""
+
+import contextlib
+import operator
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+
+from keras_ban import _checks, _pairing, _storage, _top_k
+from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, model_fingerprint
+
+_DTYPES = ("float16", "float32", "float64")
+_FORMAT = 1
+_ROWS_AT_ONCE = 4096
+_COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
+
+
+class SoftTargets:
+    """A teacher's outputs on fixed data, one row an example, in memory or in a memory-mapped file.
+
+    A generation's teacher never changes, so on data that never change it needs to run once, and not at each step of
+    each epoch. Made by `from_teacher`, or read from a file by `load`:
+
+    ```python
+    targets = keras_ban.SoftTargets.from_teacher(teacher, x, path="targets.npy")
+    distiller = keras_ban.Distiller(student=student)
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    distiller.fit(x, y, soft_targets=targets, epochs=10)
+    ```
+
+    Rows of another order are the usual mishap with stored targets. So a 64-bit key of each example is kept with its
+    row, and training on arrays whose keys are not those, in that order, is refused.
+
+    With `top_k=k` a row holds the `k` largest logits, as `log p` in float16, with their classes, and `log_rest`, the
+    logarithm of the mass of all others at temperature 1. The loss is given dense logits again, where each of the
+    `classes - k` others is `log_rest - log(classes - k)`: the mass left out, spread evenly, never renormalised and
+    never taken as one outcome. The error, `sum |p - p_stored|` over the classes, is then at most twice the mass left
+    out, and 0 where the others are alike, but for float16's rounding (2e-4 at most in each `p`). That holds at
+    temperature 1, which is what born-again networks use; at others it is not bounded so, and `fit` warns. An example
+    takes `4 * k + 2` bytes (`6 * k + 2` beyond 65,536 classes), and 8 for its key: 90 at `k=20` and 1,000 classes.
+
+    `len(targets)` is the number of examples. `targets[i]` is the dense row of one; `targets[i:j]`, or an index array,
+    another `SoftTargets`; `numpy.asarray(targets)` is `to_dense()`.
+
+    Attributes:
+        shape: that of the dense targets, `(examples, ..., classes)`.
+        dtype: of the values kept.
+        top_k: how many logits are kept of each example; `None`: all.
+        from_logits: whether the teacher gave logits; else probabilities.
+        covered_mass: `{"mean", "first_percentile"}` of the probability that the kept classes have; 1 for dense targets.
+        keys: uint64 `(examples,)`.
+        teacher_name, teacher_fingerprint: its name, and the SHA-256 of its weights.
+        data_fingerprint: the SHA-256 of the examples' keys in their order.
+        version: the keras_ban that wrote them.
+    """
+
+    def __init__(self, rows, keys, description, path=None):
+        self._rows = rows
+        self._description = description
+        # The file that holds exactly these rows, where there is one, until its content was checked.
+        self._path = path
+        self._unchecked = path is not None
+        self.keys = keys
+
+    @classmethod
+    def from_teacher(
+        cls, teacher, x, batch_size=32, top_k=None, dtype=None, path=None, verbose="auto", from_logits=None
+    ):
+        """Run the teacher over the data, once, in inference mode.
+
+        Args:
+            teacher: a trained `keras.Model` with one output `(batch, ..., classes)`; an `EnsembleModel`, for instance.
+            x: arrays (nested too), a `keras.utils.PyDataset`, a finite `tf.data.Dataset` or a torch `DataLoader`, in an
+                order that is the same each time. What a dataset yields beside the inputs is not read.
+            batch_size: examples per batch, of arrays.
+            top_k: keep so many logits of each example; `None` keeps all.
+            dtype: `"float16"`, `"float32"` or `"float64"`. `None`: float32, or float16 with `top_k`.
+            path: write a file, in constant memory. It appears when it is complete. A file of soft targets that is there
+                is replaced, any other refused.
+            verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
+            from_logits: whether the teacher gives logits. `None`: looked up in its outputs on the first batch.
+
+        Returns:
+            `SoftTargets`, memory-mapped where `path` is given.
+
+        Raises:
+            TypeError: `teacher` is not a `keras.Model`.
+            ValueError: an argument is not as above, the teacher has several outputs or gives NaN, or the data have no
+                fixed order or no end.
+        """
+        _check_teacher(teacher)
+        _checks.check_count("batch_size", batch_size)
+        if top_k is not None:
+            _checks.check_count("top_k", top_k)
+        if dtype is not None and dtype not in _DTYPES:
+            raise ValueError(f"`dtype` must be one of {_DTYPES} or None, received: {dtype!r}.")
+        if path is not None:
+            _storage.check_may_replace(pathlib.Path(path))
+        batches, count = _pairing.batches_of(x, batch_size)
+        progress = keras.utils.Progbar(count, verbose=int(verbose == "auto" or bool(verbose)), unit_name="batch")
+        done, keys, parts = 0, [], []
+        with contextlib.ExitStack() as stack:
+            for x_batch in batches:
+                outputs = _outputs_of(teacher, x_batch)
+                if done == 0:
+                    form = example_form(x_batch)
+                    description = _describe(teacher, outputs, top_k, dtype, from_logits, form)
+                    if path is not None:
+                        row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
+                        writer = stack.enter_context(_storage.RowWriter(path, _row_dtype(description), row_shape))
+                rows = _as_rows(outputs, description)
+                keys.append(example_keys(x_batch))
+                parts.append(rows) if path is None else writer.append(rows)
+                done += 1
+                progress.update(done)
+            if done == 0:
+                raise ValueError("The dataset yields no batch: there is nothing for the teacher to look at.")
+            if count is None:
+                progress.update(done, finalize=True)
+            keys = np.concatenate(keys)
+            if path is not None:
+                writer.commit(keys, description)
+        targets = cls(np.concatenate(parts), keys, description) if path is None else cls.load(path)
+        if top_k is not None and verbose:
+            print(targets._coverage())
+        return targets
+
+    @classmethod
+    def load(cls, path, mmap=True):
+        """Open a file of soft targets.
+
+        With `mmap` this takes milliseconds and no memory, however large the file. Its form is checked at once, and so
+        is the content of files up to 64 MiB; that of larger ones when `fit`, `pair`, `verify` or `to_dense` first use
+        it.
+
+        Args:
+            path: a file that `save` or `from_teacher` wrote.
+            mmap: leave the rows on disk, and read those of each batch when it is due; else read all.
+
+        Raises:
+            ValueError: the file is cut short, altered, or holds something else.
+        """
+        rows, keys, description = _storage.read_rows(path, mmap)
+        if description.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} is of format {description.get('format')!r}, written by keras_ban {description['version']}: "
+                f"this version reads format {_FORMAT}. Compute the soft targets again, or use that version."
+            )
+        targets = cls(rows, keys, description, pathlib.Path(path) if mmap else None)
+        targets._unchecked = mmap and not _storage.is_small(rows)
+        return targets
+
+    def save(self, path):
+        """Write a file that `load` reads; it is complete, or absent. NumPy alone reads its rows too: `numpy.load`.
+
+        Raises:
+            ValueError: there is a file of that name that holds no soft targets, or no such folder.
+        """
+        self.check_content()
+        row_shape = self._rows.shape[1:]
+        with _storage.RowWriter(path, self._rows.dtype, row_shape) as writer:
+            for i in range(0, len(self), _ROWS_AT_ONCE):
+                writer.append(self._rows[i : i + _ROWS_AT_ONCE])
+            writer.commit(self.keys, self._description)
+
+    @property
+    def shape(self):
+        rows = self._rows.shape
+        return rows if self.top_k is None else (*rows, self._description["classes"])
+
+    @property
+    def dtype(self):
+        return np.dtype(self._description["dtype"])
+
+    @property
+    def top_k(self):
+        return self._description["top_k"]
+
+    @property
+    def from_logits(self):
+        return self._description["from_logits"]
+
+    @property
+    def teacher_name(self):
+        return self._description["teacher_name"]
+
+    @property
+    def teacher_fingerprint(self):
+        return self._description["teacher_fingerprint"]
+
+    @property
+    def data_fingerprint(self):
+        return data_fingerprint(self._description["example_form"], self.keys)
+
+    @property
+    def version(self):
+        return self._description["version"]
+
+    @property
+    def nbytes(self):
+        """Of the rows and the keys, in bytes."""
+        return self._rows.nbytes + self.keys.nbytes
+
+    @property
+    def covered_mass(self):
+        if self.top_k is None:
+            return {"mean": 1.0, "first_percentile": 1.0}
+        covered = -np.expm1(self._rows["log_rest"].astype("float64"))
+        return {"mean": float(covered.mean()), "first_percentile": float(np.percentile(covered, 1))}
+
+    @property
+    def in_memory(self):
+        """Whether the rows are in memory; else they are read from the file as they are wanted."""
+        return not isinstance(self._rows, np.memmap)
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        try:
+            index = operator.index(index)
+        except TypeError:
+            return SoftTargets(self._rows[index], self.keys[index], self._description)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are {len(self)} examples, received the index {index}.")
+        return self._dense(self._rows[index % len(self)][None])[0]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.to_dense(), dtype=dtype)
+
+    def __getstate__(self):
+        # A worker process opens the file, rather than being sent its content.
+        return {**self.__dict__, "_rows": None, "keys": None} if self._path is not None else self.__dict__
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if self._path is not None:
+            self._rows, self.keys, _ = _storage.read_rows(self._path)
+
+    def __repr__(self):
+        kept = "" if self.top_k is None else f", top_k={self.top_k}"
+        return f"<SoftTargets shape={self.shape}, dtype={self.dtype}{kept}, teacher={self.teacher_name!r}>"
+
+    def to_dense(self):
+        """All of them, in memory: `(examples, ..., classes)`, logits or probabilities as the teacher gave."""
+        self.check_content()
+        return self._dense(self._rows)
+
+    def batch(self, rows):
+        """What a training batch brings of those rows: dense soft targets, or with `top_k` a dict of their columns.
+
+        Args:
+            rows: a slice or an index array.
+        """
+        return self.columns(np.asarray(self._rows[rows]))
+
+    def columns(self, rows):
+        """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
+        return rows if self.top_k is None else _top_k.columns(rows)
+
+    def records(self):
+        """The rows; or `(path, offset, footer, dtype, row_shape)` of the file that holds them."""
+        if self._path is None:
+            return np.asarray(self._rows)
+        offset = _storage.rows_offset(self._path)
+        footer = self._path.stat().st_size - offset - self._rows.nbytes
+        return self._path, offset, footer, self._rows.dtype, self._rows.shape[1:]
+
+    def check(self, x, rows=None):
+        """Raise `ValueError` unless `x` are the examples that these soft targets are of, in the same order.
+
+        Args:
+            x: arrays, nested as those that `from_teacher` was given.
+            rows: the rows that `x` should be, a slice or an index array; `None`: all.
+        """
+        wanted = self.keys if rows is None else self.keys[rows]
+        form = example_form(x)
+        if form != self._description["example_form"]:
+            raise ValueError(
+                f"The soft targets are of other data: of arrays of [dtype, shape of an example] "
+                f"{self._description['example_form']}, but `x` holds {form}. {_COMPUTE_AGAIN}"
+            )
+        keys = example_keys(x)
+        if len(keys) != len(wanted):
+            raise ValueError(
+                f"`soft_targets` holds {len(wanted)} examples but `x` holds {len(keys)}: they must come from the same "
+                f"data in the same order. {_COMPUTE_AGAIN}"
+            )
+        different = np.flatnonzero(keys != wanted)
+        if len(different):
+            same = np.array_equal(np.sort(keys), np.sort(wanted))
+            how = "the same examples in another order" if same else "other examples"
+            raise ValueError(
+                f"The soft targets do not belong to `x`: {len(different)} of {len(keys)} examples differ, the first at "
+                f"index {different[0]}. `x` holds {how}. {_COMPUTE_AGAIN}"
+            )
+
+    def verify(self, teacher, x, sample=256, batch_size=32):
+        """Compute a sample of rows again, and report how far they are off.
+
+        Args:
+            teacher: the model that they are said to come from.
+            x: the data, as for `from_teacher`.
+            sample: how many examples, spread evenly over the data.
+            batch_size: examples per batch, for the teacher and of arrays.
+
+        Returns:
+            The largest absolute difference, a float: between the outputs, or with `top_k` between the probabilities of
+            the kept classes. It is of the size of the dtype's rounding where all is well, and large where teacher,
+            data or order are not those that the rows come from.
+
+        Raises:
+            ValueError: `x` holds another number of examples.
+        """
+        _check_teacher(teacher)
+        self.check_content()
+        wanted = np.unique(np.linspace(0, len(self) - 1, _checks.check_count("sample", sample)).astype("int64"))
+        found, start = [], 0
+        for x_batch in _pairing.batches_of(x, _checks.check_count("batch_size", batch_size))[0]:
+            size = len(next(leaf for leaf in keras.tree.flatten(x_batch) if leaf is not None))
+            here = wanted[(wanted >= start) & (wanted < start + size)] - start
+            if len(here):
+                found.append(_pairing.take(keras.tree.map_structure(_checks.as_array, x_batch), here))
+            start += size
+        if start != len(self):
+            raise ValueError(
+                f"The soft targets hold {len(self)} examples but `x` holds {start}: they must come from the same data. "
+                f"{_COMPUTE_AGAIN}"
+            )
+        x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
+        starts = range(0, len(wanted), batch_size)
+        outputs = [_outputs_of(teacher, _pairing.take(x_sample, slice(i, i + batch_size))) for i in starts]
+        again = np.concatenate(outputs)
+        if again.shape[1:] != self.shape[1:]:
+            raise ValueError(
+                f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
+                "come from another teacher."
+            )
+        stored = self._rows[wanted]
+        if self.top_k is None:
+            with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
+                difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
+            return float(difference.max())
+        everything = _top_k.row_dtype(again.shape[-1], again.shape[-1], self.from_logits, "float32")
+        again = _top_k.columns(_top_k.compress(_log_probabilities(again, self.from_logits), everything))
+        name = stored.dtype.names[1]
+        by_class = np.empty(again[name].shape)
+        np.put_along_axis(by_class, again["indices"], np.exp(again[name]), axis=-1)
+        recomputed = np.take_along_axis(by_class, stored["indices"].astype("int64"), axis=-1)
+        return float(np.abs(recomputed - np.exp(stored[name].astype("float64"))).max())
+
+    def pair(self, dataset):
+        """Put these soft targets beside the labels of a dataset, row by row.
+
+        - `keras.utils.PyDataset`: batch `i` is given the rows from `i * size of batch 0`, whatever order `fit` reads
+          the batches in, in workers and other processes too; each batch is checked against the keys.
+        - torch `DataLoader`: by the index in its dataset, so that it may shuffle; each batch is checked.
+        - `tf.data.Dataset`: in the order in which it comes, without Python in the pipeline, and from a file without
+          reading more than is due; the first batch is checked. Shuffle after pairing: `pair(dataset).shuffle(...)`.
+
+        Args:
+            dataset: yields batches `(x, y)` or `(x, y, sample_weight)`, in the order that `from_teacher` was given.
+
+        Returns:
+            A dataset of the same kind whose `y` is `{"labels": y, "soft_targets": ...}`, for `Distiller.fit`.
+
+        Raises:
+            TypeError: `dataset` is none of these.
+            ValueError: it is of other data, or of another size.
+        """
+        self.check_content()
+        return _pairing.pair(dataset, self)
+
+    def check_for(self, loss):
+        """Raise `ValueError` where a distillation loss cannot take them; warn where top-k is a poor stand-in."""
+        from_logits = getattr(loss, "from_logits", None)
+        if from_logits is not None and from_logits != self.from_logits:
+            raise ValueError(
+                f"The teacher gave {'logits' if self.from_logits else 'probabilities'}, but the distillation loss has "
+                f"from_logits={from_logits}. Use `KnowledgeDistillation(from_logits={self.from_logits})`; or, if its "
+                f"outputs were mistaken, `SoftTargets.from_teacher(..., from_logits={from_logits})`."
+            )
+        if self.top_k is None:
+            return
+        if getattr(loss, "activation", "softmax") != "softmax":
+            raise ValueError(
+                "`top_k` keeps the largest of one softmax, but the distillation loss has activation='sigmoid': each "
+                "output is a distribution of its own. Keep all: `SoftTargets.from_teacher(teacher, x)`."
+            )
+        temperature = getattr(loss, "temperature", 1.0)
+        if temperature != 1:
+            warnings.warn(
+                f"The soft targets are top-k, which is for temperature 1, but the distillation loss has "
+                f"temperature={temperature}: the classes left out count for more there, and all count alike. "
+                f"{self._coverage()} Use temperature=1, or dense soft targets.",
+                stacklevel=3,
+            )
+
+    def _dense(self, rows):
+        if self.top_k is None:
+            return np.array(rows)
+        return keras.ops.convert_to_numpy(_top_k.expand(_top_k.columns(rows), self._description["classes"]))
+
+    def _coverage(self):
+        covered = self.covered_mass
+        return (
+            f"The {self.top_k} classes kept of {self._description['classes']} cover {covered['mean']:.2%} of the mass "
+            f"at temperature 1 (mean; 1st percentile: {covered['first_percentile']:.2%})."
+        )
+
+    def check_content(self):
+        """Raise `ValueError` where a file's rows are not what was written; they are read for it once."""
+        if self._unchecked:
+            _storage.check_content(self._path, self._rows, self.keys, self._description)
+            self._unchecked = False
+
+
+def _check_teacher(teacher):
+    _checks.check_model("teacher", teacher)
+    if not teacher.built:
+        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+
+
+def _outputs_of(teacher, x):
+    outputs = teacher.predict_on_batch(x)
+    if keras.tree.is_nested(outputs):
+        raise ValueError(
+            "The teacher gives several outputs, and soft targets are stored of one. Make a teacher of the one that is "
+            "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
+            "`Distiller(teacher=...)` without soft targets."
+        )
+    outputs = np.asarray(outputs)
+    outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
+    if np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise ValueError(
+            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is the "
+            "data scaled as it was for the teacher?"
+        )
+    return outputs
+
+
+def _describe(teacher, outputs, top_k, dtype, from_logits, form):
+    classes = outputs.shape[-1] if outputs.ndim > 1 else 0
+    if (top_k is not None and top_k > classes) or outputs.ndim < 2:
+        raise ValueError(
+            f"`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
+            f"top_k={top_k}; the outputs have shape {outputs.shape}."
+        )
+    if from_logits is None:
+        from_logits = not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all())
+    import keras_ban
+
+    return {
+        "format": _FORMAT,
+        "version": keras_ban.__version__,
+        "classes": classes,
+        "top_k": top_k,
+        "dtype": dtype or ("float32" if top_k is None else "float16"),
+        "from_logits": bool(from_logits),
+        "teacher_name": teacher.name,
+        "teacher_fingerprint": model_fingerprint(teacher),
+        "example_form": form,
+    }
+
+
+def _row_dtype(description):
+    if description["top_k"] is None:
+        return np.dtype(description["dtype"])
+    return _top_k.row_dtype(*(description[name] for name in ("classes", "top_k", "from_logits", "dtype")))
+
+
+def _as_rows(outputs, description):
+    dtype = _row_dtype(description)
+    if description["top_k"] is not None:
+        return _top_k.compress(_log_probabilities(outputs, description["from_logits"]), dtype)
+    with np.errstate(over="ignore"):
+        rows = outputs.astype(dtype)
+    if np.isinf(rows[np.isfinite(outputs)]).any():
+        raise ValueError(
+            f"The teacher's outputs reach {np.abs(outputs[np.isfinite(outputs)]).max():.4g}, which is beyond {dtype}: "
+            "use dtype='float32', or top_k, which keeps log-probabilities."
+        )
+    return rows
+
+
+def _log_probabilities(outputs, from_logits):
+    """Outputs as logits. Masked classes, of -inf, count as -1e30."""
+    return np.maximum(outputs, -1e30) if from_logits else np.log(np.maximum(outputs, 1e-30))
