@@ -6,15 +6,21 @@ import types
 import keras
 import numpy as np
 
-from keras_ban import _checks
+from keras_ban import _backend, _checks
+from keras_ban._bench import Bench
 from keras_ban._fresh import Recipe, StopOnNonFiniteLoss, as_recipe, callback_maker
 from keras_ban._outputs import check_known_outputs
+from keras_ban._pairing import split_at, take
 from keras_ban._scoring import Scorer
 from keras_ban.cloning import reborn
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
 from keras_ban.history import BornAgainHistory, GenerationRecord, better
 from keras_ban.losses import KnowledgeDistillation
+from keras_ban.targets import SoftTargets
+
+# Soft targets that would be larger than this are not kept in memory unless asked for.
+_MOST_BYTES = 2**30
 
 
 class BornAgainSequence:
@@ -47,6 +53,11 @@ class BornAgainSequence:
         label_weight: as in `Distiller`: the share of the label loss in the students' loss, in `[0, 1]`.
         seed: a whole number, or `None` to draw one. `fit` calls `keras.utils.set_random_seed` with a seed derived from
             it at the start of each generation: the same seed gives the same generations, on one backend and machine.
+        soft_targets: `"cached"`: each generation's outputs on the training data are computed once (`SoftTargets`), and
+            an epoch of the next costs what a plain one costs; the data must come in the same order and form each time.
+            `"online"`: the teacher runs at each step. `"auto"`: cached for arrays, and for a `PyDataset` that declares
+            itself so by an attribute `fixed = True`, of models with one output whose soft targets take at most 1 GiB;
+            else online.
 
     Attributes:
         models: the trained models, generation 0 first. Compiled, with a fresh optimizer.
@@ -54,10 +65,12 @@ class BornAgainSequence:
 
     Raises:
         TypeError: `model` is neither a `keras.Model` nor callable, or the distillation loss is no loss.
-        ValueError: `generations`, `label_weight` or `seed` is not as above.
+        ValueError: `generations`, `label_weight`, `seed` or `soft_targets` is not as above.
     """
 
-    def __init__(self, model, generations=3, distillation_loss=None, label_weight=0.5, seed=None):
+    def __init__(
+        self, model, generations=3, distillation_loss=None, label_weight=0.5, seed=None, *, soft_targets="auto"
+    ):
         if not isinstance(model, keras.Model) and not callable(model):
             raise TypeError(
                 "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
@@ -71,9 +84,13 @@ class BornAgainSequence:
         self.distillation_loss = distillation_loss
         self.label_weight = _checks.check_label_weight(label_weight)
         self.seed = _checks.check_seed(seed)
+        if soft_targets not in ("auto", "cached", "online"):
+            raise ValueError(f"`soft_targets` must be 'auto', 'cached' or 'online', received: {soft_targets!r}.")
+        self.soft_targets = soft_targets
         self.models = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
+        self._bench = None
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """Set how every generation is trained; arguments are those of `keras.Model.compile`.
@@ -175,18 +192,24 @@ class BornAgainSequence:
             self._check_monitor(monitor, starts[0], scorer)
 
         self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
+        self._bench = None
         options = {"batch_size": batch_size, "epochs": epochs, "verbose": verbose, "validation_data": validation_data}
         options |= {"sample_weight": sample_weight, **kwargs}
         best, waited = None, 0
         for generation in range(self.generations + 1):
             record = GenerationRecord(generation)
             if generation == 0 and teacher is not None:
-                model = teacher
+                model = trained = teacher
             else:
                 record.seed = _generation_seed(entropy, generation)
                 self._announce(generation, verbose)
-                model = self._train(starts, record, x, y, make_callbacks(generation), options)
-            self._measure(model, record, scorer, given=model is teacher)
+                model, trained = self._train(starts, record, x, y, make_callbacks(generation), options)
+            self._measure(model, trained, record, scorer)
+            if model is not teacher:
+                # What was done with the optimizer is done: who trains on begins afresh. It is built, because Keras
+                # builds the optimizer of a model that it loads, and warns where the file lacks its variables.
+                model.compile(**self._fresh_compile_arguments())
+                model.optimizer.build(model.trainable_variables)
             self.models.append(model)
             self.history.records.append(record)
             if patience is not None:
@@ -194,6 +217,7 @@ class BornAgainSequence:
                 best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
                 if waited >= patience:
                     break
+        self._bench = None
         self.history.ensemble = scorer.score_ensemble()
         return self.history
 
@@ -306,33 +330,69 @@ class BornAgainSequence:
         )
 
     def _train(self, starts, record, x, y, callbacks, options):
+        """Train a generation; return its model, and what it was trained as: itself, or a Distiller."""
+        soft_targets = None if record.generation == 0 else self._compute_soft_targets(x, options)
+        if soft_targets is not None:
+            options = {**options, "soft_targets": soft_targets}
+            if self._bench is None and isinstance(self.model, keras.Model) and self.model.built:
+                self._bench = Bench(self._distiller(reborn(self.model), None))
+                self._bench.distiller.compile(**self._fresh_compile_arguments())
         keras.utils.set_random_seed(record.seed)
         model = starts.pop(record.generation, None)
         if model is None:
             model = self._new_model(record.generation)
-        trained = model if record.generation == 0 else self._distiller(model, self.models[-1])
-        trained.compile(**self._fresh_compile_arguments())
+        if self._bench is not None:
+            self._bench.put_in(model)
+            self._bench.reset()
+            trained = self._bench.distiller
+        else:
+            teacher = None if soft_targets is not None else self.models[-1] if self.models else None
+            trained = model if record.generation == 0 else self._distiller(model, teacher)
+            trained.compile(**self._fresh_compile_arguments())
         begin = time.perf_counter()
         logs = trained.fit(x, y, callbacks=[*callbacks, StopOnNonFiniteLoss()], **options).history
         record.seconds = time.perf_counter() - begin
+        if self._bench is not None and trained is self._bench.distiller:
+            self._bench.take_out(model)
         record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
         record.epochs = len(logs.get("loss", []))
         self._check_finite(model, record)
-        # What was done with the optimizer is done: who trains on begins afresh. It is built, because Keras builds the
-        # optimizer of a model that it loads, and warns where the file lacks its variables.
-        model.compile(**self._fresh_compile_arguments())
-        model.optimizer.build(model.trainable_variables)
-        return model
+        return model, trained
 
-    def _measure(self, model, record, scorer, given):
+    def _compute_soft_targets(self, x, options):
+        """What the last generation says of the training data; `None` where the teacher is to run at each step."""
+        if self.soft_targets == "online" or self.label_weight == 1:
+            return None
+        teacher = self.models[-1]
+        if self.soft_targets == "auto":
+            if _checks.is_dataset(x):
+                fixed = isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)
+                if not fixed:
+                    return None
+            outputs = _outputs_on(teacher, x)
+            # A teacher with one output: who has several is heard at each step.
+            if keras.tree.is_nested(outputs) or keras.tree.is_nested(self.distillation_loss):
+                return None
+            count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
+            if 4 * count * np.prod(outputs.shape[1:], dtype="int64") > _MOST_BYTES:
+                return None
+        # The bench's student holds the last generation, and its way through `predict` is compiled.
+        runs = self._bench.student if self._bench is not None else teacher
+        verbose = options["verbose"] in ("auto", 1)
+        from_logits = getattr(self.distillation_loss, "from_logits", None)
+        return SoftTargets.from_teacher(runs, x, options["batch_size"] or 32, verbose=verbose, from_logits=from_logits)
+
+    def _measure(self, model, trained, record, scorer):
         if scorer.data is None:
             return
-        if given:
-            # Compiled from outside, so that the user's model stays as it is.
-            model = EnsembleModel([model], average="outputs")
+        if record.seed is None:
+            # A teacher that was given: compiled from outside, so that the user's model stays as it is.
+            trained = model = EnsembleModel([model], average="outputs")
             model.compile(**self._fresh_compile_arguments())
-        record.metrics = scorer.evaluate(model)
-        record.scores = scorer.score(model)
+        # Both are compiled already, where the generation was trained in turn with others.
+        record.metrics = scorer.evaluate(trained)
+        on_bench = self._bench is not None and trained is self._bench.distiller
+        record.scores = scorer.score(self._bench.student if on_bench else model)
 
     def _check_monitor(self, monitor, start, scorer):
         """Raise, before any training, where the monitor is none of the names that `evaluate` gives."""
@@ -380,6 +440,12 @@ class BornAgainSequence:
             raise ValueError("No generation is trained yet: call `compile()` and `fit()` first.")
 
 
+def _outputs_on(model, x):
+    """The outputs on the first examples, as shapes."""
+    first_x = _checks.first_examples(x)[1]
+    return model.compute_output_spec(keras.tree.map_structure(_backend.as_tensor, first_x))
+
+
 def _generation_seed(entropy, generation):
     return int(np.random.SeedSequence([entropy, generation]).generate_state(1)[0])
 
@@ -397,16 +463,10 @@ def _split_off_validation(x, y, sample_weight, validation_split):
     """As Keras does it: the last part of the arrays, before any shuffling."""
     if _checks.is_dataset(x):
         raise ValueError("`validation_split` is for arrays; pass `validation_data` with a dataset.")
-    if not 0 < validation_split < 1:
-        raise ValueError(f"`validation_split` must lie between 0 and 1, received: {validation_split!r}.")
-    size = len(keras.tree.flatten(x)[0])
-    at = int(np.floor(size * (1.0 - validation_split)))
-    if at in (0, size):
-        raise ValueError(f"`validation_split={validation_split}` of {size} examples leaves a part empty.")
+    at = split_at(len(keras.tree.flatten(x)[0]), validation_split)
 
     def part(which):
-        arrays = (x, y, sample_weight)
-        return keras.tree.map_structure(lambda array: None if array is None else array[which], arrays)
+        return take((x, y, sample_weight), which)
 
     x_val, y_val, weight_val = part(slice(at, None))
     return part(slice(0, at)), (x_val, y_val) if weight_val is None else (x_val, y_val, weight_val)

@@ -132,17 +132,19 @@ def test_generation_0_is_plain_keras_training_under_its_recorded_seed(trained):
 
 @pytest.mark.parametrize("generation", [1, 2])
 def test_later_generations_are_a_distiller_under_their_recorded_seed(trained, generation):
+    teacher = trained.sequence.models[generation - 1]
+    soft_targets = keras_ban.SoftTargets.from_teacher(teacher, trained.x, verbose=0)
     keras.utils.set_random_seed(trained.history.records[generation].seed)
     student = reborn(trained.model)
     distiller = Distiller(
         student=student,
-        teacher=trained.sequence.models[generation - 1],
         distillation_loss=KnowledgeDistillation(temperature=2.0),
         label_weight=0.3,
     )
     distiller.compile(keras.optimizers.Adam(0.02), crossentropy(), metrics=["accuracy"])
     data = {"validation_data": (trained.x_val, trained.y_val)}
-    logs = distiller.fit(trained.x, trained.y, batch_size=32, epochs=3, verbose=0, **data).history
+    fit = {"soft_targets": soft_targets, "batch_size": 32, "epochs": 3, "verbose": 0}
+    logs = distiller.fit(trained.x, trained.y, **fit, **data).history
 
     assert_same(values(student), values(trained.sequence.models[generation]))
     assert logs == trained.history.records[generation].logs
