@@ -1,0 +1,190 @@
+"""What distillation costs: epochs of several kinds, interleaved in one process, against a plain Keras epoch.
+
+    python benchmarks/step_cost.py --backend jax
+
+Ratios are medians over rounds, each round's epochs one after another in an order that rotates; CPU time is that of the
+process (`time.process_time`), which other work on the machine disturbs less than wall time. The sequence of 1 + 3
+generations is measured whole, soft targets, evaluation and compilation included, against four plain `fit` calls.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import time
+
+KINDS = ("plain", "keras.distillation", "online", "cached", "cached top-k")
+
+
+def main():
+    arguments = parse_arguments()
+    os.environ["KERAS_BACKEND"] = arguments.backend
+    import keras
+    from rich.console import Console
+    from rich.table import Table
+
+    import keras_ban
+
+    keras.utils.set_random_seed(0)
+    table = Table(title=f"Ratio to a plain epoch on {arguments.backend}: CPU time (wall time)")
+    table.add_column("")
+    for name in arguments.models:
+        table.add_column(name, justify="right")
+    results = {}
+    for name in arguments.models:
+        build, x, y = setting(name, arguments.size)
+        results[name] = epochs(build, x, y, arguments.rounds)
+        if arguments.sequences:
+            results[name]["sequence of 1 + 3"] = sequences(build, x, y, arguments.epochs, arguments.sequences)
+    for kind in (*KINDS[1:], "sequence of 1 + 3"):
+        cells = [results[name].get(kind) for name in arguments.models]
+        if any(cells):
+            table.add_row(kind, *(f"{cell[0]:.3f} ({cell[1]:.3f})" if cell else "" for cell in cells))
+    seconds = [f"{results[name]['plain'][0]:.2f}" for name in arguments.models]
+    table.add_row("plain epoch, CPU seconds", *seconds)
+    Console(width=110).print(table)
+    for name in arguments.models:
+        for line in results[name].get("notes", []):
+            print(f"{name}: {line}")
+    backend = __import__(arguments.backend)
+    print(
+        f"keras_ban {keras_ban.__version__} | keras {keras.__version__} | {arguments.backend} {backend.__version__} |",
+        f"{platform.platform()} | {os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')} |",
+        f"seed 0 | {arguments.rounds} rounds of {arguments.size} examples |",
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB",
+    )
+
+
+def setting(name, size):
+    """`(build, x, y)`: a function that makes a model, and data of random numbers for it."""
+    import keras
+    import numpy as np
+
+    layers, rng = keras.layers, np.random.default_rng(0)
+    if name == "MLP":
+
+        def build():
+            stack = [layers.Dense(512, activation="relu") for _ in range(2)]
+            return keras.Sequential([keras.Input((784,)), *stack, layers.Dense(100)])
+
+        return build, rng.standard_normal((8 * size, 784)).astype("float32"), rng.integers(0, 100, 8 * size)
+    if name == "ResNet":
+
+        def build():
+            inputs = x = keras.Input((32, 32, 3))
+            x = layers.Conv2D(16, 3, padding="same")(x)
+            for filters, strides in ((16, 1), (32, 2), (64, 2)):
+                skip = layers.Conv2D(filters, 1, strides=strides)(x)
+                for step in (strides, 1):
+                    x = layers.ReLU()(layers.BatchNormalization()(x))
+                    x = layers.Conv2D(filters, 3, strides=step, padding="same", use_bias=False)(x)
+                x = layers.Add()([x, skip])
+            x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
+            return keras.Model(inputs, layers.Dense(100)(x))
+
+        return build, rng.random((size, 32, 32, 3), "float32"), rng.integers(0, 100, size)
+
+    def build():
+        embedding = [keras.Input((32,), dtype="int32"), layers.Embedding(200, 64)]
+        return keras.Sequential([*embedding, layers.LSTM(128, return_sequences=True), layers.Dense(200)])
+
+    tokens = rng.integers(0, 200, (size, 33))
+    return build, tokens[:, :-1], tokens[:, 1:]
+
+
+def compile_arguments():
+    import keras
+
+    return {
+        "optimizer": keras.optimizers.SGD(0.01, momentum=0.9),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+    }
+
+
+def epochs(build, x, y, rounds):
+    import keras
+
+    import keras_ban
+
+    teacher = build()
+    fits = {}
+    for kind in KINDS:
+        student, options = build(), {}
+        if kind == "plain":
+            model = student
+        elif kind == "keras.distillation":
+            if not hasattr(keras, "distillation"):
+                continue
+            # With a loss object, since the default, a string, leaves the softmax out.
+            loss = keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence(), temperature=1.0)
+            model = keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.5)
+        elif kind == "online":
+            model = keras_ban.Distiller(student=student, teacher=teacher)
+        else:
+            top_k = 10 if kind == "cached top-k" else None
+            model = keras_ban.Distiller(student=student)
+            targets = keras_ban.SoftTargets.from_teacher(teacher, x, 64, top_k=top_k, verbose=0)
+            options = {"soft_targets": targets}
+        model.compile(**compile_arguments())
+        fits[kind] = lambda model=model, options=options: model.fit(x, y, batch_size=64, verbose=0, **options)
+        fits[kind]()  # compiles
+    spent = {kind: [] for kind in fits}
+    order = list(fits)
+    for number in range(rounds):
+        for kind in order[number % len(order) :] + order[: number % len(order)]:
+            spent[kind].append(measured(fits[kind]))
+    ratios = {kind: paired_ratio(times, spent["plain"]) for kind, times in spent.items() if kind != "plain"}
+    return {"plain": (statistics.median(t[0] for t in spent["plain"]),), **ratios}
+
+
+def sequences(build, x, y, number_of_epochs, rounds):
+    import keras_ban
+
+    split = len(x) // 8
+    data = {"validation_data": (x[:split], y[:split]), "batch_size": 64, "epochs": number_of_epochs, "verbose": 0}
+
+    def plain():
+        for _ in range(4):
+            model = build()
+            model.compile(**compile_arguments())
+            model.fit(x[split:], y[split:], **data)
+
+    def born_again():
+        sequence = keras_ban.BornAgainSequence(build(), generations=3, seed=0)
+        sequence.compile(**compile_arguments())
+        sequence.fit(x[split:], y[split:], **data)
+
+    spent = {plain: [], born_again: []}
+    for number in range(rounds):
+        for run in (plain, born_again) if number % 2 else (born_again, plain):
+            spent[run].append(measured(run))
+    return paired_ratio(spent[born_again], spent[plain])
+
+
+def measured(run):
+    """`(CPU seconds, wall seconds)`."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    run()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def paired_ratio(times, plain):
+    """The medians of the ratios of each round."""
+    return tuple(statistics.median(t[i] / p[i] for t, p in zip(times, plain, strict=True)) for i in (0, 1))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"], default="jax")
+    parser.add_argument("--models", nargs="+", choices=["MLP", "ResNet", "LSTM"], default=["MLP", "ResNet", "LSTM"])
+    parser.add_argument("--rounds", type=int, default=7, help="epochs of each kind")
+    parser.add_argument("--sequences", type=int, default=3, help="how often whole sequences are measured; 0: not")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each generation of a sequence")
+    parser.add_argument("--size", type=int, default=1024, help="examples (the MLP has 8 times as many)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
