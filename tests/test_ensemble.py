@@ -347,6 +347,43 @@ def test_predict_and_evaluate_leave_the_members_as_they_were(blobs):
         conftest.assert_same(expected, conftest.values(member))
 
 
+class Counting(Subclassed):
+    """Counts how often Python runs its `call`."""
+
+    calls = 0
+
+    def call(self, inputs, training=None):
+        self.calls += 1
+        return super().call(inputs, training=training)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras makes no graph of torch's predict unless told `jit_compile=True`"
+)
+def test_predict_on_tensorflow_and_jax_is_one_graph_that_traces_each_member_once_for_all_batches():
+    members = [Counting() for _ in range(3)]
+    for member in members:
+        member(X)
+        member.calls = 0
+    ensemble = EnsembleModel(members)
+
+    actual = ensemble.predict(X, batch_size=4, verbose=0)
+
+    assert [1, 1, 1] == [member.calls for member in members]
+    # No member has a graph of its own beside the ensemble's.
+    assert [None, None, None] == [member.predict_function for member in members]
+    ensemble.predict(X, batch_size=4, verbose=0)
+    assert [1, 1, 1] == [member.calls for member in members]
+    # The graph reads the members' weights, and does not hold those it was traced with.
+    np.testing.assert_allclose(actual, called_on(ensemble), rtol=TOLERANCE, atol=TOLERANCE)
+    for member in members:
+        member.set_weights([2 * w for w in member.get_weights()])
+    changed = ensemble.predict(X, batch_size=4, verbose=0)
+    assert (actual != changed).all()
+    expected = np.log(np.mean([oracles.softmax(called_on(member)) for member in members], axis=0))
+    np.testing.assert_allclose(changed, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 def test_training_reaches_the_members():
     ensemble = EnsembleModel([conftest.classifier(dropout=0.5), functional()])
     draws = [called_on(ensemble, training=True) for _ in range(2)]
