@@ -179,7 +179,7 @@ class Distiller(keras.Model):
         """
         self._assert_compile_called("fit")
         _checks.check_not_empty(x)
-        if soft_targets is not None or (isinstance(y, dict) and "soft_targets" in y):
+        if soft_targets is not None or (split_targets(y)[1] is not None and not _checks.is_dataset(x)):
             x, y, args, kwargs = self._attach(soft_targets, x, y, args, kwargs)
         labels, soft_targets = split_targets(y)
         if self.label_weight > 0 and not _checks.is_dataset(x):
