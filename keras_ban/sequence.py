@@ -337,6 +337,8 @@ class BornAgainSequence:
             if self._bench is None and isinstance(self.model, keras.Model) and self.model.built:
                 self._bench = Bench(self._distiller(reborn(self.model), None))
                 self._bench.distiller.compile(**self._fresh_compile_arguments())
+                # So that it predicts the way that the models themselves do, `run_eagerly` for instance.
+                self._bench.student.compile(**self._fresh_compile_arguments())
         keras.utils.set_random_seed(record.seed)
         model = starts.pop(record.generation, None)
         if model is None:
