@@ -23,7 +23,7 @@ def batches_of(x, batch_size):
     """
     _checks.check_not_empty(x)
     if not _checks.is_dataset(x):
-        size = len(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
+        size = size_of(x)
         starts = range(0, size, batch_size)
         return (take(x, slice(start, start + batch_size)) for start in starts), len(starts)
     count = _number_of_batches(x)
@@ -98,7 +98,7 @@ class PairedDataset(keras.utils.PyDataset):
         self._dataset = dataset
         self._soft_targets = soft_targets
         count = _number_of_batches(dataset)
-        self._batch_size = _size(_inputs(dataset[0]))
+        self._batch_size = size_of(_inputs(dataset[0]))
         if not (count - 1) * self._batch_size < len(soft_targets) <= count * self._batch_size:
             raise ValueError(
                 f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of "
@@ -113,7 +113,7 @@ class PairedDataset(keras.utils.PyDataset):
         batch = self._dataset[index]
         x = _inputs(batch)
         start = index * self._batch_size
-        rows = slice(start, start + _size(x))
+        rows = slice(start, start + size_of(x))
         self._soft_targets.check(x, rows)
         return join(batch, self._soft_targets.batch(rows))
 
@@ -157,7 +157,7 @@ class ArrayRows(keras.utils.PyDataset):
 
 def _pair_tf_dataset(dataset, soft_targets):
     first = _inputs(next(iter(dataset), None))
-    size = _size(first)
+    size = size_of(first)
     soft_targets.check(first, slice(0, size))
     count = _number_of_batches(dataset)
     if count is not None and count != -(-len(soft_targets) // size):
@@ -194,7 +194,8 @@ def _inputs(batch):
     return keras.tree.map_structure(lambda leaf: None if leaf is None else _checks.as_array(leaf), x)
 
 
-def _size(x):
+def size_of(x):
+    """How many examples nested arrays hold."""
     return len(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
 
 

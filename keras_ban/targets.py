@@ -319,7 +319,7 @@ class SoftTargets:
         wanted = np.unique(np.linspace(0, len(self) - 1, _checks.check_count("sample", sample)).astype("int64"))
         found, start = [], 0
         for x_batch in _pairing.batches_of(x, _checks.check_count("batch_size", batch_size))[0]:
-            size = len(next(leaf for leaf in keras.tree.flatten(x_batch) if leaf is not None))
+            size = _pairing.size_of(x_batch)
             here = wanted[(wanted >= start) & (wanted < start + size)] - start
             if len(here):
                 found.append(_pairing.take(keras.tree.map_structure(_checks.as_array, x_batch), here))
@@ -343,13 +343,11 @@ class SoftTargets:
             with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
                 difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
             return float(difference.max())
-        everything = _top_k.row_dtype(again.shape[-1], again.shape[-1], self.from_logits, "float32")
-        again = _top_k.columns(_top_k.compress(_log_probabilities(again, self.from_logits), everything))
-        name = stored.dtype.names[1]
-        by_class = np.empty(again[name].shape)
-        np.put_along_axis(by_class, again["indices"], np.exp(again[name]), axis=-1)
-        recomputed = np.take_along_axis(by_class, stored["indices"].astype("int64"), axis=-1)
-        return float(np.abs(recomputed - np.exp(stored[name].astype("float64"))).max())
+        logits = _log_probabilities(again, self.from_logits)
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        recomputed = np.take_along_axis(probabilities, stored["indices"].astype("int64"), axis=-1)
+        return float(np.abs(recomputed - np.exp(stored[stored.dtype.names[1]].astype("float64"))).max())
 
     def pair(self, dataset):
         """Put these soft targets beside the labels of a dataset, row by row.
