@@ -30,11 +30,10 @@ def as_logits(outputs, from_logits=True, activation="softmax"):
             yes and no: the result has a new last axis of size 2.
 
     Returns:
-        Finite logits, `(..., classes)`, or `(..., classes, 2)` for `"sigmoid"`.
+        Logits, `(..., classes)`, or `(..., classes, 2)` for `"sigmoid"`.
     """
     if from_logits:
-        logits = ops.maximum(outputs, ops.cast(_SMALLEST_LOGIT, outputs.dtype))
-        return logits if activation == "softmax" else ops.stack([logits, ops.zeros_like(logits)], axis=-1)
+        return outputs if activation == "softmax" else ops.stack([outputs, ops.zeros_like(outputs)], axis=-1)
     if activation == "sigmoid":
         outputs = ops.stack([outputs, 1.0 - outputs], axis=-1)
     return ops.log(ops.maximum(outputs, ops.cast(_SMALLEST_PROBABILITY, outputs.dtype)))
@@ -44,58 +43,66 @@ def kl_divergence(teacher, student):
     """Divergence of `softmax(student)` from `softmax(teacher)` over the last axis, to the last bits of the dtype.
 
     The textbook sum of `p * (log p - log q)` loses its digits where the two are close, because its terms are large,
-    of either sign, and cancel. Here `q - p`, which sums to 0, is added to each term: with `d = log p - log q` a term is
-    `p * (d + exp(-d) - 1)`, which is never negative, and of second order in `d`. Near `d = 0` it comes from its
-    series; elsewhere `p * exp(-d)` is taken as `q`, which cannot overflow. At `d = 0` the value and the gradient are
-    exactly 0.
+    of either sign, and cancel. Here `q - p`, which sums to 0, is added to each term, and with
+    `y = (log p - log q) / 2`, whose `tanh(y)` is `(p - q) / (p + q)`, a term becomes
+    `(p + q) * (y * tanh(y) + (y - tanh(y)))`: one part of second order in `y`, which is never negative, and one of
+    third order. `y - tanh(y)` near 0 comes from a polynomial. Where the two are equal, value and gradient are exactly
+    0.
 
-    The gradient with respect to the student's logits is given in closed form, `q - p = p * (exp(-d) - 1)`: it costs
+    The gradient with respect to the student's logits is given in closed form, `q - p = -(p + q) * tanh(y)`: it costs
     less than differentiating the steps above would. The teacher's is taken as 0.
 
     Args:
-        teacher: finite logits, `(..., classes)`.
-        student: finite logits, same shape.
+        teacher: logits, `(..., classes)`; those below -1e30 count as -1e30.
+        student: logits, same shape.
 
     Returns:
         Non-negative tensor `(...)`.
     """
-    teacher = ops.stop_gradient(teacher)
+    teacher = ops.stop_gradient(_finite_logits(teacher))
 
     @ops.custom_gradient
     def divergence(student):
-        # The largest logits are taken off first, and the differences of the large numbers before those of the small.
+        student = _finite_logits(student)
         teacher_max = ops.max(teacher, axis=-1, keepdims=True)
         student_max = ops.max(student, axis=-1, keepdims=True)
-        teacher_log_sum = ops.log(ops.sum(ops.exp(teacher - teacher_max), axis=-1, keepdims=True))
-        student_log_sum = ops.log(ops.sum(ops.exp(student - student_max), axis=-1, keepdims=True))
-        p = ops.exp(teacher - teacher_max - teacher_log_sum)
-        q = ops.exp(student - student_max - student_log_sum)
-        d = ((teacher - student) - (teacher_max - student_max)) - (teacher_log_sum - student_log_sum)
-
-        near = ops.abs(d) < 0.5
-        e = ops.where(near, d, ops.zeros_like(d))
-        # d + exp(-d) - 1 = d^2/2! - d^3/3! + ..., to d^8: what is left out is below 1e-8 of the whole at |d| = 0.5.
-        series = e * e * _alternating_series(e, [1.0 / math.factorial(n) for n in range(2, 9)])
-        value = ops.sum(ops.where(near, p * series, p * d + (q - p)), axis=-1)
+        p, q = ops.exp(teacher - teacher_max), ops.exp(student - student_max)
+        teacher_sum = ops.sum(p, axis=-1, keepdims=True)
+        student_sum = ops.sum(q, axis=-1, keepdims=True)
+        q = q / student_sum
+        both = p / teacher_sum + q
+        # The differences of the large numbers come first: they are exact where the two are close.
+        y = 0.5 * ((teacher - student) - ((teacher_max - student_max) + ops.log(teacher_sum / student_sum)))
+        tanh, square = ops.tanh(y), y * y
+        third_order = ops.where(square < 0.25**2, y * square * _horner(square, _Y_MINUS_TANH), y - tanh)
+        value = ops.sum(both * (y * tanh + third_order), axis=-1)
+        difference = both * tanh
 
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            difference = ops.where(near, p * ops.expm1(-e), q - p)
-            # All `d` share the rounding of the two sums. It drops out where the differences are made to add up to 0.
-            difference = difference - q * ops.sum(difference, axis=-1, keepdims=True)
-            return ops.expand_dims(upstream, -1) * difference
+            # All `y` share the rounding of the sums. It drops out where the differences are made to add up to 0.
+            return ops.expand_dims(upstream, -1) * (q * ops.sum(difference, axis=-1, keepdims=True) - difference)
 
         return value, gradient
 
     return divergence(student)
 
 
-def _alternating_series(x, coefficients):
-    """`c[0] - c[1] * x + c[2] * x**2 - ...` by Horner's rule."""
+# Of `(y - tanh(y)) / y**3` in `y**2`, for |y| <= 0.25: the polynomial whose largest error, 1.6e-7, is the least. The
+# Taylor series would take one term more.
+_Y_MINUS_TANH = (0.3333331726457523, -0.13328699018679058, 0.05197494309654339)
+
+
+def _horner(x, coefficients):
+    """`c[0] + c[1] * x + c[2] * x**2 + ...`"""
     total = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
-        total = coefficient - x * total
+        total = coefficient + x * total
     return total
+
+
+def _finite_logits(logits):
+    return ops.maximum(logits, ops.cast(_SMALLEST_LOGIT, logits.dtype))
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -171,8 +178,10 @@ class KnowledgeDistillation(keras.losses.Loss):
         soft_targets = ops.convert_to_tensor(y_true["soft_targets"] if isinstance(y_true, dict) else y_true)
         y_pred = ops.convert_to_tensor(y_pred)
         check_comparable(self, soft_targets, y_pred)
-        teacher = as_logits(soft_targets, self.from_logits, self.activation) / self.temperature
-        student = as_logits(y_pred, self.from_logits, self.activation) / self.temperature
+        teacher = as_logits(soft_targets, self.from_logits, self.activation)
+        student = as_logits(y_pred, self.from_logits, self.activation)
+        if self.temperature != 1:
+            teacher, student = teacher / self.temperature, student / self.temperature
         divergence = self.temperature**2 * kl_divergence(teacher, student)
         return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
 
