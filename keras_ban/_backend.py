@@ -34,6 +34,17 @@ def steps_see_values(model):
     return BACKEND == "torch" or model.run_eagerly
 
 
+def for_each_example(function, examples):
+    """`function` of each example of nested tensors `(examples, ...)`, the results stacked.
+
+    At once under JAX; one after the other under TensorFlow, in its graph, and under torch, whose random numbers and
+    many of whose operations cannot be vectorized.
+    """
+    if BACKEND == "jax":
+        return keras.ops.vectorized_map(function, examples)
+    return keras.ops.map(function, examples)
+
+
 def as_tensor(array):
     """A NumPy array as the backend's tensor; anything else, strings for instance, as it is."""
     return keras.ops.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
@@ -66,6 +77,21 @@ def separate(variables, others):
     for variable in variables:
         if id(variable.value) in buffers:
             variable.assign(keras.ops.copy(variable.value))
+
+
+def reading(state, non_trainable_variables):
+    """A context in which a training step reads, and writes, JAX's state in place of the variables themselves."""
+    if not state:
+        return contextlib.nullcontext()
+    return keras.StatelessScope(state_mapping=list(zip(non_trainable_variables, state[0][1], strict=True)))
+
+
+def after(state, scope, non_trainable_variables):
+    """JAX's state after what was written in `reading`'s context."""
+    if not state:
+        return state
+    (trainable, _, *others), *rest = state
+    return [(trainable, [scope.get_current_value(v) for v in non_trainable_variables], *others), *rest]
 
 
 class StepConstants:

@@ -54,9 +54,31 @@ def model_fingerprint(model):
     return digest.hexdigest()
 
 
+def layer_fingerprint(layer):
+    """The SHA-256 of a layer's configuration, in which names, seeds, and whether it is built play no part."""
+    config = _essence(keras.saving.serialize_keras_object(layer), {})
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=repr).encode()).hexdigest()
+
+
 def data_fingerprint(form, keys):
     """The SHA-256 of the examples' form and keys, in their order."""
     return hashlib.sha256(json.dumps(form).encode() + np.ascontiguousarray(keys).tobytes()).hexdigest()
+
+
+def _essence(config, names):
+    """A serialized layer without what differs between two of the same kind; `names` are those met so far."""
+    if isinstance(config, dict):
+        if isinstance(config.get("name"), str):  # Told apart by the order in which they come.
+            names.setdefault(config["name"], len(names))
+        return {key: _essence(value, names) for key, value in config.items() if key not in _INESSENTIAL}
+    if isinstance(config, (list, tuple)):
+        parts = [_essence(each, names) for each in config]
+        # A `Sequential` gets its input layer when it is built.
+        return [each for each in parts if not (isinstance(each, dict) and each.get("class_name") == "InputLayer")]
+    return names.get(config, config) if isinstance(config, str) else config
+
+
+_INESSENTIAL = {"name", "seed", "build_config", "build_input_shape", "shared_object_id", "compile_config"}
 
 
 def _leaves(x):

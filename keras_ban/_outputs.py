@@ -7,14 +7,15 @@ from keras_ban.losses import check_comparable
 
 def split_targets(y):
     """`y` as `(labels, soft targets)`, either of which may be `None`."""
-    if isinstance(y, dict) and "soft_targets" in y and set(y) <= {"labels", "soft_targets"}:
+    if isinstance(y, dict) and "soft_targets" in y and set(y) <= {"labels", "soft_targets", "view_seeds"}:
         return y.get("labels"), y["soft_targets"]
     return y, None
 
 
-def join_targets(labels, soft_targets):
-    """The reverse of `split_targets`, where there are soft targets."""
-    return {"soft_targets": soft_targets} if labels is None else {"labels": labels, "soft_targets": soft_targets}
+def join_targets(labels, soft_targets, view_seeds=None):
+    """The reverse of `split_targets`, where there are soft targets; with the seeds of the views that they are of."""
+    y = {"labels": labels, "soft_targets": soft_targets, "view_seeds": view_seeds}
+    return {name: value for name, value in y.items() if value is not None}
 
 
 def ordered_variables(model):

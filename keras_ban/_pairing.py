@@ -50,6 +50,11 @@ def pair(dataset, soft_targets):
     """A dataset of the same kind whose `y` is `{"labels": y, "soft_targets": ...}`; see `SoftTargets.pair`."""
     if isinstance(dataset, keras.utils.PyDataset):
         return PairedDataset(dataset, soft_targets)
+    if soft_targets.views is not None:
+        raise ValueError(
+            "Soft targets of several views go with arrays or a `keras.utils.PyDataset`, which can be told the epoch's "
+            f"view; received: {dataset!r}. Wrap the data in a `PyDataset`."
+        )
     if _backend.is_data_loader(dataset):
         if not hasattr(dataset.dataset, "__getitem__") or dataset.batch_sampler is None:
             raise ValueError(
@@ -70,12 +75,12 @@ def pair(dataset, soft_targets):
     )
 
 
-def join(batch, rows):
+def join(batch, rows, view_seeds=None):
     """A batch `x`, `(x, y)` or `(x, y, sample_weight)` with soft targets put beside its labels."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
     if split_targets(y)[1] is not None:
         raise ValueError("The data brings soft targets already: `y` holds 'soft_targets'. Pair it with one set alone.")
-    y = join_targets(y, rows)
+    y = join_targets(y, rows, view_seeds)
     return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 
@@ -91,12 +96,16 @@ class _RowsOf:
 
 
 class PairedDataset(keras.utils.PyDataset):
-    """A `PyDataset` and the soft targets of its rows: batch `i` begins at row `i * size of batch 0`."""
+    """A `PyDataset` and the soft targets of its rows: batch `i` begins at row `i * size of batch 0`.
+
+    Where these are of several views, `view` tells which is due.
+    """
 
     def __init__(self, dataset, soft_targets):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self._dataset = dataset
         self._soft_targets = soft_targets
+        self.views, self.view = soft_targets.views, 0
         count = _number_of_batches(dataset)
         self._batch_size = size_of(_inputs(dataset[0]))
         if not (count - 1) * self._batch_size < len(soft_targets) <= count * self._batch_size:
@@ -115,7 +124,7 @@ class PairedDataset(keras.utils.PyDataset):
         start = index * self._batch_size
         rows = slice(start, start + size_of(x))
         self._soft_targets.check(x, rows)
-        return join(batch, self._soft_targets.batch(rows))
+        return join(batch, *self._soft_targets.batch_and_seeds(rows, self.view))
 
     def on_epoch_begin(self):
         self._dataset.on_epoch_begin()
@@ -125,15 +134,17 @@ class PairedDataset(keras.utils.PyDataset):
 
 
 class ArrayRows(keras.utils.PyDataset):
-    """Arrays and soft targets too large for memory, batch by batch; each batch reads its own rows alone.
+    """Arrays and soft targets too large for memory, or of several views; each batch reads its own rows alone.
 
-    Shuffles as `fit(shuffle=...)` does for arrays: over all rows, or within each batch (`"batch"`).
+    Shuffles as `fit(shuffle=...)` does for arrays: over all rows, or within each batch (`"batch"`). Where the soft
+    targets are of several views, `view` tells which is due.
     """
 
     def __init__(self, arrays, soft_targets, batch_size, shuffle):
         super().__init__()
         self._arrays = arrays
         self._soft_targets = soft_targets
+        self.views, self.view = soft_targets.views, 0
         self._batch_size = batch_size
         self._shuffle = shuffle
         self._order = np.arange(len(soft_targets))
@@ -151,8 +162,19 @@ class ArrayRows(keras.utils.PyDataset):
         if self._shuffle == "batch":
             rows = np.random.permutation(rows)
         x, y, sample_weight = take(self._arrays, rows)
-        y = join_targets(y, self._soft_targets.batch(rows))
+        y = join_targets(y, *self._soft_targets.batch_and_seeds(rows, self.view))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class ViewOfEpoch(keras.callbacks.Callback):
+    """Epoch `e` trains on view `e mod views` of a `PairedDataset` or `ArrayRows`."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self._dataset = dataset
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._dataset.view = epoch % self._dataset.views
 
 
 def _pair_tf_dataset(dataset, soft_targets):

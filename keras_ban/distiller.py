@@ -9,8 +9,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_ban import _backend, _checks
-from keras_ban._fingerprints import model_fingerprint
+from keras_ban import _augmentation, _backend, _checks
+from keras_ban._attaching import attach
 from keras_ban._outputs import (
     check_independent,
     check_known_outputs,
@@ -21,10 +21,9 @@ from keras_ban._outputs import (
     per_output,
     split_targets,
 )
-from keras_ban._pairing import ArrayRows, split_at, take
+from keras_ban._pairing import PairedDataset
 from keras_ban._top_k import expand, is_top_k
 from keras_ban.losses import KnowledgeDistillation, check_comparable
-from keras_ban.targets import SoftTargets
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -68,6 +67,10 @@ class Distiller(keras.Model):
             list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
             loss stands for all outputs. `None`: `KnowledgeDistillation()`.
         label_weight: the label loss's share, in `[0, 1]`.
+        augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns others of the same
+            shapes, at random. It is applied once inside each training step, and teacher and student both see what it
+            made (Beyer et al., 2022): neither validation nor prediction is augmented. Labels stay as they are, so what
+            changes them too (MixUp, CutMix) belongs into the data, or goes with `label_weight=0`.
         name: as in `keras.Model`.
 
     Call args:
@@ -75,12 +78,15 @@ class Distiller(keras.Model):
         training: as in `keras.Model`.
 
     Raises:
-        TypeError: student or teacher is not a `keras.Model`, or a distillation loss not a `keras.losses.Loss`.
+        TypeError: student or teacher is not a `keras.Model`, a distillation loss not a `keras.losses.Loss`, or the
+            augmentation not a layer.
         ValueError: `label_weight` is not a number in `[0, 1]`, student and teacher are the same model or share
-            trainable weights, or their outputs differ in shape.
+            trainable weights, their outputs differ in shape, or the augmentation has trainable weights.
     """
 
-    def __init__(self, *, student, teacher=None, distillation_loss=None, label_weight=0.5, name=None):
+    def __init__(
+        self, *, student, teacher=None, distillation_loss=None, label_weight=0.5, augmentation=None, name=None
+    ):
         if distillation_loss is None:
             distillation_loss = KnowledgeDistillation()
         _checks.check_distillation_loss(distillation_loss)
@@ -90,9 +96,12 @@ class Distiller(keras.Model):
             check_independent(student, teacher)
             check_known_outputs(student, teacher, distillation_loss)
         label_weight = _checks.check_label_weight(label_weight)
+        if augmentation is not None:
+            _augmentation.check_augmentation(augmentation)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
+        self.augmentation = augmentation
         # Held where Keras does not look for layers, so that it is no part of the model: of its weights, of its
         # `trainable` flag, of its checkpoints.
         self._hidden = types.SimpleNamespace(
@@ -151,6 +160,14 @@ class Distiller(keras.Model):
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         self._loss_weights = loss_weights
+        self._jit_wanted = kwargs.get("jit_compile", "auto")
+        if self.augmentation is not None and self._jit_wanted == "auto" and not self.run_eagerly:
+            _augmentation.allow_jit(self, self.augmentation)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        # Keras notes what "auto" came to; where the file is loaded it may come to something else.
+        return config and {**config, "jit_compile": self._jit_wanted}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -179,13 +196,16 @@ class Distiller(keras.Model):
         """
         self._assert_compile_called("fit")
         _checks.check_not_empty(x)
-        if soft_targets is not None or (split_targets(y)[1] is not None and not _checks.is_dataset(x)):
-            x, y, args, kwargs = self._attach(soft_targets, x, y, args, kwargs)
+        in_arrays = split_targets(y)[1] is not None and not _checks.is_dataset(x)
+        if soft_targets is not None or in_arrays or isinstance(x, PairedDataset):
+            x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
+            args = ()
         labels, soft_targets = split_targets(y)
         if self.label_weight > 0 and not _checks.is_dataset(x):
             if labels is None:
                 raise ValueError(_NO_LABELS)
             _checks.check_labels(labels, self.loss, self.student)
+        x = self._prepare_augmentation(x)
         if self.label_weight < 1:
             x = self._prepare_soft_targets(x, soft_targets)
         try:
@@ -195,70 +215,9 @@ class Distiller(keras.Model):
             self._hidden.before_training = []
             self._teacher_constants = None
 
-    def _attach(self, soft_targets, x, y, args, kwargs):
-        """`fit`'s arguments with the soft targets in the data, and the weights as Keras wants them then."""
-        arguments = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
-        x, y, weights, class_weight = (arguments.pop(name, None) for name in _DATA_ARGUMENTS)
-        del arguments["self"]
-        if soft_targets is not None:
-            self._check_stored(soft_targets, y)
-        if _checks.is_dataset(x):
-            if class_weight is not None:
-                raise ValueError(
-                    "`class_weight` does not go with a dataset and `soft_targets`: let the dataset yield "
-                    "`(x, y, sample_weight)`."
-                )
-            return soft_targets.pair(x), y, (), arguments
-        labels, in_y = split_targets(y)
-        if soft_targets is not None:
-            soft_targets.check(x)
-        split = arguments.pop("validation_split", 0.0)
-        if split and arguments.get("validation_data") is None:
-            data = (x, labels, weights)
-            at = split_at(len(keras.tree.flatten(x)[0]), split)
-            (x, labels, weights), in_y = take(data, slice(0, at)), take(in_y, slice(0, at))
-            arguments["validation_data"] = tuple(part for part in take(data, slice(at, None)) if part is not None)
-            soft_targets = None if soft_targets is None else soft_targets[:at]
-        if class_weight is not None:
-            weights = _checks.class_weights(labels, weights, class_weight)
-        if soft_targets is not None and not soft_targets.in_memory:
-            shuffle, batch_size = arguments.pop("shuffle", True), arguments.pop("batch_size", None) or 32
-            arguments.setdefault("validation_batch_size", batch_size)
-            x = ArrayRows((x, labels, weights), soft_targets, batch_size, shuffle)
-            return x, None, (), {**arguments, "shuffle": False}
-        y = join_targets(labels, in_y if soft_targets is None else soft_targets.batch(slice(None)))
-        if weights is not None:
-            # Keras wants weights in the structure of `y`; `compute_loss` takes those of the labels.
-            arguments["sample_weight"] = {name: _like(weights, y[name]) for name in y}
-        return x, y, (), arguments
-
-    def _check_stored(self, soft_targets, y):
-        if not isinstance(soft_targets, SoftTargets):
-            raise TypeError(
-                "`soft_targets` must be `keras_ban.SoftTargets`, made by `SoftTargets.from_teacher(teacher, x)`, "
-                f"received: {type(soft_targets).__name__}. Arrays of a teacher's outputs go into "
-                "`y={'labels': y, 'soft_targets': array}`."
-            )
-        if split_targets(y)[1] is not None:
-            raise ValueError("Both `soft_targets` and `y` bring soft targets: pass one of them.")
-        if self.label_weight == 1:
-            raise ValueError("`soft_targets` play no part with `label_weight=1`: leave them out.")
-        if self.teacher is not None and model_fingerprint(self.teacher) != soft_targets.teacher_fingerprint:
-            raise ValueError(
-                f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights are not "
-                f"those of this Distiller's teacher, {self.teacher.name!r}. Compute them with "
-                "`SoftTargets.from_teacher(teacher, x)`, or build the Distiller without a teacher."
-            )
-        if keras.tree.is_nested(self.distillation_loss):
-            raise ValueError("`soft_targets` are of one output, but `distillation_loss` is a list or dict of losses.")
-        soft_targets.check_for(self.distillation_loss)
-        soft_targets.check_content()
-        outputs = getattr(self.student, "outputs", None)
-        if outputs and len(outputs) == 1:
-            check_comparable(self.distillation_loss, keras.KerasTensor(soft_targets.shape), outputs[0])
-
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
+        self._prepare_augmentation(x)
         if self.label_weight < 1:
             self._prepare_soft_targets(x, split_targets(y)[1])
         return super().train_on_batch(x, y, *args, **kwargs)
@@ -291,6 +250,7 @@ class Distiller(keras.Model):
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         labels, soft_targets = split_targets(y)
+        x, state = self._augment(x, y, state)
         if labels is None and self.label_weight > 0:
             raise ValueError(_NO_LABELS)
         if self.label_weight == 1:
@@ -347,13 +307,14 @@ class Distiller(keras.Model):
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
             "label_weight": self.label_weight,
+            "augmentation": keras.saving.serialize_keras_object(self.augmentation),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         parts = {
             key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-            for key in ("student", "teacher", "distillation_loss")
+            for key in ("student", "teacher", "distillation_loss", "augmentation")
         }
         return cls(**{**config, **parts})
 
@@ -364,6 +325,35 @@ class Distiller(keras.Model):
 
     def load_assets(self, directory):
         self._hidden.found_by_keras = True
+
+    def _prepare_augmentation(self, x):
+        """Let the augmentation make its variables; return `x`."""
+        if self.augmentation is not None and not self.augmentation.built:
+            x, first_x, _ = _checks.first_examples(x)
+            _augmentation.build(self.augmentation, first_x)
+        return x
+
+    def _augment(self, x, y, state):
+        """What teacher and student are to see of `x` in a training step, and JAX's state after it."""
+        view_seeds = y.get("view_seeds") if isinstance(y, dict) else None
+        if self.augmentation is None:
+            if view_seeds is not None:
+                raise ValueError(
+                    "The batch brings soft targets of views, but the Distiller has no `augmentation` to make them."
+                )
+            return x, state
+        if view_seeds is not None:
+            with _backend.reading(state, self.non_trainable_variables):
+                return _augmentation.views(self.augmentation, x, view_seeds), state
+        if split_targets(y)[1] is not None and self.label_weight < 1:
+            raise ValueError(
+                "The batch brings soft targets of the examples as they are, but the Distiller augments them: the "
+                "teacher must have seen what the student sees. Store them of views, `SoftTargets.from_teacher(..., "
+                "augmentation=..., views=...)`, or let the teacher run at each step, without soft targets."
+            )
+        with _backend.reading(state, self.non_trainable_variables) as scope:
+            x = _augmentation.augment(self.augmentation, x)
+        return x, _backend.after(state, scope, self.non_trainable_variables)
 
     def _prepare_soft_targets(self, x, soft_targets):
         """Make the teacher ready for training on `x`, or check the soft targets that take its place; return `x`."""
@@ -473,13 +463,6 @@ class Distiller(keras.Model):
             self._evaluating = False
 
 
-def _like(weights, targets):
-    """The same weights for each of nested targets."""
-    if keras.tree.is_nested(weights):
-        return weights
-    return keras.tree.map_structure(lambda _: weights, targets)
-
-
 def _of_labels(sample_weight):
     """The labels' part of sample weights that came in the structure of `y`."""
     if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
@@ -487,7 +470,6 @@ def _of_labels(sample_weight):
     return sample_weight
 
 
-_DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight")
 _NO_LABELS = (
     "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
     "`Distiller(..., label_weight=0)`."

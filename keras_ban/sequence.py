@@ -6,7 +6,7 @@ import types
 import keras
 import numpy as np
 
-from keras_ban import _backend, _checks
+from keras_ban import _augmentation, _backend, _checks
 from keras_ban._bench import Bench
 from keras_ban._fresh import Recipe, StopOnNonFiniteLoss, as_recipe, callback_maker
 from keras_ban._outputs import check_known_outputs
@@ -58,6 +58,11 @@ class BornAgainSequence:
             `"online"`: the teacher runs at each step. `"auto"`: cached for arrays, and for a `PyDataset` that declares
             itself so by an attribute `fixed = True`, of models with one output whose soft targets take at most 1 GiB;
             else online.
+        augmentation: as in `Distiller`: a layer that is applied inside each training step, and whose outputs teacher
+            and student both see. Generation 0 is augmented too. Soft targets are then computed online, unless there are
+            `views`. Its random generators start anew in each generation.
+        views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
+            `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
 
     Attributes:
         models: the trained models, generation 0 first. Compiled, with a fresh optimizer.
@@ -69,7 +74,16 @@ class BornAgainSequence:
     """
 
     def __init__(
-        self, model, generations=3, distillation_loss=None, label_weight=0.5, seed=None, *, soft_targets="auto"
+        self,
+        model,
+        generations=3,
+        distillation_loss=None,
+        label_weight=0.5,
+        seed=None,
+        *,
+        soft_targets="auto",
+        augmentation=None,
+        views=None,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             raise TypeError(
@@ -87,6 +101,8 @@ class BornAgainSequence:
         if soft_targets not in ("auto", "cached", "online"):
             raise ValueError(f"`soft_targets` must be 'auto', 'cached' or 'online', received: {soft_targets!r}.")
         self.soft_targets = soft_targets
+        self.augmentation = augmentation
+        self.views = self._check_views(views)
         self.models = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
@@ -289,6 +305,23 @@ class BornAgainSequence:
         history = self.history
         return BornAgainHistory(records, history.monitor, history.mode, data, scorer.score_ensemble())
 
+    def _check_views(self, views):
+        if self.augmentation is not None:
+            _augmentation.check_augmentation(self.augmentation)
+        if views is None:
+            if self.augmentation is not None and self.soft_targets == "cached":
+                raise ValueError(
+                    "Cached soft targets are of the views that the teacher saw: say how many of each example, "
+                    "`views=4` for instance, or use `soft_targets='online'`."
+                )
+            return None
+        if self.augmentation is None or self.soft_targets == "online":
+            raise ValueError(
+                f"`views={views}` are what `augmentation` makes, and what soft targets are cached of. Received "
+                f"augmentation={self.augmentation!r}, soft_targets={self.soft_targets!r}."
+            )
+        return _checks.check_count("views", views)
+
     def _start(self, entropy, teacher):
         """The models that generations start from, by generation, as far as they can be made and checked at once."""
         starts = {}
@@ -327,6 +360,7 @@ class BornAgainSequence:
             teacher=teacher,
             distillation_loss=self.distillation_loss,
             label_weight=self.label_weight,
+            augmentation=self.augmentation,
         )
 
     def _train(self, starts, record, x, y, callbacks, options):
@@ -348,9 +382,15 @@ class BornAgainSequence:
             self._bench.reset()
             trained = self._bench.distiller
         else:
-            teacher = None if soft_targets is not None else self.models[-1] if self.models else None
-            trained = model if record.generation == 0 else self._distiller(model, teacher)
+            if record.generation > 0:
+                trained = self._distiller(model, None if soft_targets is not None else self.models[-1])
+            elif self.augmentation is not None:
+                trained = Distiller(student=model, label_weight=1, augmentation=self.augmentation)
+            else:
+                trained = model
             trained.compile(**self._fresh_compile_arguments())
+        if self.augmentation is not None:
+            self._start_augmentation(x, record.seed)
         begin = time.perf_counter()
         logs = trained.fit(x, y, callbacks=[*callbacks, StopOnNonFiniteLoss()], **options).history
         record.seconds = time.perf_counter() - begin
@@ -361,12 +401,19 @@ class BornAgainSequence:
         self._check_finite(model, record)
         return model, trained
 
+    def _start_augmentation(self, x, seed):
+        if not self.augmentation.built:
+            _augmentation.build(self.augmentation, _checks.first_examples(x)[1])
+        _augmentation.reseed(self.augmentation, seed)
+
     def _compute_soft_targets(self, x, options):
         """What the last generation says of the training data; `None` where the teacher is to run at each step."""
         if self.soft_targets == "online" or self.label_weight == 1:
             return None
         teacher = self.models[-1]
         if self.soft_targets == "auto":
+            if self.augmentation is not None and self.views is None:
+                return None
             if _checks.is_dataset(x):
                 fixed = isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)
                 if not fixed:
@@ -376,13 +423,21 @@ class BornAgainSequence:
             if keras.tree.is_nested(outputs) or keras.tree.is_nested(self.distillation_loss):
                 return None
             count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
-            if 4 * count * np.prod(outputs.shape[1:], dtype="int64") > _MOST_BYTES:
+            if 4 * count * (self.views or 1) * np.prod(outputs.shape[1:], dtype="int64") > _MOST_BYTES:
                 return None
         # The bench's student holds the last generation, and its way through `predict` is compiled.
         runs = self._bench.student if self._bench is not None else teacher
         verbose = options["verbose"] in ("auto", 1)
         from_logits = getattr(self.distillation_loss, "from_logits", None)
-        return SoftTargets.from_teacher(runs, x, options["batch_size"] or 32, verbose=verbose, from_logits=from_logits)
+        return SoftTargets.from_teacher(
+            runs,
+            x,
+            options["batch_size"] or 32,
+            verbose=verbose,
+            from_logits=from_logits,
+            augmentation=self.augmentation,
+            views=self.views,
+        )
 
     def _measure(self, model, trained, record, scorer):
         if scorer.data is None:

@@ -8,11 +8,10 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban import _checks, _pairing, _storage, _top_k
-from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, model_fingerprint
+from keras_ban import _augmentation, _checks, _pairing, _storage, _teacher_rows, _top_k
+from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
 
 _DTYPES = ("float16", "float32", "float64")
-_FORMAT = 1
 _ROWS_AT_ONCE = 4096
 _COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
 
@@ -41,11 +40,17 @@ class SoftTargets:
     temperature 1, which is what born-again networks use; at others it is not bounded so, and `fit` warns. An example
     takes `4 * k + 2` bytes (`6 * k + 2` beyond 65,536 classes), and 8 for its key: 90 at `k=20` and 1,000 classes.
 
+    With `augmentation` and `views=m` they are of `m` views of each example: outputs of the layer that depend on nothing
+    but the example and the number of the view, so that training makes the very views again that the teacher saw. A
+    Distiller with the same `augmentation` trains on view `e mod m` in epoch `e` (the idea of FKD, Shen & Xing, 2021,
+    and of TinyViT, Wu et al., 2022). The teacher looks `m` times at each example, and a row is `m` times as large.
+
     `len(targets)` is the number of examples. `targets[i]` is the dense row of one; `targets[i:j]`, or an index array,
     another `SoftTargets`; `numpy.asarray(targets)` is `to_dense()`.
 
     Attributes:
-        shape: that of the dense targets, `(examples, ..., classes)`.
+        shape: that of the dense targets, `(examples, ..., classes)`; of views `(examples, views, ..., classes)`.
+        views: how many views; `None` where examples are seen as they are.
         dtype: of the values kept.
         top_k: how many logits are kept of each example; `None`: all.
         from_logits: whether the teacher gave logits; else probabilities.
@@ -66,7 +71,17 @@ class SoftTargets:
 
     @classmethod
     def from_teacher(
-        cls, teacher, x, batch_size=32, top_k=None, dtype=None, path=None, verbose="auto", from_logits=None
+        cls,
+        teacher,
+        x,
+        batch_size=32,
+        top_k=None,
+        dtype=None,
+        path=None,
+        verbose="auto",
+        from_logits=None,
+        augmentation=None,
+        views=None,
     ):
         """Run the teacher over the data, once, in inference mode.
 
@@ -81,16 +96,20 @@ class SoftTargets:
                 is replaced, any other refused.
             verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
             from_logits: whether the teacher gives logits. `None`: looked up in its outputs on the first batch.
+            augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`. It must draw
+                from `keras.random.SeedGenerator`s that it holds, as Keras's own layers do.
+            views: how many views of each example; 1 if there is an `augmentation`.
 
         Returns:
             `SoftTargets`, memory-mapped where `path` is given.
 
         Raises:
-            TypeError: `teacher` is not a `keras.Model`.
-            ValueError: an argument is not as above, the teacher has several outputs or gives NaN, or the data have no
-                fixed order or no end.
+            TypeError: `teacher` is not a `keras.Model`, or `augmentation` no layer.
+            ValueError: an argument is not as above, the teacher has several outputs or gives NaN, the data have no
+                fixed order or no end, or the augmentation gives another view each time.
         """
-        _check_teacher(teacher)
+        _teacher_rows.check_teacher(teacher)
+        views = _teacher_rows.check_views(augmentation, views)
         _checks.check_count("batch_size", batch_size)
         if top_k is not None:
             _checks.check_count("top_k", top_k)
@@ -103,15 +122,22 @@ class SoftTargets:
         done, keys, parts = 0, [], []
         with contextlib.ExitStack() as stack:
             for x_batch in batches:
-                outputs = _outputs_of(teacher, x_batch)
+                keys.append(example_keys(x_batch))
+                if done == 0:
+                    if augmentation is not None:
+                        _teacher_rows.build_augmentation(augmentation, x_batch, keys[0])
+                    outputs_of = _teacher_rows.look(teacher, augmentation, views)
+                outputs = outputs_of(x_batch, keys[-1])
                 if done == 0:
                     form = example_form(x_batch)
-                    description = _describe(teacher, outputs, top_k, dtype, from_logits, form)
+                    description = _teacher_rows.describe(
+                        teacher, outputs, top_k, dtype, from_logits, form, augmentation, views
+                    )
                     if path is not None:
                         row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
-                        writer = stack.enter_context(_storage.RowWriter(path, _row_dtype(description), row_shape))
-                rows = _as_rows(outputs, description)
-                keys.append(example_keys(x_batch))
+                        dtype_of_rows = _teacher_rows.row_dtype(description)
+                        writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
+                rows = _teacher_rows.as_rows(outputs, description)
                 parts.append(rows) if path is None else writer.append(rows)
                 done += 1
                 progress.update(done)
@@ -143,10 +169,10 @@ class SoftTargets:
             ValueError: the file is cut short, altered, or holds something else.
         """
         rows, keys, description = _storage.read_rows(path, mmap)
-        if description.get("format") != _FORMAT:
+        if description.get("format") != _teacher_rows.FORMAT:
             raise ValueError(
                 f"{path} is of format {description.get('format')!r}, written by keras_ban {description['version']}: "
-                f"this version reads format {_FORMAT}. Compute the soft targets again, or use that version."
+                f"this version reads format {_teacher_rows.FORMAT}. Compute the soft targets again, or use that one."
             )
         targets = cls(rows, keys, description, pathlib.Path(path) if mmap else None)
         targets._unchecked = mmap and not _storage.is_small(rows)
@@ -181,6 +207,10 @@ class SoftTargets:
     @property
     def from_logits(self):
         return self._description["from_logits"]
+
+    @property
+    def views(self):
+        return self._description["views"]
 
     @property
     def teacher_name(self):
@@ -248,13 +278,20 @@ class SoftTargets:
         self.check_content()
         return self._dense(self._rows)
 
-    def batch(self, rows):
+    def batch(self, rows, view=None):
         """What a training batch brings of those rows: dense soft targets, or with `top_k` a dict of their columns.
 
         Args:
             rows: a slice or an index array.
+            view: which view; `None` where there are none.
         """
-        return self.columns(np.asarray(self._rows[rows]))
+        return self.columns(np.asarray(self._rows[rows] if view is None else self._rows[rows, view]))
+
+    def batch_and_seeds(self, rows, view):
+        """`batch` of a view, and the seeds that make it again; the seeds are `None` where there are no views."""
+        if self.views is None:
+            return self.batch(rows), None
+        return self.batch(rows, view), _augmentation.view_seeds(self.keys[rows], view, self._description["generators"])
 
     def columns(self, rows):
         """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
@@ -297,7 +334,7 @@ class SoftTargets:
                 f"index {different[0]}. `x` holds {how}. {_COMPUTE_AGAIN}"
             )
 
-    def verify(self, teacher, x, sample=256, batch_size=32):
+    def verify(self, teacher, x, sample=256, batch_size=32, augmentation=None):
         """Compute a sample of rows again, and report how far they are off.
 
         Args:
@@ -305,6 +342,7 @@ class SoftTargets:
             x: the data, as for `from_teacher`.
             sample: how many examples, spread evenly over the data.
             batch_size: examples per batch, for the teacher and of arrays.
+            augmentation: the layer that made the views, where there are any.
 
         Returns:
             The largest absolute difference, a float: between the outputs, or with `top_k` between the probabilities of
@@ -312,9 +350,10 @@ class SoftTargets:
             data or order are not those that the rows come from.
 
         Raises:
-            ValueError: `x` holds another number of examples.
+            ValueError: `x` holds another number of examples, or `augmentation` is not the one that made the views.
         """
-        _check_teacher(teacher)
+        _teacher_rows.check_teacher(teacher)
+        self.check_augmentation(augmentation)
         self.check_content()
         wanted = np.unique(np.linspace(0, len(self) - 1, _checks.check_count("sample", sample)).astype("int64"))
         found, start = [], 0
@@ -330,9 +369,11 @@ class SoftTargets:
                 f"{_COMPUTE_AGAIN}"
             )
         x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
-        starts = range(0, len(wanted), batch_size)
-        outputs = [_outputs_of(teacher, _pairing.take(x_sample, slice(i, i + batch_size))) for i in starts]
-        again = np.concatenate(outputs)
+        if augmentation is not None:
+            _augmentation.build(augmentation, _pairing.take(x_sample, slice(0, 1)))
+        outputs_of, keys = _teacher_rows.look(teacher, augmentation, self.views), example_keys(x_sample)
+        parts = [slice(i, i + batch_size) for i in range(0, len(wanted), batch_size)]
+        again = np.concatenate([outputs_of(_pairing.take(x_sample, part), keys[part]) for part in parts])
         if again.shape[1:] != self.shape[1:]:
             raise ValueError(
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
@@ -343,7 +384,7 @@ class SoftTargets:
             with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
                 difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
             return float(difference.max())
-        logits = _log_probabilities(again, self.from_logits)
+        logits = _teacher_rows.log_probabilities(again, self.from_logits)
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
         recomputed = np.take_along_axis(probabilities, stored["indices"].astype("int64"), axis=-1)
@@ -370,6 +411,26 @@ class SoftTargets:
         """
         self.check_content()
         return _pairing.pair(dataset, self)
+
+    def check_augmentation(self, augmentation):
+        """Raise `ValueError` unless these soft targets are of the views that `augmentation` makes, `None` for none."""
+        if self.views is None and augmentation is not None:
+            raise ValueError(
+                "The soft targets are of the examples as they are, but `augmentation` makes other views of them: the "
+                "teacher must have seen what the student sees. Compute them of views, `SoftTargets.from_teacher("
+                "teacher, x, augmentation=augmentation, views=...)`, or let the teacher run at each step, without."
+            )
+        if self.views is not None and augmentation is None:
+            raise ValueError(
+                f"The soft targets are of {self.views} views: pass the `augmentation` that made them (to the "
+                "Distiller, to train on them)."
+            )
+        made_by = self._description["augmentation_fingerprint"]
+        if self.views is not None and layer_fingerprint(augmentation) != made_by:
+            raise ValueError(
+                f"The soft targets are of views that another `augmentation` made, not {augmentation!r} as it is "
+                f"configured. {_COMPUTE_AGAIN}"
+            )
 
     def check_for(self, loss):
         """Raise `ValueError` where a distillation loss cannot take them; warn where top-k is a poor stand-in."""
@@ -413,76 +474,3 @@ class SoftTargets:
         if self._unchecked:
             _storage.check_content(self._path, self._rows, self.keys, self._description)
             self._unchecked = False
-
-
-def _check_teacher(teacher):
-    _checks.check_model("teacher", teacher)
-    if not teacher.built:
-        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
-
-
-def _outputs_of(teacher, x):
-    outputs = teacher.predict_on_batch(x)
-    if keras.tree.is_nested(outputs):
-        raise ValueError(
-            "The teacher gives several outputs, and soft targets are stored of one. Make a teacher of the one that is "
-            "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
-            "`Distiller(teacher=...)` without soft targets."
-        )
-    outputs = np.asarray(outputs)
-    outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
-    if np.isnan(outputs).any() or np.isposinf(outputs).any():
-        raise ValueError(
-            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is the "
-            "data scaled as it was for the teacher?"
-        )
-    return outputs
-
-
-def _describe(teacher, outputs, top_k, dtype, from_logits, form):
-    classes = outputs.shape[-1] if outputs.ndim > 1 else 0
-    if (top_k is not None and top_k > classes) or outputs.ndim < 2:
-        raise ValueError(
-            f"`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
-            f"top_k={top_k}; the outputs have shape {outputs.shape}."
-        )
-    if from_logits is None:
-        from_logits = not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all())
-    import keras_ban
-
-    return {
-        "format": _FORMAT,
-        "version": keras_ban.__version__,
-        "classes": classes,
-        "top_k": top_k,
-        "dtype": dtype or ("float32" if top_k is None else "float16"),
-        "from_logits": bool(from_logits),
-        "teacher_name": teacher.name,
-        "teacher_fingerprint": model_fingerprint(teacher),
-        "example_form": form,
-    }
-
-
-def _row_dtype(description):
-    if description["top_k"] is None:
-        return np.dtype(description["dtype"])
-    return _top_k.row_dtype(*(description[name] for name in ("classes", "top_k", "from_logits", "dtype")))
-
-
-def _as_rows(outputs, description):
-    dtype = _row_dtype(description)
-    if description["top_k"] is not None:
-        return _top_k.compress(_log_probabilities(outputs, description["from_logits"]), dtype)
-    with np.errstate(over="ignore"):
-        rows = outputs.astype(dtype)
-    if np.isinf(rows[np.isfinite(outputs)]).any():
-        raise ValueError(
-            f"The teacher's outputs reach {np.abs(outputs[np.isfinite(outputs)]).max():.4g}, which is beyond {dtype}: "
-            "use dtype='float32', or top_k, which keeps log-probabilities."
-        )
-    return rows
-
-
-def _log_probabilities(outputs, from_logits):
-    """Outputs as logits. Masked classes, of -inf, count as -1e30."""
-    return np.maximum(outputs, -1e30) if from_logits else np.log(np.maximum(outputs, 1e-30))

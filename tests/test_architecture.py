@@ -15,6 +15,8 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # The floors of the house: a file imports from those below it, and data goes down only once.
 ALLOWED = {
     "__init__": {"cloning", "distiller", "ensemble", "history", "losses", "sequence", "targets"},
+    "_attaching": {"_checks", "_fingerprints", "_outputs", "_pairing", "losses", "targets"},
+    "_augmentation": {"_backend"},
     "_backend": set(),
     "_bench": set(),
     "_checks": set(),
@@ -25,17 +27,23 @@ ALLOWED = {
     "_plotting": set(),
     "_scoring": {"_checks", "history"},
     "_storage": set(),
+    "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
     "_top_k": {"_backend"},
     "cloning": set(),
-    "distiller": {"_backend", "_checks", "_fingerprints", "_outputs", "_pairing", "_top_k", "losses", "targets"},
+    "distiller": {
+        *("_attaching", "_augmentation", "_backend", "_checks", "_outputs", "_pairing", "_top_k"),
+        "losses",
+    },
     "ensemble": {"losses"},
     "history": {"_plotting"},
     "losses": set(),
     "sequence": {
-        *("_backend", "_bench", "_checks", "_fresh", "_outputs", "_pairing", "_scoring"),
+        *("_augmentation", "_backend", "_bench", "_checks", "_fresh", "_outputs", "_pairing", "_scoring"),
         *("cloning", "distiller", "ensemble", "history", "losses", "targets"),
     },
-    "targets": {"_checks", "_fingerprints", "_pairing", "_storage", "_top_k"},
+    "targets": {
+        *("_augmentation", "_checks", "_fingerprints", "_pairing", "_storage", "_teacher_rows", "_top_k"),
+    },
 }
 
 

@@ -1,0 +1,132 @@
+"""From a teacher's outputs to the rows that are kept of them."""
+
+import keras
+import numpy as np
+
+from keras_ban import _augmentation, _checks, _top_k
+from keras_ban._fingerprints import layer_fingerprint, model_fingerprint
+
+FORMAT = 2
+
+
+def check_teacher(teacher):
+    _checks.check_model("teacher", teacher)
+    if not teacher.built:
+        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+
+
+def check_views(augmentation, views):
+    """Return how many views there are, `None` without augmentation, or raise where the two do not go together."""
+    if augmentation is None:
+        if views is not None:
+            raise ValueError(f"`views={views}` are of an `augmentation`: pass the layer that makes them.")
+        return None
+    _augmentation.check_augmentation(augmentation)
+    return 1 if views is None else _checks.check_count("views", views)
+
+
+def look(teacher, augmentation=None, views=None):
+    """A function of a batch `x` and its keys that gives the teacher's outputs `(batch, ..., classes)`.
+
+    With an `augmentation` they are of views, `(batch, views, ..., classes)`.
+    """
+    if augmentation is None:
+        return lambda x, keys: _outputs_of(teacher, x)
+    on_views = _augmentation.TeacherOnViews(teacher, augmentation)
+    generators = len(_augmentation.seed_states(augmentation))
+
+    def look_at_views(x, keys):
+        seeds = (_augmentation.view_seeds(keys, view, generators) for view in range(views))
+        return np.stack([_outputs_of(on_views, (x, each)) for each in seeds], axis=1)
+
+    return look_at_views
+
+
+def build_augmentation(augmentation, x, keys):
+    """Make it ready, on a first batch; raise where the same seeds do not give the same view."""
+    x, keys = keras.tree.map_structure(lambda leaf: leaf[:4], x), keys[:4]
+    _augmentation.build(augmentation, x)
+    seeds = _augmentation.view_seeds(keys, 0, len(_augmentation.seed_states(augmentation)))
+    first, again = (keras.tree.flatten(_augmentation.views(augmentation, *_as_tensors(x, seeds))) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        if not np.array_equal(*map(keras.ops.convert_to_numpy, (one, other))):
+            raise ValueError(
+                "`augmentation` gives another view each time, from the same seeds: it draws from a global random "
+                "state. Give its layers a `seed` (under torch a `Dropout` without one does so), or draw by "
+                "`keras.random` from a `keras.random.SeedGenerator` that the layer holds."
+            )
+
+
+def _as_tensors(*arrays):
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
+
+
+def _outputs_of(teacher, x):
+    outputs = teacher.predict_on_batch(x)
+    if keras.tree.is_nested(outputs):
+        raise ValueError(
+            "The teacher gives several outputs, and soft targets are stored of one. Make a teacher of the one that is "
+            "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
+            "`Distiller(teacher=...)` without soft targets."
+        )
+    outputs = np.asarray(outputs)
+    outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
+    if np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise ValueError(
+            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is the "
+            "data scaled as it was for the teacher?"
+        )
+    return outputs
+
+
+def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, views):
+    """What is to be known of the rows, as plain data; `outputs` are those of a first batch, as `look` gives them."""
+    classes = outputs.shape[-1] if outputs.ndim > 1 else 0
+    if (top_k is not None and top_k > classes) or outputs.ndim < 2:
+        raise ValueError(
+            f"`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
+            f"top_k={top_k}; the outputs have shape {outputs.shape}."
+        )
+    if from_logits is None:
+        from_logits = not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all())
+    import keras_ban
+
+    return {
+        "format": FORMAT,
+        "version": keras_ban.__version__,
+        "classes": classes,
+        "top_k": top_k,
+        "dtype": dtype or ("float32" if top_k is None else "float16"),
+        "from_logits": bool(from_logits),
+        "teacher_name": teacher.name,
+        "teacher_fingerprint": model_fingerprint(teacher),
+        "example_form": form,
+        "views": views,
+        "augmentation_fingerprint": None if views is None else layer_fingerprint(augmentation),
+        "generators": None if views is None else len(_augmentation.seed_states(augmentation)),
+    }
+
+
+def row_dtype(description):
+    if description["top_k"] is None:
+        return np.dtype(description["dtype"])
+    return _top_k.row_dtype(*(description[name] for name in ("classes", "top_k", "from_logits", "dtype")))
+
+
+def as_rows(outputs, description):
+    dtype = row_dtype(description)
+    if description["top_k"] is not None:
+        return _top_k.compress(log_probabilities(outputs, description["from_logits"]), dtype)
+    with np.errstate(over="ignore"):
+        rows = outputs.astype(dtype)
+    if np.isinf(rows[np.isfinite(outputs)]).any():
+        raise ValueError(
+            f"The teacher's outputs reach {np.abs(outputs[np.isfinite(outputs)]).max():.4g}, which is beyond {dtype}: "
+            "use dtype='float32', or top_k, which keeps log-probabilities."
+        )
+    return rows
+
+
+def log_probabilities(outputs, from_logits):
+    """Outputs as logits. Masked classes, of -inf, count as -1e30."""
+    return np.maximum(outputs, -1e30) if from_logits else np.log(np.maximum(outputs, 1e-30))
