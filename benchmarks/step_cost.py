@@ -4,7 +4,9 @@
 
 Ratios are medians over rounds, each round's epochs one after another in an order that rotates; CPU time is that of the
 process (`time.process_time`), which other work on the machine disturbs less than wall time. The sequence of 1 + 3
-generations is measured whole, soft targets, evaluation and compilation included, against four plain `fit` calls.
+generations is measured whole, soft targets, evaluation and compilation included, against four plain `fit` calls; what
+compiling costs each generation is the CPU time of its first epoch beyond that of the others. `--memory` also trains
+each kind in a process of its own, and reports its peak; `--imports` times `import keras_ban` after `import keras`.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 
 KINDS = ("plain", "keras.distillation", "online", "cached", "cached top-k")
@@ -20,6 +24,11 @@ KINDS = ("plain", "keras.distillation", "online", "cached", "cached top-k")
 def main():
     arguments = parse_arguments()
     os.environ["KERAS_BACKEND"] = arguments.backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if arguments.peak_of:
+        return print_peak(*arguments.peak_of, arguments.size)
+    # First of all, since Linux counts the size of the process that starts another as that other's peak.
+    notes = {name: [memory(name, arguments)] if arguments.memory else [] for name in arguments.models}
     import keras
     from rich.console import Console
     from rich.table import Table
@@ -37,6 +46,7 @@ def main():
         results[name] = epochs(build, x, y, arguments.rounds)
         if arguments.sequences:
             results[name]["sequence of 1 + 3"] = sequences(build, x, y, arguments.epochs, arguments.sequences)
+            notes[name] += compiling(build, x, y, arguments.epochs)
     for kind in (*KINDS[1:], "sequence of 1 + 3"):
         cells = [results[name].get(kind) for name in arguments.models]
         if any(cells):
@@ -45,8 +55,10 @@ def main():
     table.add_row("plain epoch, CPU seconds", *seconds)
     Console(width=110).print(table)
     for name in arguments.models:
-        for line in results[name].get("notes", []):
+        for line in notes[name]:
             print(f"{name}: {line}")
+    if arguments.imports:
+        print(imports(arguments.imports))
     backend = __import__(arguments.backend)
     print(
         f"keras_ban {keras_ban.__version__} | keras {keras.__version__} | {arguments.backend} {backend.__version__} |",
@@ -103,32 +115,39 @@ def compile_arguments():
     }
 
 
-def epochs(build, x, y, rounds):
+def fit_of(kind, build, teacher, x, y):
+    """A function that trains a new student for an epoch."""
     import keras
 
     import keras_ban
 
+    student, options = build(), {}
+    if kind == "plain":
+        model = student
+    elif kind == "keras.distillation":
+        # With a loss object, since the default, a string, leaves the softmax out.
+        loss = keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence(), temperature=1.0)
+        model = keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.5)
+    elif kind == "online":
+        model = keras_ban.Distiller(student=student, teacher=teacher)
+    else:
+        top_k = 10 if kind == "cached top-k" else None
+        model = keras_ban.Distiller(student=student)
+        targets = keras_ban.SoftTargets.from_teacher(teacher, x, 64, top_k=top_k, verbose=0)
+        options = {"soft_targets": targets}
+    model.compile(**compile_arguments())
+    return lambda: model.fit(x, y, batch_size=64, verbose=0, **options)
+
+
+def epochs(build, x, y, rounds):
+    import keras
+
     teacher = build()
     fits = {}
     for kind in KINDS:
-        student, options = build(), {}
-        if kind == "plain":
-            model = student
-        elif kind == "keras.distillation":
-            if not hasattr(keras, "distillation"):
-                continue
-            # With a loss object, since the default, a string, leaves the softmax out.
-            loss = keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence(), temperature=1.0)
-            model = keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.5)
-        elif kind == "online":
-            model = keras_ban.Distiller(student=student, teacher=teacher)
-        else:
-            top_k = 10 if kind == "cached top-k" else None
-            model = keras_ban.Distiller(student=student)
-            targets = keras_ban.SoftTargets.from_teacher(teacher, x, 64, top_k=top_k, verbose=0)
-            options = {"soft_targets": targets}
-        model.compile(**compile_arguments())
-        fits[kind] = lambda model=model, options=options: model.fit(x, y, batch_size=64, verbose=0, **options)
+        if kind == "keras.distillation" and not hasattr(keras, "distillation"):
+            continue
+        fits[kind] = fit_of(kind, build, teacher, x, y)
         fits[kind]()  # compiles
     spent = {kind: [] for kind in fits}
     order = list(fits)
@@ -163,6 +182,64 @@ def sequences(build, x, y, number_of_epochs, rounds):
     return paired_ratio(spent[born_again], spent[plain])
 
 
+def compiling(build, x, y, number_of_epochs):
+    """What the first epoch of each generation costs beyond the others: with the compiled step reused, and without."""
+    import keras
+
+    import keras_ban
+
+    class Times(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begin = time.process_time()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.times = [*getattr(self, "times", []), time.process_time() - self.begin]
+
+    lines = []
+    for how, model in (("one step for all students", build()), ("a new step for each", lambda generation: build())):
+        callbacks = [Times() for _ in range(4)]
+        sequence = keras_ban.BornAgainSequence(model, generations=3, seed=0)
+        sequence.compile(**compile_arguments())
+        of_generation = lambda generation, callbacks=callbacks: [callbacks[generation]]  # noqa: E731
+        sequence.fit(x, y, batch_size=64, epochs=max(3, number_of_epochs), verbose=0, callbacks=of_generation)
+        extra = [callback.times[0] - statistics.median(callback.times[1:]) for callback in callbacks]
+        lines.append(f"compiling, CPU seconds by generation, {how}: {', '.join(f'{each:.2f}' for each in extra)}")
+    return lines
+
+
+def memory(name, arguments):
+    peaks = []
+    for kind in KINDS:
+        command = [sys.executable, __file__, "--backend", arguments.backend, "--size", str(arguments.size)]
+        result = subprocess.run([*command, "--peak-of", name, kind], capture_output=True, text=True, check=True)
+        peaks.append(f"{kind} {result.stdout.strip()}")
+    return f"peak memory of a process that trains three epochs, MiB: {', '.join(peaks)}"
+
+
+def print_peak(name, kind, size):
+    """Train one kind alone, and print the peak of memory that this process has taken."""
+    import keras
+
+    if kind == "keras.distillation" and not hasattr(keras, "distillation"):
+        return print("-")
+    build, x, y = setting(name, size)
+    fit = fit_of(kind, build, build(), x, y)
+    for _ in range(3):
+        fit()
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f}")
+
+
+def imports(rounds):
+    code = "import time, keras; begin = time.perf_counter(); import keras_ban; print(time.perf_counter() - begin)"
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(rounds)
+    ]
+    times = [1000 * float(run.stdout) for run in runs]
+    return (
+        f"import keras_ban after keras: median {statistics.median(times):.1f} ms, largest {max(times):.1f}, of {rounds}"
+    )
+
+
 def measured(run):
     """`(CPU seconds, wall seconds)`."""
     cpu, wall = time.process_time(), time.perf_counter()
@@ -182,6 +259,9 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each kind")
     parser.add_argument("--sequences", type=int, default=3, help="how often whole sequences are measured; 0: not")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each generation of a sequence")
+    parser.add_argument("--memory", action="store_true", help="peak memory of each kind, in processes of their own")
+    parser.add_argument("--imports", type=int, default=0, help="how often to time the import (default: 0)")
+    parser.add_argument("--peak-of", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, default=1024, help="examples (the MLP has 8 times as many)")
     return parser.parse_args()
 

@@ -1,7 +1,11 @@
 """`SoftTargets`: made, stored, refused when they belong to something else, and trained on."""
 
+import os
 import pickle
 import re
+import signal
+import subprocess
+import sys
 import warnings
 
 import keras
@@ -275,6 +279,34 @@ def test_a_file_is_complete_or_absent(teacher, blobs, tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
+def run_alone(code, *arguments):
+    """Run code in a process of its own, on the same backend."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, check=False)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_process_killed_just_before_the_file_gets_its_name_leaves_what_was_there(teacher, blobs, tmp_path, exists):
+    path = tmp_path / "targets.npy"
+    if exists:
+        make(teacher, blobs[0], path=path)
+    before = path.read_bytes() if exists else None
+    code = """
+import os, signal, sys
+import keras, numpy as np, keras_ban
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+teacher = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+keras_ban.SoftTargets.from_teacher(teacher, np.zeros((50, 8), "float32"), path=sys.argv[1], verbose=0)
+"""
+    result = run_alone(code, path)
+
+    assert -signal.SIGKILL == result.returncode
+    assert before == (path.read_bytes() if exists else None)
+    assert exists is path.exists()
+    make(teacher, blobs[0], path=path)
+    assert len(blobs[0]) == len(SoftTargets.load(path))
+
+
 def test_no_file_that_holds_something_else_is_overwritten(teacher, blobs, tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, blobs[0])
@@ -486,6 +518,45 @@ def test_a_shuffled_pydataset_in_workers_and_a_shuffled_loader_keep_their_rows(t
                 np.testing.assert_array_equal(in_order[bytes(example)], row)
     pydataset = Batches(x, y, workers=2)
     trained(None, x=pydataset, fit={"soft_targets": targets})  # each batch is checked against its rows
+
+
+@pytest.mark.slow
+def test_a_pydataset_in_worker_processes_keeps_its_rows(teacher, blobs, tmp_path):
+    path, x_path = tmp_path / "targets.npy", tmp_path / "x.npy"
+    make(teacher, blobs[0], path=path)
+    np.save(x_path, blobs[0])
+    script = tmp_path / "script.py"
+    # In a file, from which the workers import the dataset's class: they are spawned, since JAX forbids to fork.
+    script.write_text(
+        """
+import multiprocessing, sys
+import keras, numpy as np, keras_ban
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, path):
+        super().__init__(workers=2, use_multiprocessing=True)
+        self.x = np.load(path)
+    def __len__(self):
+        return 10
+    def __getitem__(self, index):
+        rows = slice(10 * index, 10 * index + 10)
+        return self.x[rows], np.zeros(len(self.x[rows]), "int32")
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    student = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    distiller = keras_ban.Distiller(student=student)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    # Each batch is checked against its rows.
+    distiller.fit(Batches(sys.argv[1]), soft_targets=keras_ban.SoftTargets.load(sys.argv[2]), epochs=2, verbose=0)
+    print("trained")
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), str(x_path), str(path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    assert "trained" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("kind", DATASETS)
