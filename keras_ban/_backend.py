@@ -121,11 +121,11 @@ class StepConstants:
         """The variables to append to the model's non-trainable ones."""
         return self._copies
 
-    def values(self, non_trainable_state=None):
-        """The values within a step, in order; `non_trainable_state` is JAX's, which ends with `in_state`."""
-        if self._copies:
-            return list(non_trainable_state[-len(self._copies) :])
-        return [v.value for v in self._originals]
+    def in_step(self, non_trainable_state=None):
+        """`(variable, value)` of those whose value within a step is another; JAX's state ends with `in_state`."""
+        if not self._copies:
+            return []
+        return list(zip(self._originals, non_trainable_state[-len(self._copies) :], strict=True))
 
 
 def is_tf_dataset(data):

@@ -18,11 +18,6 @@ def join_targets(labels, soft_targets, view_seeds=None):
     return {name: value for name, value in y.items() if value is not None}
 
 
-def ordered_variables(model):
-    """In the order of `stateless_call`'s arguments."""
-    return model.trainable_variables + model.non_trainable_variables
-
-
 def of_same_outputs(soft_targets, outputs):
     """The soft targets of those outputs, in their structure; of dicts `None` where there is none."""
     if isinstance(outputs, dict) and isinstance(soft_targets, dict):

@@ -1,7 +1,6 @@
 """Train a student on hard labels and on what a teacher says, with one `train_step` for three backends."""
 
 import contextlib
-import inspect
 import pathlib
 import types
 import warnings
@@ -17,7 +16,6 @@ from keras_ban._outputs import (
     join_targets,
     loss_target,
     of_same_outputs,
-    ordered_variables,
     per_output,
     split_targets,
 )
@@ -365,7 +363,7 @@ class Distiller(keras.Model):
             self._teacher_constants = None
         elif self._teacher_constants is None or not self._teacher_constants.are_current():
             _backend.separate(self.student.variables, self.teacher.variables)
-            self._teacher_constants = _backend.StepConstants(ordered_variables(self.teacher))
+            self._teacher_constants = _backend.StepConstants(self.teacher.variables)
         return x
 
     def _check_first_batch(self, x, soft_targets):
@@ -382,7 +380,7 @@ class Distiller(keras.Model):
         if first_soft_targets is None and self.teacher is not None:
             if must_build:
                 self.teacher(first_x)
-            first_soft_targets = self._teacher_outputs(first_x, [v.value for v in ordered_variables(self.teacher)])
+            first_soft_targets = self._teacher_outputs(first_x)
         if isinstance(first_soft_targets, dict) and self.student.built:
             first_soft_targets = of_same_outputs(first_soft_targets, self.student.compute_output_spec(first_x))
         if first_soft_targets is not None:
@@ -404,16 +402,13 @@ class Distiller(keras.Model):
         if self.teacher is None:
             raise ValueError(_NO_TEACHER)
         if self._teacher_constants is None:
-            self._teacher_constants = _backend.StepConstants(ordered_variables(self.teacher))
-        return self._teacher_outputs(x, self._teacher_constants.values(state[0][1] if state else None))
+            self._teacher_constants = _backend.StepConstants(self.teacher.variables)
+        return self._teacher_outputs(x, self._teacher_constants.in_step(state[0][1] if state else None))
 
-    def _teacher_outputs(self, x, values):
-        # Stateless, so that whatever the teacher's layers would write back is dropped.
-        count = len(self.teacher.trainable_variables)
-        options = {"training": False} if "training" in inspect.signature(self.teacher.call).parameters else {}
-        with _backend.without_gradients():
-            outputs, _ = self.teacher.stateless_call(values[:count], values[count:], x, **options)
-        return outputs
+    def _teacher_outputs(self, x, values=()):
+        # In a scope, so that whatever the teacher's layers would write back is dropped.
+        with _backend.without_gradients(), keras.StatelessScope(state_mapping=values):
+            return self.teacher(x, training=False)
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
         """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output."""
