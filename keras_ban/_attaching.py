@@ -8,7 +8,7 @@ from keras_ban import _checks
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import join_targets, split_targets
 from keras_ban._pairing import ArrayRows, PairedDataset, ViewOfEpoch, split_at, take
-from keras_ban.losses import check_comparable
+from keras_ban.losses._base import check_comparable
 from keras_ban.targets import SoftTargets
 
 _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight")

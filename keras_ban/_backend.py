@@ -29,6 +29,17 @@ def replica_count():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def sum_over_replicas(value):
+    """The sum of a value over the replicas that share a batch (`tf.distribute` only)."""
+    if replica_count() == 1:
+        return value
+    import tensorflow as tf
+
+    if tf.distribute.in_cross_replica_context():
+        return value  # Called beside the replicas, with the whole batch.
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
 def steps_see_values(model):
     """Whether `train_step` runs on values; else it is traced once and compiled, and sees placeholders alone."""
     return BACKEND == "torch" or model.run_eagerly

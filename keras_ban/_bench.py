@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_ban._outputs import seed_generators, with_own_seed
+
 
 class Bench:
     """A Distiller that trains one generation after another.
@@ -32,6 +34,9 @@ class Bench:
             self._optimizer_values = [keras.ops.convert_to_numpy(v.value).copy() for v in optimizer.variables]
         for variable, value in zip(optimizer.variables, self._optimizer_values, strict=True):
             variable.assign(value)
+        fresh = keras.tree.map_structure(with_own_seed, self.distiller.distillation_loss)
+        for old, new in zip(seed_generators(self.distiller.distillation_loss), seed_generators(fresh), strict=True):
+            old.state.assign(new.state)
         # Keras draws a batch to build a new model from, which moves the random numbers by which it shuffles: so it must
         # do here too.
         self.distiller.built = False

@@ -173,7 +173,7 @@ def check_soft_targets(soft_targets, loss):
         return (
             "The teacher's outputs on the first batch look like probabilities, but the distillation loss takes logits "
             "(`from_logits=True`): a softmax of probabilities teaches next to nothing. If the models end in a softmax "
-            "or a sigmoid, use `KnowledgeDistillation(from_logits=False)`."
+            f"or a sigmoid, use `{type(loss).__name__}(from_logits=False)`."
         )
     if not from_logits and not looks_like_probabilities:
         raise ValueError(

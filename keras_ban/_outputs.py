@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_ban.losses import check_comparable
+from keras_ban.losses._base import check_comparable
 
 
 def split_targets(y):
@@ -59,6 +59,15 @@ def loss_target(loss, labels, soft_targets):
     if getattr(keras.losses, type(loss).__name__, None) is type(loss):
         return soft_targets
     return join_targets(labels, soft_targets)
+
+
+def with_own_seed(loss):
+    """The loss itself; of one that draws random numbers a copy, whose generator is as new."""
+    return type(loss).from_config(loss.get_config()) if hasattr(loss, "seed_generator") else loss
+
+
+def seed_generators(losses):
+    return [loss.seed_generator for loss in keras.tree.flatten(losses) if hasattr(loss, "seed_generator")]
 
 
 def check_independent(student, teacher):

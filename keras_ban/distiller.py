@@ -17,11 +17,14 @@ from keras_ban._outputs import (
     loss_target,
     of_same_outputs,
     per_output,
+    seed_generators,
     split_targets,
+    with_own_seed,
 )
 from keras_ban._pairing import PairedDataset
 from keras_ban._top_k import expand, is_top_k
-from keras_ban.losses import KnowledgeDistillation, check_comparable
+from keras_ban.losses import KnowledgeDistillation
+from keras_ban.losses._base import check_comparable
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -30,8 +33,8 @@ class Distiller(keras.Model):
 
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own
     `add_loss` and regularizer terms, whole, once. A term of weight 0 is neither computed nor reported: with
-    `label_weight=0` labels are not read (and need not be given), with `label_weight=1` the teacher never runs and
-    training is the student's own `fit`, bit for bit.
+    `label_weight=0` labels are read by a distillation loss that wants them (and else need not be given), with
+    `label_weight=1` the teacher never runs and training is the student's own `fit`, bit for bit.
 
     `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks and mixed precision are those of Keras, and act
     on the distillation loss as on the label loss; so do `loss_weights` where there are several outputs. `fit` reports
@@ -60,7 +63,8 @@ class Distiller(keras.Model):
         teacher: a trained `keras.Model` with the same outputs, an `EnsembleModel` for instance. `None` where every
             batch brings `"soft_targets"`. A dict of outputs may hold more than the student's.
         distillation_loss: a `keras.losses.Loss`, called as `loss(y_true, y_pred, sample_weight)` with `y_true` as
-            `{"labels": ..., "soft_targets": ...}` (`"labels"` are absent where there are none). Losses of
+            `{"labels": ..., "soft_targets": ...}` (`"labels"` are absent where there are none). One that holds a
+            `keras.random.SeedGenerator` as `seed_generator` is copied, and the copy's is part of the state. Losses of
             `keras.losses` itself, which know no such dict, are given the soft targets alone. For several outputs a
             list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
             loss stands for all outputs. `None`: `KnowledgeDistillation()`.
@@ -100,6 +104,9 @@ class Distiller(keras.Model):
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self.augmentation = augmentation
+        # A loss that draws random numbers draws from the model's state, else JAX would draw the same at each step.
+        distillation_loss = keras.tree.map_structure(with_own_seed, distillation_loss)
+        self._loss_seed_generators = seed_generators(distillation_loss)
         # Held where Keras does not look for layers, so that it is no part of the model: of its weights, of its
         # `trainable` flag, of its checkpoints.
         self._hidden = types.SimpleNamespace(
@@ -315,6 +322,16 @@ class Distiller(keras.Model):
             for key in ("student", "teacher", "distillation_loss", "augmentation")
         }
         return cls(**{**config, **parts})
+
+    # Keras saves no generators by itself.
+    def save_own_variables(self, store):
+        for index, generator in enumerate(self._loss_seed_generators):
+            store[f"seed_generator_{index}"] = generator.state
+
+    def load_own_variables(self, store):
+        for index, generator in enumerate(self._loss_seed_generators):
+            if f"seed_generator_{index}" in store.keys():  # noqa: SIM118, not all of Keras's stores are dicts
+                generator.state.assign(store[f"seed_generator_{index}"])
 
     def save_assets(self, directory):
         # An empty folder would be left out of the file, and `load_assets` not be called.

@@ -6,7 +6,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_ban.losses import as_logits, check_activation
+from keras_ban.losses._base import as_logits, check_activation
 
 AVERAGES = ("probabilities", "logits", "outputs")
 

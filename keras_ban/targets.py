@@ -438,7 +438,7 @@ class SoftTargets:
         if from_logits is not None and from_logits != self.from_logits:
             raise ValueError(
                 f"The teacher gave {'logits' if self.from_logits else 'probabilities'}, but the distillation loss has "
-                f"from_logits={from_logits}. Use `KnowledgeDistillation(from_logits={self.from_logits})`; or, if its "
+                f"from_logits={from_logits}. Use `{type(loss).__name__}(from_logits={self.from_logits})`; or, if its "
                 f"outputs were mistaken, `SoftTargets.from_teacher(..., from_logits={from_logits})`."
             )
         if self.top_k is None:

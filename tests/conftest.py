@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 CLASSES = 3
 
@@ -53,3 +54,32 @@ def assert_same(expected, actual):
     assert len(expected) == len(actual)
     for e, a in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(e, a)
+
+
+def random_logits(shape, scale, seed=0):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype("float32")
+
+
+def loss_and_gradient(function, student):
+    """`function(student)` and the gradient of its sum, as NumPy arrays."""
+    student = ops.convert_to_tensor(student)
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        value = function(student)
+        gradient = jax.grad(lambda s: ops.sum(function(s)))(student)
+    elif backend == "torch":
+        student = student.clone().requires_grad_(True)
+        value = function(student)
+        ops.sum(value).backward()
+        gradient = student.grad
+    else:
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = function(student)
+            total = ops.sum(value)
+        gradient = tape.gradient(total, student)
+    return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)

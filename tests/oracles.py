@@ -40,3 +40,30 @@ def bernoulli_divergence(p, q):
     """`KL(Bernoulli(p) || Bernoulli(q))`, elementwise, for probabilities strictly between 0 and 1."""
     p, q = np.asarray(p, dtype="float64"), np.asarray(q, dtype="float64")
     return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+
+
+def finite_difference(function, point, step=1e-5):
+    """The gradient of a scalar function of an array, by central differences."""
+    point = np.asarray(point, dtype="float64")
+    gradient = np.empty_like(point)
+    for index in np.ndindex(point.shape):
+        there = np.zeros_like(point)
+        there[index] = step
+        gradient[index] = (function(point + there) - function(point - there)) / (2 * step)
+    return gradient
+
+
+def confidence_weighted(teacher, student, labels, counted=None):
+    """CWTM per example: `n * w / sum(w) * CE`, with `w` the teacher's largest probability; over all but the last axis.
+
+    `counted` is 0 for examples that are no part of the batch.
+    """
+    counted = np.ones(labels.shape) if counted is None else counted
+    weights = softmax(teacher).max(axis=-1) * counted
+    crossentropy = -np.take_along_axis(log_softmax(student), labels[..., None], axis=-1)[..., 0]
+    return counted.sum() * weights / weights.sum() * crossentropy
+
+
+def confidence_weighted_gradient(teacher, student, labels):
+    weights = softmax(teacher).max(axis=-1)[..., None]
+    return weights / weights.mean() * (softmax(student) - np.eye(student.shape[-1])[labels])

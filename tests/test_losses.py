@@ -1,51 +1,13 @@
-import inspect
-
 import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, loss_and_gradient, random_logits
 from keras import ops
 
-import keras_ban
 from keras_ban.losses import KnowledgeDistillation
 
-# Every public loss. What holds for one must hold for those to come.
-LOSSES = [
-    loss
-    for _, loss in inspect.getmembers(keras_ban.losses, inspect.isclass)
-    if issubclass(loss, keras.losses.Loss) and loss.__module__.startswith("keras_ban")
-]
 SHAPES = [(16, CLASSES), (4, 5, CLASSES), (2, 3, 4, CLASSES)]
-
-
-def random_logits(shape, scale, seed=0):
-    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype("float32")
-
-
-def loss_and_gradient(function, student):
-    """`function(student)` and the gradient of its sum, as NumPy arrays."""
-    student = ops.convert_to_tensor(student)
-    backend = keras.config.backend()
-    if backend == "jax":
-        import jax
-
-        value = function(student)
-        gradient = jax.grad(lambda s: ops.sum(function(s)))(student)
-    elif backend == "torch":
-        student = student.clone().requires_grad_(True)
-        value = function(student)
-        ops.sum(value).backward()
-        gradient = student.grad
-    else:
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(student)
-            value = function(student)
-            total = ops.sum(value)
-        gradient = tape.gradient(total, student)
-    return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)
 
 
 def per_example(**arguments):
@@ -233,38 +195,6 @@ def test_sample_weights_scale_each_example():
 
     expected = (oracles.knowledge_distillation(teacher, student) * weights).sum() / 4
     np.testing.assert_allclose(float(value), expected, rtol=5e-6)
-
-
-@pytest.mark.parametrize("loss_class", LOSSES)
-def test_every_loss_takes_the_labels_and_soft_targets_as_a_dict(loss_class):
-    teacher, student = random_logits((8, 5), 3, seed=1), random_logits((8, 5), 3, seed=2)
-    labels = np.arange(8) % 5
-
-    value = loss_class()({"labels": labels, "soft_targets": teacher}, student)
-
-    assert np.isfinite(float(value))
-    assert () == tuple(value.shape)
-
-
-@pytest.mark.parametrize("loss_class", LOSSES)
-def test_every_loss_comes_back_from_its_configuration_with_the_same_values(loss_class):
-    teacher, student = random_logits((8, 5), 1, seed=1), random_logits((8, 5), 1, seed=2)
-    teacher, student = (oracles.softmax(x).astype("float32") for x in (teacher, student))
-    y_true = {"labels": np.arange(8) % 5, "soft_targets": teacher}
-    options = {"temperature": 3.0, "from_logits": False, "activation": "sigmoid", "reduction": "sum"}
-    known = inspect.signature(loss_class).parameters
-    original = loss_class(**{name: value for name, value in options.items() if name in known})
-
-    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(original))
-
-    assert type(original) is type(restored)
-    assert float(original(y_true, student)) == float(restored(y_true, student))
-    assert float(original(y_true, student)) != float(loss_class()(y_true, student))
-
-
-@pytest.mark.parametrize("loss_class", LOSSES)
-def test_every_loss_is_registered_under_the_packages_name(loss_class):
-    assert f"keras_ban>{loss_class.__name__}" == keras.saving.get_registered_name(loss_class)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "2", None, True])

@@ -1,9 +1,4 @@
-"""Distillation losses, as `keras.losses.Loss`.
-
-A distillation loss compares a student's outputs with what its teacher said of the same examples. Its `y_true` is
-`{"labels": ..., "soft_targets": ...}`, or the soft targets alone where labels play no part, so that sample weights,
-masks, reductions and serialization are those of Keras.
-"""
+"""What the distillation losses share: how outputs become logits, the divergence, and the checks."""
 
 import math
 import numbers
@@ -15,7 +10,7 @@ from keras import ops
 # tell apart, while 1 / 1e-30, which appears in the gradient, leaves room for factors of up to 1e8 before it overflows.
 _SMALLEST_PROBABILITY = 1e-30
 # Stands in for a logit of -inf (a class that was masked out): -inf - -inf would be NaN.
-_SMALLEST_LOGIT = -1e30
+SMALLEST_LOGIT = -1e30
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
@@ -59,11 +54,11 @@ def kl_divergence(teacher, student):
     Returns:
         Non-negative tensor `(...)`.
     """
-    teacher = ops.stop_gradient(_finite_logits(teacher))
+    teacher = ops.stop_gradient(finite_logits(teacher))
 
     @ops.custom_gradient
     def divergence(student):
-        student = _finite_logits(student)
+        student = finite_logits(student)
         teacher_max = ops.max(teacher, axis=-1, keepdims=True)
         student_max = ops.max(student, axis=-1, keepdims=True)
         p, q = ops.exp(teacher - teacher_max), ops.exp(student - student_max)
@@ -101,59 +96,19 @@ def _horner(x, coefficients):
     return total
 
 
-def _finite_logits(logits):
-    return ops.maximum(logits, ops.cast(_SMALLEST_LOGIT, logits.dtype))
+def finite_logits(logits):
+    """Logits of which none is -inf."""
+    return ops.maximum(logits, ops.cast(SMALLEST_LOGIT, logits.dtype))
 
 
-@keras.saving.register_keras_serializable(package="keras_ban")
-class KnowledgeDistillation(keras.losses.Loss):
-    """Match the teacher's softened distribution (Hinton et al., 2015; BAN eq. 3, at `temperature=1`).
+class SoftTargetLoss(keras.losses.Loss):
+    """What is the same in every loss of this package: its precision, and what it is given.
 
-    Per example, over the last axis of size `classes`:
-    `T**2 * sum(p * (log p - log q))`, `p = softmax(teacher / T)`, `q = softmax(student / T)`.
-    Its gradient with respect to the student's logits is `T * (q - p)`; the factor `T**2` keeps the gradient's size
-    independent of `T`. Computed in float32 at least, whatever the dtype policy.
-
-    Three kinds of model:
-
-    - One class out of many, the model ends in `Dense(classes)`: the defaults.
-    - The same, but the model ends in a softmax: `from_logits=False`. The logarithm of the probabilities takes the
-      place of the logits, since `softmax(log(p) / T) = softmax(logits / T)`.
-    - Binary (`Dense(1)`) or multi-label, each output its own yes or no: `activation="sigmoid"`, with
-      `from_logits=False` where the model itself ends in a sigmoid. The divergence is that of each output's Bernoulli
-      distribution, averaged over the outputs as `keras.losses.BinaryCrossentropy` averages.
-
-    Example:
-
-    >>> loss = keras_ban.losses.KnowledgeDistillation(temperature=2.0)
-    >>> round(float(loss([[2.0, 0.0]], [[0.0, 0.0]])), 4)
-    0.4438
-
-    Args:
-        temperature: `T > 0`, dimensionless. `1.0` is what BAN used.
-        from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
-        activation: `"softmax"` or `"sigmoid"`: what turns (or has turned) the outputs into probabilities.
-        reduction: as in `keras.losses.Loss`.
-        name: as in `keras.losses.Loss`.
-
-    Call args:
-        y_true: soft targets, `(batch, ..., classes)`, or a dict with `"soft_targets"`.
-        y_pred: the student's outputs, same shape.
-        sample_weight: as in `keras.losses.Loss`.
-
-    Raises:
-        ValueError: `temperature` is not a positive, finite number, an argument is not one of the values above, or the
-            soft targets' shape is not the outputs'.
+    A subclass implements `compare(y_true, soft_targets, y_pred)`. `y_true` is a dict of what came: `"soft_targets"`;
+    `"labels"`, if there are any; and `"mask"`, if Keras gave the outputs one: 1 for what counts, 0 for padding.
     """
 
-    def __init__(
-        self,
-        temperature=1.0,
-        from_logits=True,
-        activation="softmax",
-        reduction="sum_over_batch_size",
-        name="knowledge_distillation",
-    ):
+    def __init__(self, temperature, from_logits, activation, reduction, name):
         # Half precision would be lost on the logits before they reach `call`: 257 is no bfloat16.
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
@@ -161,7 +116,7 @@ class KnowledgeDistillation(keras.losses.Loss):
         self._from_logits = bool(from_logits)
         self._activation = check_activation(activation)
 
-    # Read-only: a compiled training step would go on with the old value, without a word.
+    # Settings are read-only: a compiled training step would go on with the old value, without a word.
     @property
     def temperature(self):
         return self._temperature
@@ -174,20 +129,76 @@ class KnowledgeDistillation(keras.losses.Loss):
     def activation(self):
         return self._activation
 
-    def call(self, y_true, y_pred):
-        soft_targets = ops.convert_to_tensor(y_true["soft_targets"] if isinstance(y_true, dict) else y_true)
-        y_pred = ops.convert_to_tensor(y_pred)
-        check_comparable(self, soft_targets, y_pred)
-        teacher = as_logits(soft_targets, self.from_logits, self.activation)
-        student = as_logits(y_pred, self.from_logits, self.activation)
-        if self.temperature != 1:
-            teacher, student = teacher / self.temperature, student / self.temperature
-        divergence = self.temperature**2 * kl_divergence(teacher, student)
-        return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        y_true = y_true if isinstance(y_true, dict) else {"soft_targets": y_true}
+        # Keras leaves padding out when it reduces, after `call`: too late for a loss that normalises over the batch.
+        mask = getattr(y_pred, "_keras_mask", None)
+        y_true = {name: value for name, value in {**y_true, "mask": mask}.items() if value is not None}
+        y_true = {name: ops.convert_to_tensor(value, self.dtype) for name, value in y_true.items()}
+        if "soft_targets" not in y_true:
+            raise ValueError(
+                f"`y_true` must be the soft targets, or a dict with 'soft_targets', received a dict of {list(y_true)}."
+            )
+        return super().__call__(y_true, y_pred, sample_weight)
 
-    def get_config(self):
-        config = {"temperature": self.temperature, "from_logits": self.from_logits, "activation": self.activation}
-        return {**super().get_config(), **config}
+    def call(self, y_true, y_pred):
+        y_pred = ops.convert_to_tensor(y_pred)
+        check_comparable(self, y_true["soft_targets"], y_pred)
+        return self.compare(y_true, y_true["soft_targets"], y_pred)
+
+    def logits(self, outputs):
+        """Logits of a softmax over the last axis, divided by the temperature."""
+        logits = as_logits(outputs, self.from_logits, self.activation)
+        return logits if self.temperature == 1 else logits / self.temperature
+
+
+def class_probabilities(loss, y_true, outputs, ignore_class=None):
+    """Labels, whole numbers or one-hot, as a distribution over the classes.
+
+    Args:
+        loss: the loss that wants them.
+        y_true: its dict, whose labels are `(batch, ...)`, `(batch, ..., 1)` or `(batch, ..., classes)`.
+        outputs: the student's outputs, `(batch, ..., classes)`.
+        ignore_class: a label, a whole number, that stands for none.
+
+    Returns:
+        `(probabilities, counted)`: `(batch, ..., classes)`, and `(batch, ...)`: 0 where the label is `ignore_class`.
+
+    Raises:
+        ValueError: there are no labels, or they do not fit the outputs.
+    """
+    if "labels" not in y_true:
+        raise ValueError(
+            f"`{type(loss).__name__}` needs labels, and there are none: pass `y` to `fit` (with `label_weight=0` too), "
+            "or call the loss with `y_true={'labels': ..., 'soft_targets': ...}`."
+        )
+    labels, shape = y_true["labels"], tuple(outputs.shape)
+    if same_shape(labels.shape, shape):
+        return labels, ops.ones_like(labels[..., 0])
+    if same_shape(labels.shape, (*shape[:-1], 1)):
+        labels = ops.squeeze(labels, axis=-1)
+    if not same_shape(labels.shape, shape[:-1]):
+        raise ValueError(
+            f"The labels have shape {tuple(y_true['labels'].shape)}, the student's outputs {shape}: labels must be "
+            f"whole numbers of shape {shape[:-1]} or {(*shape[:-1], 1)}, or one-hot of shape {shape}."
+        )
+    # Keras has cast all of `y_true` to float32, in which whole numbers below 2**24 are exact.
+    labels = ops.cast(ops.round(labels), "int32")
+    counted = ops.ones_like(labels)
+    if ignore_class is not None:
+        counted = ops.cast(labels != ignore_class, "int32")
+        labels = labels * counted
+    return ops.one_hot(labels, shape[-1], dtype=outputs.dtype), ops.cast(counted, outputs.dtype)
+
+
+def counted_examples(y_true, like):
+    """1 for every example (or token) that counts, 0 for padding, in the shape and dtype of `like`."""
+    if "mask" not in y_true:
+        return ops.ones_like(like)
+    mask = ops.cast(y_true["mask"], like.dtype)
+    while len(mask.shape) < len(like.shape):
+        mask = ops.expand_dims(mask, -1)
+    return ops.broadcast_to(mask, ops.shape(like))
 
 
 def check_temperature(temperature):
@@ -214,10 +225,7 @@ def check_activation(activation):
 def check_comparable(loss, soft_targets, outputs):
     """Raise `ValueError` where a loss cannot compare soft targets with outputs, going by their shapes."""
     wanted, came = tuple(outputs.shape), tuple(soft_targets.shape)
-    same = len(wanted) == len(came) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(wanted, came, strict=True)
-    )
-    if not same:
+    if not same_shape(wanted, came):
         raise ValueError(
             f"The soft targets have shape {came}, the student's outputs {wanted}: the two must be equal. Teacher and "
             "student must give the same outputs (the same classes) for the same examples."
@@ -227,3 +235,8 @@ def check_comparable(loss, soft_targets, outputs):
             f"The models' outputs, of shape {wanted}, have one class: a softmax over it is always 1 and teaches "
             "nothing. A binary model is distilled with `activation='sigmoid'`."
         )
+
+
+def same_shape(one, other):
+    """Whether two shapes are equal as far as they are known."""
+    return len(one) == len(other) and all(None in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True))

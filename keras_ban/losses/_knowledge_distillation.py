@@ -1,0 +1,66 @@
+"""Hinton's distillation."""
+
+import keras
+from keras import ops
+
+from keras_ban.losses._base import SoftTargetLoss, kl_divergence
+
+
+@keras.saving.register_keras_serializable(package="keras_ban")
+class KnowledgeDistillation(SoftTargetLoss):
+    """Match the teacher's softened distribution (Hinton et al., 2015; BAN eq. 3, at `temperature=1`).
+
+    Per example, over the last axis of size `classes`:
+    `T**2 * sum(p * (log p - log q))`, `p = softmax(teacher / T)`, `q = softmax(student / T)`.
+    Its gradient with respect to the student's logits is `T * (q - p)`; the factor `T**2` keeps the gradient's size
+    independent of `T`. Computed in float32 at least, whatever the dtype policy.
+
+    Three kinds of model:
+
+    - One class out of many, the model ends in `Dense(classes)`: the defaults.
+    - The same, but the model ends in a softmax: `from_logits=False`. The logarithm of the probabilities takes the
+      place of the logits, since `softmax(log(p) / T) = softmax(logits / T)`.
+    - Binary (`Dense(1)`) or multi-label, each output its own yes or no: `activation="sigmoid"`, with
+      `from_logits=False` where the model itself ends in a sigmoid. The divergence is that of each output's Bernoulli
+      distribution, averaged over the outputs as `keras.losses.BinaryCrossentropy` averages.
+
+    Example:
+
+    >>> loss = keras_ban.losses.KnowledgeDistillation(temperature=2.0)
+    >>> round(float(loss([[2.0, 0.0]], [[0.0, 0.0]])), 4)
+    0.4438
+
+    Args:
+        temperature: `T > 0`, dimensionless. `1.0` is what BAN used.
+        from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
+        activation: `"softmax"` or `"sigmoid"`: what turns (or has turned) the outputs into probabilities.
+        reduction: as in `keras.losses.Loss`.
+        name: as in `keras.losses.Loss`.
+
+    Call args:
+        y_true: soft targets, `(batch, ..., classes)`, or a dict with `"soft_targets"`.
+        y_pred: the student's outputs, same shape.
+        sample_weight: as in `keras.losses.Loss`.
+
+    Raises:
+        ValueError: `temperature` is not a positive, finite number, an argument is not one of the values above, or the
+            soft targets' shape is not the outputs'.
+    """
+
+    def __init__(
+        self,
+        temperature=1.0,
+        from_logits=True,
+        activation="softmax",
+        reduction="sum_over_batch_size",
+        name="knowledge_distillation",
+    ):
+        super().__init__(temperature, from_logits, activation, reduction, name)
+
+    def compare(self, y_true, soft_targets, y_pred):
+        divergence = self.temperature**2 * kl_divergence(self.logits(soft_targets), self.logits(y_pred))
+        return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
+
+    def get_config(self):
+        config = {"temperature": self.temperature, "from_logits": self.from_logits, "activation": self.activation}
+        return {**super().get_config(), **config}

@@ -1,0 +1,338 @@
+"""What holds for every loss, and each objective against its formula."""
+
+import inspect
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from conftest import classifier, loss_and_gradient, random_logits
+from keras import ops
+
+import keras_ban
+from keras_ban.losses import ConfidenceWeighted, PermutedDarkKnowledge
+from keras_ban.losses._permuted import permute_all_but_largest
+
+# Every public loss. What holds for one must hold for those to come.
+LOSSES = [getattr(keras_ban.losses, name) for name in keras_ban.losses.__all__]
+WANT_LABELS = {ConfidenceWeighted}
+# A value that is not the default for every argument of every loss.
+OPTIONS = {
+    "temperature": 3.0,
+    "from_logits": False,
+    "activation": "sigmoid",
+    "reduction": "sum",
+    "name": "other",
+    "ignore_class": 1,
+    "seed": 7,
+}
+
+
+def make(loss_class, **options):
+    """A loss, with a seed if it takes one, so that two of them draw the same."""
+    known = inspect.signature(loss_class).parameters
+    return loss_class(**{**({"seed": 3} if "seed" in known else {}), **options})
+
+
+def a_batch(shape=(8, 5), scale=3):
+    """`(y_true, student)`."""
+    teacher, student = random_logits(shape, scale, seed=1), random_logits(shape, scale, seed=2)
+    labels = np.random.default_rng(3).integers(0, shape[-1], shape[:-1])
+    return {"labels": labels, "soft_targets": teacher}, student
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_takes_the_labels_and_soft_targets_as_a_dict(loss_class):
+    value = loss_class()(*a_batch())
+
+    assert np.isfinite(float(value))
+    assert () == tuple(value.shape)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_says_that_it_needs_labels_or_does_without(loss_class):
+    y_true, student = a_batch()
+
+    if loss_class in WANT_LABELS:
+        with pytest.raises(ValueError, match=f"`{loss_class.__name__}` needs labels, and there are none: pass `y`"):
+            make(loss_class)(y_true["soft_targets"], student)
+    else:
+        assert float(make(loss_class)(y_true, student)) == float(make(loss_class)(y_true["soft_targets"], student))
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_refuses_a_dict_without_soft_targets(loss_class):
+    y_true, student = a_batch()
+
+    with pytest.raises(ValueError, match=r"or a dict with 'soft_targets', received a dict of \['labels'\]"):
+        loss_class()({"labels": y_true["labels"]}, student)
+
+
+@pytest.mark.parametrize(
+    "loss_class, option", [(loss, name) for loss in LOSSES for name in inspect.signature(loss).parameters]
+)
+def test_every_argument_of_every_loss_comes_back_from_its_configuration(loss_class, option):
+    y_true, student = a_batch(scale=1)
+    y_true["soft_targets"], student = (oracles.softmax(x).astype("float32") for x in (y_true["soft_targets"], student))
+    original = loss_class(**{option: OPTIONS[option]})
+    if option != "seed" and "seed" in inspect.signature(loss_class).parameters:
+        original = make(loss_class, **{option: OPTIONS[option]})
+
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(original))
+
+    assert type(original) is type(restored)
+    assert original.name == restored.name
+    assert float(original(y_true, student)) == float(restored(y_true, student))
+    if option != "name":
+        assert float(restored(y_true, student)) != float(make(loss_class)(y_true, student))
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_is_registered_under_the_packages_name(loss_class):
+    assert f"keras_ban>{loss_class.__name__}" == keras.saving.get_registered_name(loss_class)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_is_computed_in_float32_under_mixed_precision(loss_class, policy):
+    y_true, student = a_batch((8, 300))
+    y_true["labels"][:] = 257  # no bfloat16
+    dtype = policy.removeprefix("mixed_")
+    student = ops.cast(student, dtype)
+    expected = make(loss_class)(y_true, ops.cast(student, "float32"))
+
+    keras.config.set_dtype_policy(policy)
+    value = make(loss_class)(y_true, student)
+
+    assert "float32" == keras.backend.standardize_dtype(value.dtype)
+    assert float(expected) == float(value)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_sample_weights_scale_each_example_of_every_loss(loss_class):
+    y_true, student = a_batch()
+    weights = np.linspace(0, 2, 8).astype("float32")
+    each = ops.convert_to_numpy(make(loss_class, reduction=None)(y_true, student))
+
+    value = make(loss_class)(y_true, student, sample_weight=weights)
+
+    assert (8,) == each.shape
+    np.testing.assert_allclose(float(value), (each.astype("float64") * weights).mean(), rtol=1e-6)  # float32's sum
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_refuses_soft_targets_of_another_shape(loss_class):
+    y_true, student = a_batch()
+
+    with pytest.raises(ValueError, match=r"soft targets have shape \(8, 4\), the student's outputs \(8, 5\)"):
+        loss_class()({**y_true, "soft_targets": y_true["soft_targets"][:, :4]}, student)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_opposed_logits_of_ten_thousand_are_finite_for_every_loss(loss_class):
+    teacher = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [1e4, 1e4, 1e4]], "float32")
+    y_true = {"labels": np.array([0, 1, 2]), "soft_targets": teacher}
+    loss = make(loss_class, reduction=None)
+
+    value, gradient = loss_and_gradient(lambda s: loss(y_true, s), -teacher)
+
+    assert np.isfinite(value).all()
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_every_loss_takes_probabilities_of_exactly_zero_and_one(loss_class):
+    certain = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "float32")
+    loss = make(loss_class, from_logits=False, reduction=None)
+    y_true = {"labels": np.array([2, 1]), "soft_targets": certain}
+
+    value, gradient = loss_and_gradient(lambda s: loss(y_true, s), certain[::-1].copy())
+
+    assert np.isfinite(value).all()
+    assert np.isfinite(gradient).all()
+
+
+def permuted(teacher, seed=3):
+    """The soft targets as `PermutedDarkKnowledge(seed=3)` permutes them the first time."""
+    teacher = ops.convert_to_tensor(teacher, "float32")
+    return ops.convert_to_numpy(permute_all_but_largest(teacher, keras.random.SeedGenerator(seed)))
+
+
+ORACLES = {
+    "confidence weighted": (
+        ConfidenceWeighted,
+        {},
+        oracles.confidence_weighted,
+        oracles.confidence_weighted_gradient,
+    ),
+    "permuted": (
+        PermutedDarkKnowledge,
+        {"temperature": 2.0},
+        lambda teacher, student, labels: oracles.knowledge_distillation(permuted(teacher), student, 2.0),
+        lambda teacher, student, labels: oracles.knowledge_distillation_gradient(permuted(teacher), student, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(64, 2), (64, 10), (4, 5, 10), (2, 3, 4, 5)])
+@pytest.mark.parametrize("scale", [1, 10])
+@pytest.mark.parametrize("objective", ORACLES)
+def test_each_objective_has_the_value_and_the_gradient_of_its_float64_oracle(objective, scale, shape):
+    loss_class, options, oracle, oracle_gradient = ORACLES[objective]
+    y_true, student = a_batch(shape, scale)
+    loss = make(loss_class, reduction=None, **options)
+    arguments = y_true["soft_targets"], student, y_true["labels"]
+    expected, expected_gradient = oracle(*arguments), oracle_gradient(*arguments)
+
+    value, gradient = loss_and_gradient(lambda s: make(loss_class, reduction=None, **options)(y_true, s), student)
+
+    assert shape[:-1] == tuple(loss(y_true, student).shape)
+    # float32's 6e-8, times a few dozen roundings.
+    np.testing.assert_allclose(value, expected, rtol=5e-6, atol=5e-6 * np.abs(expected).mean())
+    np.testing.assert_allclose(gradient, expected_gradient, atol=5e-6 * np.abs(expected_gradient).max())
+
+
+@pytest.mark.parametrize("objective", ORACLES)
+def test_the_gradient_of_each_objective_is_that_of_a_finite_difference(objective):
+    loss_class, options, oracle, _ = ORACLES[objective]
+    y_true, student = a_batch((3, 4), scale=2)
+    expected = oracles.finite_difference(
+        lambda s: oracle(y_true["soft_targets"], s, y_true["labels"]).sum(), student.astype("float64")
+    )
+
+    _, gradient = loss_and_gradient(lambda s: make(loss_class, reduction=None, **options)(y_true, s), student)
+
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=2e-6)  # float32 of order 1
+
+
+@pytest.mark.parametrize("objective", ORACLES)
+def test_probabilities_give_each_objective_the_value_of_their_logits(objective):
+    loss_class, options, oracle, _ = ORACLES[objective]
+    y_true, student = a_batch()
+    expected = oracle(y_true["soft_targets"], student, y_true["labels"])
+    probabilities = [oracles.softmax(x).astype("float32") for x in (y_true["soft_targets"], student)]
+    y_true["soft_targets"] = probabilities[0]
+
+    value = make(loss_class, from_logits=False, reduction=None, **options)(y_true, probabilities[1])
+
+    # The probabilities are rounded to 6e-8 of their value, their logarithms to as much.
+    np.testing.assert_allclose(ops.convert_to_numpy(value), expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ORACLES)
+def test_a_step_of_a_linear_student_is_that_of_the_oracles_gradient(blobs, objective):
+    x, y = blobs
+    loss_class, options, _, oracle_gradient = ORACLES[objective]
+    teacher = random_logits((96, 3), 2, seed=4)
+    student = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    before = student.get_weights()
+    logits = x @ before[0] + before[1]
+    model = keras_ban.Distiller(student=student, distillation_loss=make(loss_class, **options), label_weight=0)
+    model.compile(keras.optimizers.SGD(0.5))
+    model.fit(x, {"labels": y, "soft_targets": teacher}, batch_size=96, shuffle=False, verbose=0)
+
+    expected = before[0] - 0.5 * x.T.astype("float64") @ oracle_gradient(teacher, logits, y) / 96
+    np.testing.assert_allclose(student.get_weights()[0], expected, rtol=1e-5, atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("form", ["(n,)", "(n, 1)", "one-hot"])
+def test_labels_come_in_every_form_that_keras_takes(form):
+    y_true, student = a_batch((4, 5, 6))
+    expected = oracles.confidence_weighted(y_true["soft_targets"], student, y_true["labels"])
+    labels = {"(n,)": y_true["labels"], "(n, 1)": y_true["labels"][..., None]}
+    labels["one-hot"] = np.eye(6)[y_true["labels"]]
+
+    value = ConfidenceWeighted(reduction=None)({**y_true, "labels": labels[form]}, student)
+
+    np.testing.assert_allclose(ops.convert_to_numpy(value), expected, rtol=5e-6)
+
+
+def test_soft_labels_mix_the_cross_entropies_of_their_classes():
+    y_true, student = a_batch()
+    first, second = y_true["labels"], (y_true["labels"] + 1) % 5
+    mixed = 0.3 * np.eye(5)[first] + 0.7 * np.eye(5)[second]
+    expected = 0.3 * oracles.confidence_weighted(y_true["soft_targets"], student, first)
+    expected = expected + 0.7 * oracles.confidence_weighted(y_true["soft_targets"], student, second)
+
+    value = ConfidenceWeighted(reduction=None)({**y_true, "labels": mixed}, student)
+
+    np.testing.assert_allclose(ops.convert_to_numpy(value), expected, rtol=5e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (8, 3), (8, 5, 1)])
+def test_labels_of_another_shape_are_refused_with_both_shapes(shape):
+    y_true, student = a_batch()
+
+    with pytest.raises(ValueError, match=r"outputs \(8, 5\): labels must be whole numbers of shape \(8,\) or \(8, 1\)"):
+        ConfidenceWeighted()({**y_true, "labels": np.zeros(shape, "int32")}, student)
+
+
+def test_masked_and_ignored_tokens_are_no_part_of_the_normalisation():
+    y_true, student = a_batch((4, 5, 6))
+    mask = np.arange(5) < np.array([5, 3, 1, 2])[:, None]
+    labels = np.where(np.random.default_rng(0).random((4, 5)) < 0.3, 255, y_true["labels"])
+    counted = mask & (labels != 255)
+    weights = oracles.softmax(y_true["soft_targets"]).max(axis=-1)
+    each = -np.log(np.take_along_axis(oracles.softmax(student), y_true["labels"][..., None], axis=-1)[..., 0])
+    outputs = ops.convert_to_tensor(student)
+    outputs._keras_mask = ops.convert_to_tensor(mask)
+
+    value = ConfidenceWeighted(ignore_class=255)({**y_true, "labels": labels}, outputs)
+
+    assert 0 < counted.sum() < mask.sum()
+    np.testing.assert_allclose(float(value), (each * weights)[counted].sum() / weights[counted].sum(), rtol=5e-6)
+
+
+def test_a_batch_in_which_nothing_counts_has_no_loss():
+    y_true, student = a_batch()
+
+    value = ConfidenceWeighted(ignore_class=1)({**y_true, "labels": np.ones(8, "int32")}, student)
+
+    assert 0.0 == float(value)
+
+
+def test_labels_reach_the_distillation_loss_where_they_have_no_weight_of_their_own(blobs):
+    x, y = blobs
+    keras.utils.set_random_seed(0)
+    teacher, student = classifier(), classifier()
+    model = keras_ban.Distiller(
+        student=student, teacher=teacher, distillation_loss=ConfidenceWeighted(), label_weight=0
+    )
+    model.compile(keras.optimizers.SGD(0.1))
+    expected = oracles.confidence_weighted(*(m.predict(x, verbose=0) for m in (teacher, student)), y).mean()
+
+    logs = model.fit(x, y, batch_size=96, verbose=0).history
+
+    np.testing.assert_allclose(logs["distillation_loss"], [expected], rtol=1e-5)  # float32's mean of 96
+    assert {"loss", "distillation_loss"} == set(logs)
+
+
+def test_a_fit_without_labels_says_that_the_loss_needs_them_and_changes_nothing(blobs):
+    student = classifier()
+    before = student.get_weights()
+    model = keras_ban.Distiller(
+        student=student, teacher=classifier(), distillation_loss=ConfidenceWeighted(), label_weight=0
+    )
+    model.compile()
+
+    with pytest.raises(ValueError, match="`ConfidenceWeighted` needs labels, and there are none"):
+        model.fit(blobs[0], verbose=0)
+
+    for expected, actual in zip(before, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, actual)
+
+
+@pytest.mark.parametrize("loss_class", [ConfidenceWeighted, PermutedDarkKnowledge])
+def test_top_k_soft_targets_are_spread_out_before_the_loss_sees_them(blobs, loss_class):
+    x, y = blobs
+    keras.utils.set_random_seed(0)
+    teacher, student = classifier(), classifier()
+    targets = keras_ban.SoftTargets.from_teacher(teacher, x, top_k=2)
+    loss = make(loss_class)
+    expected = float(loss({"labels": y, "soft_targets": targets.to_dense()}, student.predict(x, verbose=0)))
+    model = keras_ban.Distiller(student=student, distillation_loss=make(loss_class), label_weight=0)
+    model.compile(keras.optimizers.SGD(0.1))
+
+    logs = model.fit(x, y, soft_targets=targets, batch_size=96, shuffle=False, verbose=0).history
+
+    np.testing.assert_allclose(logs["distillation_loss"], [expected], rtol=1e-5)  # float32, compiled or not
