@@ -67,3 +67,62 @@ def confidence_weighted(teacher, student, labels, counted=None):
 def confidence_weighted_gradient(teacher, student, labels):
     weights = softmax(teacher).max(axis=-1)[..., None]
     return weights / weights.mean() * (softmax(student) - np.eye(student.shape[-1])[labels])
+
+
+def decoupled(teacher, student, labels, target_weight, non_target_weight, temperature):
+    """DKD per example, `(n, classes)`, from the probabilities of the paper's equations."""
+    values = []
+    for t, s, y in zip(teacher, student, labels, strict=True):
+        p, q = softmax(np.asarray(t, "float64") / temperature), softmax(np.asarray(s, "float64") / temperature)
+        others = np.arange(len(p)) != y
+        target = p[y] * np.log(p[y] / q[y]) + p[others].sum() * np.log(p[others].sum() / q[others].sum())
+        p, q = p[others] / p[others].sum(), q[others] / q[others].sum()
+        values.append(target_weight * target + non_target_weight * (p * np.log(p / q)).sum())
+    return temperature**2 * np.array(values)
+
+
+def decoupled_gradient(teacher, student, labels, target_weight, non_target_weight, temperature):
+    """With `r` the distribution over the other classes: `q_y - p_y` at the label, shared out by `-r` among the rest."""
+    p, q = (softmax(np.asarray(x, "float64") / temperature) for x in (teacher, student))
+    is_target = np.eye(q.shape[-1])[labels]
+    p_y, q_y = (p * is_target).sum(-1, keepdims=True), (q * is_target).sum(-1, keepdims=True)
+    r_p, r_q = p * (1 - is_target) / (1 - p_y), q * (1 - is_target) / (1 - q_y)
+    target = (q_y - p_y) * (is_target - r_q)
+    return temperature * (target_weight * target + non_target_weight * (r_q - r_p))
+
+
+def dist(teacher, student, inter_class_weight, intra_class_weight, temperature):
+    """DIST per example, `(n, classes)`, by NumPy's own correlation."""
+    p, q = (softmax(np.asarray(x, "float64") / temperature) for x in (teacher, student))
+    inter = np.array([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
+    intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
+    return temperature**2 * (inter_class_weight * inter + intra_class_weight * intra)
+
+
+def dist_gradient(teacher, student, inter_class_weight, intra_class_weight, temperature):
+    """Of the sum over the examples."""
+    p, q = (softmax(np.asarray(x, "float64") / temperature) for x in (teacher, student))
+
+    def of_correlation(p, q):
+        """`dr/dq` along the last axis: `(p' / |p'| - r * q' / |q'|) / |q'|`, with `'` for centred."""
+        p, q = p - p.mean(-1, keepdims=True), q - q.mean(-1, keepdims=True)
+        length = np.linalg.norm(q, axis=-1, keepdims=True)
+        p, q = p / np.linalg.norm(p, axis=-1, keepdims=True), q / length
+        return (p - (p * q).sum(-1, keepdims=True) * q) / length
+
+    inter, intra = of_correlation(p, q), of_correlation(p.T, q.T).T * len(q) / q.shape[-1]
+    by_q = -inter_class_weight * inter - intra_class_weight * intra
+    return temperature * q * (by_q - (by_q * q).sum(-1, keepdims=True))
+
+
+def standardized(logits):
+    logits = np.asarray(logits, "float64")
+    return (logits - logits.mean(-1, keepdims=True)) / logits.std(-1, keepdims=True)
+
+
+def standardized_gradient(teacher, student, temperature):
+    """`KnowledgeDistillation`'s through the z-score: its mean and its part along the z-score itself drop out."""
+    z = standardized(student)
+    g = knowledge_distillation_gradient(standardized(teacher), z, temperature)
+    g = g - g.mean(-1, keepdims=True) - z * (g * z).mean(-1, keepdims=True)
+    return g / np.asarray(student, "float64").std(-1, keepdims=True)

@@ -39,6 +39,8 @@ ALLOWED = {
     "losses/__init__": {"losses"},
     "losses/_base": set(),
     "losses/_confidence_weighted": {"_backend", "losses"},
+    "losses/_decoupled": {"losses"},
+    "losses/_dist": {"losses"},
     "losses/_knowledge_distillation": {"losses"},
     "losses/_permuted": {"losses"},
     "sequence": {

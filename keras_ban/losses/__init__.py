@@ -6,7 +6,15 @@ masks, reductions and serialization are those of Keras.
 """
 
 from keras_ban.losses._confidence_weighted import ConfidenceWeighted
+from keras_ban.losses._decoupled import DecoupledKnowledgeDistillation
+from keras_ban.losses._dist import DIST
 from keras_ban.losses._knowledge_distillation import KnowledgeDistillation
 from keras_ban.losses._permuted import PermutedDarkKnowledge
 
-__all__ = ["ConfidenceWeighted", "KnowledgeDistillation", "PermutedDarkKnowledge"]
+__all__ = [
+    "DIST",
+    "ConfidenceWeighted",
+    "DecoupledKnowledgeDistillation",
+    "KnowledgeDistillation",
+    "PermutedDarkKnowledge",
+]

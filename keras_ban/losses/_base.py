@@ -212,6 +212,14 @@ def check_temperature(temperature):
     return float(temperature)
 
 
+def check_weight(name, weight):
+    """Return `weight` as a float, or raise `ValueError`."""
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not math.isfinite(weight) or weight < 0:
+        raise ValueError(f"`{name}` must be a finite number of at least 0, received: {weight!r}.")
+    return float(weight)
+
+
 def check_activation(activation):
     """Return `activation`, or raise `ValueError`."""
     if activation not in ACTIVATIONS:

@@ -24,6 +24,11 @@ class KnowledgeDistillation(SoftTargetLoss):
       `from_logits=False` where the model itself ends in a sigmoid. The divergence is that of each output's Bernoulli
       distribution, averaged over the outputs as `keras.losses.BinaryCrossentropy` averages.
 
+    With `standardize=True` (Sun et al., 2024) every example's logits `z` are first replaced by their z-scores over the
+    classes, `(z - mean(z)) / std(z)`, teacher and student each by their own: the student need not match the size of the
+    teacher's logits, only how they lie to each other. It wants three classes or more (two z-scores are always 1 and
+    -1); a logit of -inf, or a probability of 0, would outweigh all others.
+
     Example:
 
     >>> loss = keras_ban.losses.KnowledgeDistillation(temperature=2.0)
@@ -34,6 +39,8 @@ class KnowledgeDistillation(SoftTargetLoss):
         temperature: `T > 0`, dimensionless. `1.0` is what BAN used.
         from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
         activation: `"softmax"` or `"sigmoid"`: what turns (or has turned) the outputs into probabilities.
+        standardize: whether logits are standardised before they are divided by `T`; for `"softmax"`. `std` divides by
+            the number of classes.
         reduction: as in `keras.losses.Loss`.
         name: as in `keras.losses.Loss`.
 
@@ -43,8 +50,8 @@ class KnowledgeDistillation(SoftTargetLoss):
         sample_weight: as in `keras.losses.Loss`.
 
     Raises:
-        ValueError: `temperature` is not a positive, finite number, an argument is not one of the values above, or the
-            soft targets' shape is not the outputs'.
+        ValueError: `temperature` is not a positive, finite number, an argument is not one of the values above,
+            `standardize` comes with `"sigmoid"`, or the soft targets' shape is not the outputs'.
     """
 
     def __init__(
@@ -52,15 +59,32 @@ class KnowledgeDistillation(SoftTargetLoss):
         temperature=1.0,
         from_logits=True,
         activation="softmax",
+        standardize=False,
         reduction="sum_over_batch_size",
         name="knowledge_distillation",
     ):
         super().__init__(temperature, from_logits, activation, reduction, name)
+        if standardize and activation == "sigmoid":
+            raise ValueError("`standardize` is for `activation='softmax'`: each sigmoid output is a class of its own.")
+        self._standardize = bool(standardize)
+
+    @property
+    def standardize(self):
+        return self._standardize
 
     def compare(self, y_true, soft_targets, y_pred):
-        divergence = self.temperature**2 * kl_divergence(self.logits(soft_targets), self.logits(y_pred))
+        teacher, student = self.logits(soft_targets), self.logits(y_pred)
+        if self.standardize:
+            teacher, student = z_scores(teacher) / self.temperature, z_scores(student) / self.temperature
+        divergence = self.temperature**2 * kl_divergence(teacher, student)
         return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
 
     def get_config(self):
         config = {"temperature": self.temperature, "from_logits": self.from_logits, "activation": self.activation}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), **config, "standardize": self.standardize}
+
+
+def z_scores(values):
+    """`values` over the last axis with mean 0 and standard deviation 1; 0 where they are all equal."""
+    centred = values - ops.mean(values, axis=-1, keepdims=True)
+    return centred * ops.rsqrt(ops.maximum(ops.mean(ops.square(centred), axis=-1, keepdims=True), 1e-14))
