@@ -152,6 +152,19 @@ def test_opposed_logits_of_ten_thousand_are_finite_for_every_loss(loss_class):
 
 
 @pytest.mark.parametrize("loss_class", LOSSES)
+def test_a_class_masked_out_with_minus_infinity_is_finite_for_every_loss(loss_class):
+    y_true, student = a_batch((4, 3))
+    y_true["labels"][:], y_true["soft_targets"][:, 2], student[:, 2] = 1, -np.inf, -np.inf
+    loss = make(loss_class, reduction=None)
+
+    value, gradient = loss_and_gradient(lambda s: loss(y_true, s), student)
+
+    assert np.isfinite(value).all()
+    assert np.isfinite(gradient).all()
+    assert (gradient[:, 2] == 0).all() or loss_class is PermutedDarkKnowledge  # which moves what is masked
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
 def test_every_loss_takes_probabilities_of_exactly_zero_and_one(loss_class):
     certain = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "float32")
     loss = make(loss_class, from_logits=False, reduction=None)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_ban import _backend
-from keras_ban.losses._base import SoftTargetLoss, class_probabilities, counted_examples
+from keras_ban.losses._base import SoftTargetLoss, class_probabilities, counted_examples, finite_logits
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -69,7 +69,8 @@ class ConfidenceWeighted(SoftTargetLoss):
         # Keras divides by what a replica counts, and by the number of replicas.
         count = ops.sum(counted) * _backend.replica_count()
         weights = count * ops.divide_no_nan(weights, _backend.sum_over_replicas(ops.sum(weights)))
-        return weights * -ops.sum(labels * ops.log_softmax(self.logits(y_pred), axis=-1), axis=-1)
+        student = finite_logits(self.logits(y_pred))
+        return weights * -ops.sum(labels * ops.log_softmax(student, axis=-1), axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "from_logits": self.from_logits, "ignore_class": self.ignore_class}

@@ -3,7 +3,14 @@
 import keras
 from keras import ops
 
-from keras_ban.losses._base import SMALLEST_LOGIT, SoftTargetLoss, check_weight, class_probabilities, kl_divergence
+from keras_ban.losses._base import (
+    SMALLEST_LOGIT,
+    SoftTargetLoss,
+    check_weight,
+    class_probabilities,
+    finite_logits,
+    kl_divergence,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -69,7 +76,7 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         labels, _ = class_probabilities(self, y_true, y_pred)
         classes = ops.arange(y_pred.shape[-1], dtype="int32")
         is_target = classes == ops.expand_dims(ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
-        teacher, student = self.logits(soft_targets), self.logits(y_pred)
+        teacher, student = finite_logits(self.logits(soft_targets)), finite_logits(self.logits(y_pred))
         target = kl_divergence(target_against_rest(teacher, is_target), target_against_rest(student, is_target))
         non_target = kl_divergence(without_target(teacher, is_target), without_target(student, is_target))
         return self.temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)

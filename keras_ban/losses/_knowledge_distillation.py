@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_ban.losses._base import SoftTargetLoss, kl_divergence
+from keras_ban.losses._base import SoftTargetLoss, finite_logits, kl_divergence
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -75,7 +75,7 @@ class KnowledgeDistillation(SoftTargetLoss):
     def compare(self, y_true, soft_targets, y_pred):
         teacher, student = self.logits(soft_targets), self.logits(y_pred)
         if self.standardize:
-            teacher, student = z_scores(teacher) / self.temperature, z_scores(student) / self.temperature
+            teacher, student = (z_scores(finite_logits(x)) / self.temperature for x in (teacher, student))
         divergence = self.temperature**2 * kl_divergence(teacher, student)
         return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
 
