@@ -2,6 +2,7 @@
 
 from keras_ban import losses
 from keras_ban.cloning import reborn
+from keras_ban.decomposition import GradientDecomposition, gradient_decomposition
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
 from keras_ban.history import BornAgainHistory, GenerationRecord
@@ -16,7 +17,9 @@ __all__ = [
     "Distiller",
     "EnsembleModel",
     "GenerationRecord",
+    "GradientDecomposition",
     "SoftTargets",
+    "gradient_decomposition",
     "losses",
     "reborn",
 ]

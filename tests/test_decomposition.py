@@ -1,0 +1,141 @@
+"""What the gradient is made of, against its definition and against the gradient that training has."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from conftest import loss_and_gradient, random_logits
+
+import keras_ban
+from keras_ban.losses import KnowledgeDistillation
+
+
+def says(shape, scale=1.0):
+    """A model whose outputs are its inputs, scaled."""
+    return keras.Sequential([keras.Input(shape[1:]), keras.layers.Rescaling(scale)])
+
+
+def parts_of(teacher, student, labels, **arguments):
+    return keras_ban.gradient_decomposition(says(student.shape), teacher, student, labels, **arguments)
+
+
+def example(shape=(6, 5)):
+    labels = np.random.default_rng(3).integers(0, shape[-1], shape[:-1])
+    return random_logits(shape, 2, seed=1), random_logits(shape, 2, seed=2), labels
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4)])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_parts_together_are_the_gradient_of_a_training_step(shape, temperature):
+    teacher, student, labels = example(shape)
+    loss = KnowledgeDistillation(temperature, reduction=None)
+    _, expected = loss_and_gradient(lambda s: loss(teacher, s), student)
+
+    parts = parts_of(teacher, student, labels, temperature=temperature)
+
+    whole = parts.dark_knowledge + np.eye(shape[-1])[labels] * parts.ground_truth[..., None]
+    np.testing.assert_allclose(whole, expected, atol=2e-6)  # the step's float32
+    assert shape[:-1] == parts.ground_truth.shape
+    at_the_label = np.take_along_axis(parts.dark_knowledge, labels[..., None], axis=-1)
+    np.testing.assert_array_equal(np.zeros_like(at_the_label), at_the_label)
+
+
+def test_the_parts_are_those_of_a_finite_difference():
+    teacher, student, labels = example((3, 4))
+    expected = oracles.finite_difference(lambda s: oracles.knowledge_distillation(teacher, s).sum(), student)
+
+    parts = parts_of(teacher, student, labels)
+
+    np.testing.assert_allclose(parts.ground_truth, expected[np.arange(3), labels], atol=1e-8)  # steps of 1e-5, squared
+    others = np.arange(4) != labels[:, None]
+    np.testing.assert_allclose(parts.dark_knowledge[others], expected[others], atol=1e-8)
+
+
+def test_the_sums_of_equation_7_cancel():
+    parts = parts_of(*example())
+
+    np.testing.assert_allclose(parts.dark_knowledge.sum(axis=-1), -parts.ground_truth, atol=1e-15)
+
+
+def test_norms_and_shares_are_those_of_their_definitions():
+    parts = keras_ban.GradientDecomposition(
+        np.array([3.0, 0.0, 0.0]), np.array([[0.0, 4.0, 0.0], [0.0, 3.0, 4.0], [0.0, 0.0, 0.0]])
+    )
+
+    np.testing.assert_array_equal([3, 0, 0], parts.ground_truth_norm)
+    np.testing.assert_array_equal([4, 5, 0], parts.dark_knowledge_norm)
+    np.testing.assert_array_equal([16 / 25, 1, np.nan], parts.dark_knowledge_share)
+    assert 1.0 == parts.batch_ground_truth_norm
+    np.testing.assert_allclose(parts.batch_dark_knowledge_norm, np.sqrt(41) / 3)
+    np.testing.assert_allclose(parts.batch_dark_knowledge_share, 41 / 50)
+
+
+def test_a_teacher_that_knows_the_labels_alone_teaches_by_them_and_by_uniform_others():
+    _, student, labels = example()
+    teacher = np.where(np.eye(5)[labels] > 0, 100.0, 0.0)
+
+    parts = parts_of(teacher, student, labels)
+
+    # Eq. 6: the gradient of the labels' own cross-entropy.
+    expected = oracles.softmax(student) - np.eye(5)[labels]
+    np.testing.assert_allclose(parts.ground_truth, expected[np.arange(6), labels], atol=1e-12)
+    np.testing.assert_allclose(parts.dark_knowledge, np.maximum(expected, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("given", ["model", "soft targets", "probabilities"])
+def test_a_teacher_may_be_a_model_or_what_it_said(given):
+    teacher, student, labels = example()
+    expected = parts_of(teacher, student, labels)
+    if given == "probabilities":
+        probabilities = [oracles.softmax(logits) for logits in (teacher, student)]
+        actual = parts_of(*probabilities, labels, from_logits=False)
+    else:
+        model = says(student.shape, -2.0)
+        expected = parts_of(-2 * student, student, labels)
+        actual = parts_of(
+            model if given == "model" else keras_ban.SoftTargets.from_teacher(model, student, verbose=0),
+            student,
+            labels,
+        )
+
+    np.testing.assert_allclose(actual.ground_truth, expected.ground_truth, atol=1e-6)  # float32
+    np.testing.assert_allclose(actual.dark_knowledge, expected.dark_knowledge, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["column", "one-hot"])
+def test_labels_come_in_every_form(form):
+    teacher, student, labels = example()
+    expected = parts_of(teacher, student, labels)
+
+    actual = parts_of(teacher, student, labels[:, None] if form == "column" else np.eye(5)[labels])
+
+    np.testing.assert_array_equal(expected.ground_truth, actual.ground_truth)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (np.zeros(5, int), r"of shape \(6,\) or \(6, 1\), or be one-hot of shape \(6, 5\), received shape \(5,\)"),
+        (np.full(6, 5), r"whole numbers in \[0, 4\] .* with values from 5 to 5"),
+        (np.full(6, -1), r"whole numbers in \[0, 4\] .* with values from -1 to -1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, message):
+    teacher, student, _ = example()
+
+    with pytest.raises(ValueError, match=message):
+        parts_of(teacher, student, labels)
+
+
+def test_outputs_that_cannot_be_taken_apart_are_refused():
+    teacher, student, labels = example()
+
+    with pytest.raises(ValueError, match=r"shape \(6, 4\), the student's \(6, 5\)"):
+        parts_of(teacher[:, :4], student, labels)
+    with pytest.raises(ValueError, match=r"for one output `\(batch, ..., classes\)` of a softmax"):
+        parts_of(teacher[:, :1], student[:, :1], labels)
+    with pytest.raises(ValueError, match="The teacher gave logits, but from_logits=False"):
+        targets = keras_ban.SoftTargets.from_teacher(says(student.shape), student, verbose=0)
+        parts_of(targets, student, labels, from_logits=False)
+    with pytest.raises(TypeError, match="`student` must be a `keras.Model`"):
+        keras_ban.gradient_decomposition(student, teacher, student, labels)
