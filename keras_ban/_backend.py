@@ -40,6 +40,14 @@ def sum_over_replicas(value):
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def step_of(optimizer, variables=None):
+    """How many steps an optimizer has made, as a tensor `()`; `variables` are its variables' values in JAX's step."""
+    if variables is None:
+        return keras.ops.convert_to_tensor(optimizer.iterations, dtype="int32")
+    with keras.StatelessScope(state_mapping=list(zip(optimizer.variables, variables, strict=True))):
+        return keras.ops.convert_to_tensor(optimizer.iterations, dtype="int32")
+
+
 def steps_see_values(model):
     """Whether `train_step` runs on values; else it is traced once and compiled, and sees placeholders alone."""
     return BACKEND == "torch" or model.run_eagerly

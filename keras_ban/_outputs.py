@@ -1,5 +1,7 @@
 """How outputs, losses, labels, soft targets and weights of a student and its teacher belong together."""
 
+import copy
+
 import keras
 
 from keras_ban.losses._base import check_comparable
@@ -54,16 +56,26 @@ def per_output(values, outputs, model):
     return flat_values
 
 
-def loss_target(loss, labels, soft_targets):
+def loss_target(loss, labels, soft_targets, step=None):
     """`y_true` for a distillation loss."""
     if getattr(keras.losses, type(loss).__name__, None) is type(loss):
         return soft_targets
-    return join_targets(labels, soft_targets)
+    y_true = join_targets(labels, soft_targets)
+    return {**y_true, "step": step} if has_schedule(loss) else y_true
+
+
+def has_schedule(loss):
+    """Whether a distillation loss's temperature changes over the run."""
+    return callable(getattr(loss, "temperature", None))
 
 
 def with_own_seed(loss):
     """The loss itself; of one that draws random numbers a copy, whose generator is as new."""
-    return type(loss).from_config(loss.get_config()) if hasattr(loss, "seed_generator") else loss
+    if not hasattr(loss, "seed_generator"):
+        return loss
+    loss = copy.copy(loss)
+    loss.seed_generator = keras.random.SeedGenerator.from_config(loss.seed_generator.get_config())
+    return loss
 
 
 def seed_generators(losses):

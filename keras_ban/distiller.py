@@ -13,6 +13,7 @@ from keras_ban._attaching import attach
 from keras_ban._outputs import (
     check_independent,
     check_known_outputs,
+    has_schedule,
     join_targets,
     loss_target,
     of_same_outputs,
@@ -22,6 +23,7 @@ from keras_ban._outputs import (
     with_own_seed,
 )
 from keras_ban._pairing import PairedDataset
+from keras_ban._schedules import check_schedule, serialize, value_at
 from keras_ban._top_k import expand, is_top_k
 from keras_ban.losses import KnowledgeDistillation
 from keras_ban.losses._base import check_comparable
@@ -46,6 +48,11 @@ class Distiller(keras.Model):
     and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
     files and weight-only checkpoints hold the student (and the optimizer) alone.
 
+    `label_weight`, and the temperature of a distillation loss, may change over a run: each may be a
+    `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
+    optimizer's `iterations`, an int32 tensor) that gives the number for that step. Their means over an epoch are
+    reported as `label_weight` and `temperature`. A label weight that changes keeps both terms computed, at 0 and 1 too.
+
     A batch whose `y` is `{"labels": ..., "soft_targets": ...}` brings the teacher's outputs with it, and the teacher
     does not run. With `label_weight=0`, `{"soft_targets": ...}` is enough.
 
@@ -68,7 +75,7 @@ class Distiller(keras.Model):
             `keras.losses` itself, which know no such dict, are given the soft targets alone. For several outputs a
             list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
             loss stands for all outputs. `None`: `KnowledgeDistillation()`.
-        label_weight: the label loss's share, in `[0, 1]`.
+        label_weight: the label loss's share, in `[0, 1]`; or a callable of the training step, as above.
         augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns others of the same
             shapes, at random. It is applied once inside each training step, and teacher and student both see what it
             made (Beyer et al., 2022): neither validation nor prediction is augmented. Labels stay as they are, so what
@@ -97,7 +104,7 @@ class Distiller(keras.Model):
             _checks.check_model("teacher", teacher)
             check_independent(student, teacher)
             check_known_outputs(student, teacher, distillation_loss)
-        label_weight = _checks.check_label_weight(label_weight)
+        label_weight = check_schedule(_checks.check_label_weight, label_weight)
         if augmentation is not None:
             _augmentation.check_augmentation(augmentation)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
@@ -110,15 +117,21 @@ class Distiller(keras.Model):
         # Held where Keras does not look for layers, so that it is no part of the model: of its weights, of its
         # `trainable` flag, of its checkpoints.
         self._hidden = types.SimpleNamespace(
-            teacher=teacher, distillation_loss=distillation_loss, found_by_keras=False, before_training=[]
+            teacher=teacher, distillation_loss=distillation_loss, found_by_keras=False, before_training=[], step=None
         )
         self._label_weight = label_weight
         self._loss_weights = None
         self._teacher_constants = None
         self._soft_targets_checked = False
         self._evaluating = False
-        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if label_weight > 0 else None
-        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if label_weight < 1 else None
+        # A weight that changes may be anything in between, at any step.
+        self._hears_labels = callable(label_weight) or label_weight > 0
+        self._hears_teacher = callable(label_weight) or label_weight < 1
+        temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(distillation_loss))
+        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
+        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if self._hears_teacher else None
+        self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(label_weight) else None
+        self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
         self.supports_masking = True
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in teacher._flatten_layers())
         self.built = student.built
@@ -156,7 +169,7 @@ class Distiller(keras.Model):
         Raises:
             ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
         """
-        if loss is None and self.label_weight > 0:
+        if loss is None and self._hears_labels:
             raise ValueError(
                 f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
                 "or train on the teacher alone with `Distiller(..., label_weight=0)`."
@@ -206,12 +219,12 @@ class Distiller(keras.Model):
             x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
             args = ()
         labels, soft_targets = split_targets(y)
-        if self.label_weight > 0 and not _checks.is_dataset(x):
+        if self._hears_labels and not _checks.is_dataset(x):
             if labels is None:
                 raise ValueError(_NO_LABELS)
             _checks.check_labels(labels, self.loss, self.student)
         x = self._prepare_augmentation(x)
-        if self.label_weight < 1:
+        if self._hears_teacher:
             x = self._prepare_soft_targets(x, soft_targets)
         try:
             return super().fit(x, y, *args, **kwargs)
@@ -223,7 +236,7 @@ class Distiller(keras.Model):
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
         self._prepare_augmentation(x)
-        if self.label_weight < 1:
+        if self._hears_teacher:
             self._prepare_soft_targets(x, split_targets(y)[1])
         return super().train_on_batch(x, y, *args, **kwargs)
 
@@ -256,15 +269,20 @@ class Distiller(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         labels, soft_targets = split_targets(y)
         x, state = self._augment(x, y, state)
-        if labels is None and self.label_weight > 0:
+        if labels is None and self._hears_labels:
             raise ValueError(_NO_LABELS)
-        if self.label_weight == 1:
+        if not self._hears_teacher:
             y = labels
         else:
             if soft_targets is None:
                 soft_targets = self._teach(x, state)
             y = join_targets(labels, soft_targets)
-        return super().train_step(*state, (x, y, sample_weight))
+        if self._label_weight_tracker is not None or self._temperature_tracker is not None:
+            self._hidden.step = _backend.step_of(self.optimizer, state[0][2] if state else None)
+        try:
+            return super().train_step(*state, (x, y, sample_weight))
+        finally:
+            self._hidden.step = None
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels, soft_targets = split_targets(y)
@@ -280,11 +298,14 @@ class Distiller(keras.Model):
             return loss
         distillation_loss = self._distill(labels, soft_targets, y_pred, sample_weight)
         self._track(self._distillation_loss_tracker, distillation_loss, x)
-        if self.label_weight == 0:
+        if not self._hears_labels:
             return distillation_loss + self._student_losses()
         label_loss = self._compile_loss(labels, y_pred, sample_weight)
         self._track(self._label_loss_tracker, label_loss, x)
-        mixture = self.label_weight * label_loss + (1 - self.label_weight) * distillation_loss
+        label_weight = value_at(self.label_weight, self._hidden.step)
+        if self._label_weight_tracker is not None:
+            self._label_weight_tracker.update_state(label_weight)
+        mixture = label_weight * label_loss + (1 - label_weight) * distillation_loss
         return mixture + self._student_losses()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -295,6 +316,7 @@ class Distiller(keras.Model):
         metrics = super().metrics
         if self._evaluating:
             ours = (self._label_loss_tracker, self._distillation_loss_tracker)
+            ours += (self._label_weight_tracker, self._temperature_tracker)
             return [metric for metric in metrics if all(metric is not tracker for tracker in ours)]
         return metrics
 
@@ -311,7 +333,7 @@ class Distiller(keras.Model):
             "student": keras.saving.serialize_keras_object(self.student),
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
-            "label_weight": self.label_weight,
+            "label_weight": serialize(self.label_weight),
             "augmentation": keras.saving.serialize_keras_object(self.augmentation),
         }
 
@@ -319,7 +341,7 @@ class Distiller(keras.Model):
     def from_config(cls, config, custom_objects=None):
         parts = {
             key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-            for key in ("student", "teacher", "distillation_loss", "augmentation")
+            for key in ("student", "teacher", "distillation_loss", "label_weight", "augmentation")
         }
         return cls(**{**config, **parts})
 
@@ -360,7 +382,7 @@ class Distiller(keras.Model):
         if view_seeds is not None:
             with _backend.reading(state, self.non_trainable_variables):
                 return _augmentation.views(self.augmentation, x, view_seeds), state
-        if split_targets(y)[1] is not None and self.label_weight < 1:
+        if split_targets(y)[1] is not None and self._hears_teacher:
             raise ValueError(
                 "The batch brings soft targets of the examples as they are, but the Distiller augments them: the "
                 "teacher must have seen what the student sees. Store them of views, `SoftTargets.from_teacher(..., "
@@ -454,7 +476,9 @@ class Distiller(keras.Model):
             if target is None:
                 raise ValueError(f"The teacher lacks one of the student's outputs, {list(y_pred)}, that has a loss.")
             check_comparable(loss, target, output)
-            value = loss(loss_target(loss, label, target), output, each_sample_weight)
+            if has_schedule(loss):
+                self._temperature_tracker.update_state(value_at(loss.temperature, self._hidden.step))
+            value = loss(loss_target(loss, label, target, self._hidden.step), output, each_sample_weight)
             total += value if weight is None else weight * value
         return total
 

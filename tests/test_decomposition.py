@@ -59,15 +59,15 @@ def test_the_sums_of_equation_7_cancel():
 
 def test_norms_and_shares_are_those_of_their_definitions():
     parts = keras_ban.GradientDecomposition(
-        np.array([3.0, 0.0, 0.0]), np.array([[0.0, 4.0, 0.0], [0.0, 3.0, 4.0], [0.0, 0.0, 0.0]])
+        np.array([3.0, 0.0, 0.0]), np.array([[0.0, 4.0, 0.0], [0.0, 6.0, 8.0], [0.0, 0.0, 0.0]])
     )
 
     np.testing.assert_array_equal([3, 0, 0], parts.ground_truth_norm)
-    np.testing.assert_array_equal([4, 5, 0], parts.dark_knowledge_norm)
+    np.testing.assert_array_equal([4, 10, 0], parts.dark_knowledge_norm)
     np.testing.assert_array_equal([16 / 25, 1, np.nan], parts.dark_knowledge_share)
     assert 1.0 == parts.batch_ground_truth_norm
-    np.testing.assert_allclose(parts.batch_dark_knowledge_norm, np.sqrt(41) / 3)
-    np.testing.assert_allclose(parts.batch_dark_knowledge_share, 41 / 50)
+    np.testing.assert_allclose(parts.batch_dark_knowledge_norm, np.sqrt(116) / 3)
+    np.testing.assert_allclose(parts.batch_dark_knowledge_share, 116 / 125)
 
 
 def test_a_teacher_that_knows_the_labels_alone_teaches_by_them_and_by_uniform_others():
@@ -137,5 +137,7 @@ def test_outputs_that_cannot_be_taken_apart_are_refused():
     with pytest.raises(ValueError, match="The teacher gave logits, but from_logits=False"):
         targets = keras_ban.SoftTargets.from_teacher(says(student.shape), student, verbose=0)
         parts_of(targets, student, labels, from_logits=False)
+    with pytest.raises(ValueError, match="Compute them again with `SoftTargets.from_teacher"):
+        keras_ban.gradient_decomposition(says(student.shape), targets, student + 1, labels)
     with pytest.raises(TypeError, match="`student` must be a `keras.Model`"):
         keras_ban.gradient_decomposition(student, teacher, student, labels)

@@ -6,6 +6,8 @@ import numbers
 import keras
 from keras import ops
 
+from keras_ban._schedules import check_schedule, serialize, value_at
+
 # Probabilities below this count as this: log(1e-30) = -69, far under anything that a float32 softmax is trusted to
 # tell apart, while 1 / 1e-30, which appears in the gradient, leaves room for factors of up to 1e8 before it overflows.
 _SMALLEST_PROBABILITY = 1e-30
@@ -104,15 +106,16 @@ def finite_logits(logits):
 class SoftTargetLoss(keras.losses.Loss):
     """What is the same in every loss of this package: its precision, and what it is given.
 
-    A subclass implements `compare(y_true, soft_targets, y_pred)`. `y_true` is a dict of what came: `"soft_targets"`;
-    `"labels"`, if there are any; and `"mask"`, if Keras gave the outputs one: 1 for what counts, 0 for padding.
+    A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict of what came:
+    `"soft_targets"`; `"labels"`, if there are any; `"mask"`, if Keras gave the outputs one: 1 for what counts, 0 for
+    padding; and `"step"`, which a Distiller adds where the temperature changes over the run.
     """
 
     def __init__(self, temperature, from_logits, activation, reduction, name):
         # Half precision would be lost on the logits before they reach `call`: 257 is no bfloat16.
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self._temperature = check_temperature(temperature)
+        self._temperature = check_schedule(check_temperature, temperature)
         self._from_logits = bool(from_logits)
         self._activation = check_activation(activation)
 
@@ -144,12 +147,27 @@ class SoftTargetLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = ops.convert_to_tensor(y_pred)
         check_comparable(self, y_true["soft_targets"], y_pred)
-        return self.compare(y_true, y_true["soft_targets"], y_pred)
+        if callable(self.temperature) and "step" not in y_true:
+            raise ValueError(
+                f"The temperature of `{type(self).__name__}` changes with the training step, which a `Distiller` tells "
+                "it. Elsewhere call the loss with `y_true={'soft_targets': ..., 'step': ...}`."
+            )
+        step = ops.cast(ops.round(y_true["step"]), "int32") if "step" in y_true else None
+        return self.compare(y_true, y_true["soft_targets"], y_pred, value_at(self.temperature, step))
 
-    def logits(self, outputs):
+    def logits(self, outputs, temperature):
         """Logits of a softmax over the last axis, divided by the temperature."""
         logits = as_logits(outputs, self.from_logits, self.activation)
-        return logits if self.temperature == 1 else logits / self.temperature
+        return logits / temperature if callable(self.temperature) or temperature != 1 else logits
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": serialize(self.temperature), "from_logits": self.from_logits}
+
+    @classmethod
+    def from_config(cls, config):
+        if "temperature" in config:
+            config = {**config, "temperature": keras.saving.deserialize_keras_object(config["temperature"])}
+        return cls(**config)
 
 
 def class_probabilities(loss, y_true, outputs, ignore_class=None):

@@ -60,17 +60,19 @@ class ConfidenceWeighted(SoftTargetLoss):
     def ignore_class(self):
         return self._ignore_class
 
-    def compare(self, y_true, soft_targets, y_pred):
+    def compare(self, y_true, soft_targets, y_pred, temperature):
         labels, labelled = class_probabilities(self, y_true, y_pred, self.ignore_class)
-        teacher = self.logits(ops.stop_gradient(soft_targets))
+        teacher = self.logits(ops.stop_gradient(soft_targets), temperature)
         confidence = 1 / ops.sum(ops.exp(teacher - ops.max(teacher, axis=-1, keepdims=True)), axis=-1)
         counted = counted_examples(y_true, confidence)
         weights = confidence * counted * labelled
         # Keras divides by what a replica counts, and by the number of replicas.
         count = ops.sum(counted) * _backend.replica_count()
         weights = count * ops.divide_no_nan(weights, _backend.sum_over_replicas(ops.sum(weights)))
-        student = finite_logits(self.logits(y_pred))
+        student = finite_logits(self.logits(y_pred, temperature))
         return weights * -ops.sum(labels * ops.log_softmax(student, axis=-1), axis=-1)
 
     def get_config(self):
-        return {**super().get_config(), "from_logits": self.from_logits, "ignore_class": self.ignore_class}
+        config = {**super().get_config(), "ignore_class": self.ignore_class}
+        del config["temperature"]
+        return config

@@ -34,7 +34,7 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
     Args:
         target_weight: weight of the divergence of the true class against the rest, at least 0.
         non_target_weight: weight of the divergence among the other classes, at least 0.
-        temperature: `T > 0`, dimensionless.
+        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`.
         from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
         reduction: as in `keras.losses.Loss`.
         name: as in `keras.losses.Loss`.
@@ -72,18 +72,17 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
     def non_target_weight(self):
         return self._non_target_weight
 
-    def compare(self, y_true, soft_targets, y_pred):
+    def compare(self, y_true, soft_targets, y_pred, temperature):
         labels, _ = class_probabilities(self, y_true, y_pred)
         classes = ops.arange(y_pred.shape[-1], dtype="int32")
         is_target = classes == ops.expand_dims(ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
-        teacher, student = finite_logits(self.logits(soft_targets)), finite_logits(self.logits(y_pred))
+        teacher, student = (finite_logits(self.logits(x, temperature)) for x in (soft_targets, y_pred))
         target = kl_divergence(target_against_rest(teacher, is_target), target_against_rest(student, is_target))
         non_target = kl_divergence(without_target(teacher, is_target), without_target(student, is_target))
-        return self.temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)
+        return temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)
 
     def get_config(self):
         config = {"target_weight": self.target_weight, "non_target_weight": self.non_target_weight}
-        config |= {"temperature": self.temperature, "from_logits": self.from_logits}
         return {**super().get_config(), **config}
 
 

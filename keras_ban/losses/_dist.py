@@ -33,7 +33,7 @@ class DIST(SoftTargetLoss):
     Args:
         inter_class_weight: at least 0.
         intra_class_weight: at least 0.
-        temperature: `T > 0`, dimensionless.
+        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`.
         from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
         reduction: as in `keras.losses.Loss`.
         name: as in `keras.losses.Loss`.
@@ -69,18 +69,17 @@ class DIST(SoftTargetLoss):
     def intra_class_weight(self):
         return self._intra_class_weight
 
-    def compare(self, y_true, soft_targets, y_pred):
-        teacher = ops.softmax(self.logits(ops.stop_gradient(soft_targets)), axis=-1)
-        student = ops.softmax(self.logits(y_pred), axis=-1)
+    def compare(self, y_true, soft_targets, y_pred, temperature):
+        teacher = ops.softmax(self.logits(ops.stop_gradient(soft_targets), temperature), axis=-1)
+        student = ops.softmax(self.logits(y_pred, temperature), axis=-1)
         inter = decorrelation(teacher, student, ops.ones_like(student), axis=-1)
         rows = (-1, student.shape[-1])
         counted = ops.reshape(counted_examples(y_true, inter), (-1, 1))
         intra = ops.mean(decorrelation(ops.reshape(teacher, rows), ops.reshape(student, rows), counted, axis=0))
-        return self.temperature**2 * (self.inter_class_weight * inter + self.intra_class_weight * intra)
+        return temperature**2 * (self.inter_class_weight * inter + self.intra_class_weight * intra)
 
     def get_config(self):
         config = {"inter_class_weight": self.inter_class_weight, "intra_class_weight": self.intra_class_weight}
-        config |= {"temperature": self.temperature, "from_logits": self.from_logits}
         return {**super().get_config(), **config}
 
 

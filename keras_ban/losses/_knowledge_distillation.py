@@ -36,7 +36,8 @@ class KnowledgeDistillation(SoftTargetLoss):
     0.4438
 
     Args:
-        temperature: `T > 0`, dimensionless. `1.0` is what BAN used.
+        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`. `1.0` is what BAN
+            used.
         from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
         activation: `"softmax"` or `"sigmoid"`: what turns (or has turned) the outputs into probabilities.
         standardize: whether logits are standardised before they are divided by `T`; for `"softmax"`. `std` divides by
@@ -72,16 +73,15 @@ class KnowledgeDistillation(SoftTargetLoss):
     def standardize(self):
         return self._standardize
 
-    def compare(self, y_true, soft_targets, y_pred):
-        teacher, student = self.logits(soft_targets), self.logits(y_pred)
+    def compare(self, y_true, soft_targets, y_pred, temperature):
+        teacher, student = self.logits(soft_targets, temperature), self.logits(y_pred, temperature)
         if self.standardize:
-            teacher, student = (z_scores(finite_logits(x)) / self.temperature for x in (teacher, student))
-        divergence = self.temperature**2 * kl_divergence(teacher, student)
+            teacher, student = (z_scores(finite_logits(x)) / temperature for x in (teacher, student))
+        divergence = temperature**2 * kl_divergence(teacher, student)
         return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
 
     def get_config(self):
-        config = {"temperature": self.temperature, "from_logits": self.from_logits, "activation": self.activation}
-        return {**super().get_config(), **config, "standardize": self.standardize}
+        return {**super().get_config(), "activation": self.activation, "standardize": self.standardize}
 
 
 def z_scores(values):

@@ -21,7 +21,7 @@ class PermutedDarkKnowledge(SoftTargetLoss):
     not hold the generator, JAX would draw the same permutation each time.
 
     Args:
-        temperature: `T > 0`, dimensionless.
+        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`.
         from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
         seed: a whole number: the same seed gives the same permutations, in each `Distiller` anew. `None`: drawn when
             the loss is made, and again for each `Distiller`, as `keras.utils.set_random_seed` determines.
@@ -54,13 +54,12 @@ class PermutedDarkKnowledge(SoftTargetLoss):
     def seed(self):
         return self._seed
 
-    def compare(self, y_true, soft_targets, y_pred):
-        teacher = permute_all_but_largest(self.logits(soft_targets), self.seed_generator)
-        return self.temperature**2 * kl_divergence(teacher, self.logits(y_pred))
+    def compare(self, y_true, soft_targets, y_pred, temperature):
+        teacher = permute_all_but_largest(self.logits(soft_targets, temperature), self.seed_generator)
+        return temperature**2 * kl_divergence(teacher, self.logits(y_pred, temperature))
 
     def get_config(self):
-        config = {"temperature": self.temperature, "from_logits": self.from_logits, "seed": self.seed}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "seed": self.seed}
 
 
 def permute_all_but_largest(values, seed):

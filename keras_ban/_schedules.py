@@ -1,0 +1,22 @@
+"""Numbers that may change over a run: each is a number, or a callable of the training step that gives one."""
+
+import keras
+from keras import ops
+
+
+def check_schedule(check, value):
+    """Return what `check` returns of a number; of a callable the callable itself, if its value at step 0 passes."""
+    if not callable(value):
+        return check(value)
+    first = ops.convert_to_tensor(value(ops.convert_to_tensor(0, dtype="int32")), dtype="float32")
+    check(float(ops.convert_to_numpy(first)))
+    return value
+
+
+def value_at(value, step):
+    """The number as it is; what a callable gives, as a float32 tensor `()`."""
+    return ops.cast(value(step), "float32") if callable(value) else value
+
+
+def serialize(value):
+    return keras.saving.serialize_keras_object(value) if callable(value) else value

@@ -1,0 +1,166 @@
+"""Temperatures and label weights that change over a run."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from conftest import classifier, crossentropy, random_logits
+from keras import ops
+
+import keras_ban
+from keras_ban.losses import DIST, DecoupledKnowledgeDistillation, KnowledgeDistillation, PermutedDarkKnowledge
+
+BACKEND = keras.config.backend()
+X = np.random.default_rng(0).standard_normal((16, 8)).astype("float32")
+LABELS = np.arange(16) % 3
+TEACHER = random_logits((16, 3), 3)
+Y = {"labels": LABELS, "soft_targets": TEACHER}
+
+
+def rising(step):
+    """1, 2, 3, ..."""
+    return 1.0 + ops.cast(step, "float32")
+
+
+def falling(step):
+    """1, 1/2, 1/4, ..."""
+    return 0.5 ** ops.cast(step, "float32")
+
+
+def distiller(loss=None, label_weight=0.5, optimizer=None, **compile_arguments):
+    keras.utils.set_random_seed(0)
+    model = keras_ban.Distiller(student=classifier(), distillation_loss=loss, label_weight=label_weight)
+    model.compile(optimizer or keras.optimizers.SGD(0.0), crossentropy(), **compile_arguments)
+    return model
+
+
+def fit(model, epochs=3, batch_size=16):
+    return model.fit(X, Y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0).history
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_the_temperature_is_that_of_each_step(run_eagerly):
+    model = distiller(KnowledgeDistillation(temperature=rising), 0.0, run_eagerly=run_eagerly)
+    student = model.predict(X, verbose=0)
+
+    logs = fit(model)
+
+    assert [1, 2, 3] == logs["temperature"]
+    expected = [oracles.knowledge_distillation(TEACHER, student, temperature).mean() for temperature in (1, 2, 3)]
+    np.testing.assert_allclose(logs["distillation_loss"], expected, rtol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_the_label_weight_is_that_of_each_step(run_eagerly):
+    logs = fit(distiller(label_weight=falling, run_eagerly=run_eagerly))
+
+    weights = np.array([1, 0.5, 0.25])
+    np.testing.assert_array_equal(weights, logs["label_weight"])
+    expected = weights * logs["label_loss"] + (1 - weights) * logs["distillation_loss"]
+    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-6)  # float32
+    assert abs(logs["label_loss"][0] - logs["distillation_loss"][0]) > 0.1
+
+
+def test_training_is_that_with_each_steps_numbers_in_turn():
+    scheduled = distiller(KnowledgeDistillation(temperature=rising), falling, keras.optimizers.SGD(0.5))
+    fit(scheduled)
+    keras.utils.set_random_seed(0)
+    student = classifier()
+    for step in range(3):
+        model = keras_ban.Distiller(
+            student=student, distillation_loss=KnowledgeDistillation(1.0 + step), label_weight=0.5**step
+        )
+        model.compile(keras.optimizers.SGD(0.5), crossentropy())
+        model.fit(X, Y if step else LABELS, batch_size=16, shuffle=False, verbose=0)
+
+    for expected, actual in zip(student.get_weights(), scheduled.student.get_weights(), strict=True):
+        np.testing.assert_allclose(expected, actual, atol=1e-6)  # float32, compiled differently
+
+
+def test_several_steps_per_execution_have_each_their_own():
+    if BACKEND == "torch":
+        pytest.skip("Keras demands `steps_per_execution=1` on torch")
+
+    logs = fit(distiller(KnowledgeDistillation(temperature=rising), falling, steps_per_execution=2), 2, batch_size=4)
+
+    assert [2.5, 6.5] == logs["temperature"]  # steps 0 to 3, and 4 to 7
+    np.testing.assert_allclose(logs["label_weight"], [15 / 32, 15 / 512], rtol=1e-6)
+
+
+def test_accumulated_gradients_are_one_step():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+
+    model = distiller(KnowledgeDistillation(temperature=rising), optimizer=optimizer)
+
+    assert [1, 1, 2, 2] == fit(model, 4)["temperature"]
+
+
+@pytest.mark.parametrize("loss_class", [DIST, DecoupledKnowledgeDistillation, PermutedDarkKnowledge])
+def test_every_loss_with_a_temperature_takes_a_schedule(loss_class):
+    known = {"seed": 1} if loss_class is PermutedDarkKnowledge else {}
+    scheduled = loss_class(temperature=rising, **known)
+    constant = loss_class(temperature=3.0, **known)
+    student = random_logits((16, 3), 3, seed=5)
+
+    value = scheduled({**Y, "step": 2}, student)
+
+    np.testing.assert_allclose(float(value), float(constant(Y, student)), rtol=1e-6)
+
+
+def test_mixed_precision_counts_steps_too():
+    keras.config.set_dtype_policy("mixed_float16")  # Keras wraps the optimizer in one that scales losses
+
+    assert [1, 2, 3] == fit(distiller(KnowledgeDistillation(temperature=rising)))["temperature"]
+
+
+def test_a_saved_distiller_goes_on_at_its_step(tmp_path):
+    schedule = keras.optimizers.schedules.PolynomialDecay(8.0, 4, 1.0)
+    weight = keras.optimizers.schedules.PolynomialDecay(0.8, 4, 0.1)
+    whole = fit(distiller(KnowledgeDistillation(schedule), weight, keras.optimizers.SGD(0.1)), 4)
+    model = distiller(KnowledgeDistillation(schedule), weight, keras.optimizers.SGD(0.1))
+    fit(model, 2)
+    model.save(tmp_path / "distiller.keras")
+
+    logs = fit(keras.saving.load_model(tmp_path / "distiller.keras"), 2)
+
+    for name in ("temperature", "label_weight", "loss"):
+        np.testing.assert_allclose(whole[name][2:], logs[name], rtol=1e-5)
+    assert 4 == len(set(whole["temperature"]))
+
+
+def test_each_generation_of_a_sequence_begins_its_schedule_again(blobs):
+    loss = KnowledgeDistillation(temperature=rising)
+    sequence = keras_ban.BornAgainSequence(classifier(), generations=2, distillation_loss=loss, seed=0)
+    sequence.compile("sgd", crossentropy())
+
+    history = sequence.fit(*blobs, epochs=2, batch_size=48, verbose=0)
+
+    assert [[1.5, 3.5]] * 2 == [record.logs["temperature"] for record in history.records[1:]]
+
+
+def test_validation_reports_the_student_alone():
+    model = distiller(KnowledgeDistillation(temperature=rising), falling)
+
+    logs = model.fit(X, Y, validation_data=(X, LABELS), batch_size=16, verbose=0).history
+
+    assert {"val_loss"} == {name for name in logs if name.startswith("val_")}
+    assert {"loss"} == set(model.evaluate(X, LABELS, return_dict=True, verbose=0))
+
+
+def test_a_schedule_without_a_step_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match="changes with the training step, which a `Distiller` tells it"):
+        KnowledgeDistillation(temperature=rising)(TEACHER, TEACHER)
+
+
+def test_a_schedule_that_begins_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="`temperature` must be a positive, finite number, received: 0.0"):
+        KnowledgeDistillation(temperature=lambda step: 0.0 * ops.cast(step, "float32"))
+    with pytest.raises(ValueError, match=r"`label_weight` must be a number in \[0, 1\], received: 2.0"):
+        keras_ban.Distiller(student=classifier(), label_weight=lambda step: 2.0)
+
+
+def test_a_schedule_needs_a_loss_for_the_labels():
+    model = keras_ban.Distiller(student=classifier(), label_weight=falling)
+
+    with pytest.raises(ValueError, match="`compile` needs a `loss` for the labels"):
+        model.compile("sgd")
