@@ -460,3 +460,8 @@ def test_standardising_sigmoid_outputs_is_refused():
 def test_weights_that_are_no_finite_numbers_of_at_least_zero_are_refused(loss_class, name, weight):
     with pytest.raises(ValueError, match=f"`{name}` must be a finite number of at least 0, received: "):
         loss_class(**{name: weight})
+
+
+def test_a_loss_of_keras_distillation_is_refused_with_what_takes_its_place():
+    with pytest.raises(TypeError, match="is meant for is `keras_ban.losses.KnowledgeDistillation\\(temperature=T\\)`"):
+        keras_ban.Distiller(student=classifier(), distillation_loss=keras.distillation.LogitsDistillation())
