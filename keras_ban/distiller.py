@@ -46,7 +46,7 @@ class Distiller(keras.Model):
 
     The teacher is never changed: it runs in inference mode and without gradients on the batch that the student sees,
     and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
-    files and weight-only checkpoints hold the student (and the optimizer) alone.
+    files and weight-only checkpoints hold the student alone (with the optimizer, and where random losses have got to).
 
     `label_weight`, and the temperature of a distillation loss, may change over a run: each may be a
     `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
