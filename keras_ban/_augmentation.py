@@ -11,8 +11,9 @@ def check_augmentation(augmentation):
     """Raise where something cannot augment inside a training step."""
     if not isinstance(augmentation, keras.layers.Layer):
         raise TypeError(
-            "`augmentation` must be a `keras.layers.Layer` or a `keras.Model`, such as `keras.layers.RandomFlip()` or "
-            f"a `keras.Sequential` of such layers, received: {augmentation!r} (of type {type(augmentation).__name__})."
+            "`augmentation` must be a `keras.layers.Layer` or a `keras.Model`, such as `keras.layers.RandomFlip()` or, "
+            f"for several, `keras.Sequential([...])` of them, received: {augmentation!r} (of type "
+            f"{type(augmentation).__name__})."
         )
     if augmentation.trainable_variables:
         raise ValueError(
@@ -37,8 +38,7 @@ def augment(augmentation, x):
     """`x` augmented, all in one go; its generators move on."""
     with _backend.without_gradients():
         augmented = augmentation(keras.tree.map_structure(ops.copy, x), training=True)
-    _check_same_shapes(x, augmented)
-    return augmented
+    return _in_the_form_of(x, augmented)
 
 
 def views(augmentation, x, seeds):
@@ -66,8 +66,7 @@ def views(augmentation, x, seeds):
 
     with _backend.without_gradients():
         augmented = _backend.for_each_example(view, (x, seeds))
-    _check_same_shapes(x, augmented)
-    return augmented
+    return _in_the_form_of(x, augmented)
 
 
 def view_seeds(keys, view, generators):
@@ -91,10 +90,27 @@ def view_seeds(keys, view, generators):
 
 
 def build(augmentation, x):
-    """Let it make its variables, on the first examples as arrays."""
+    """Let it make its variables, on the first examples as arrays.
+
+    Returns:
+        `None`; or the error that keeps JAX from compiling it.
+    """
+    x = keras.tree.map_structure(_backend.as_tensor, x)
     if not augmentation.built:
-        augmentation(keras.tree.map_structure(_backend.as_tensor, x), training=False)
+        augmentation(x, training=False)
         check_augmentation(augmentation)
+    return _backend.error_of_tracing(lambda x: _without_effect(augmentation, x)[0], x)
+
+
+def draws_from_outside(augmentation, x):
+    """Whether a call moves a state that it does not hold, that of Keras's global random generator for instance."""
+    _, scope = _without_effect(augmentation, x)
+    return bool(set(scope.state_mapping) - {id(variable) for variable in augmentation.variables})
+
+
+def _without_effect(augmentation, x):
+    with keras.StatelessScope() as scope:
+        return augmentation(keras.tree.map_structure(ops.copy, x), training=True), scope
 
 
 class TeacherOnViews(keras.Model):
@@ -116,7 +132,7 @@ def allow_jit(model, augmentation):
     """Let JAX compile a model that augments, where Keras is left to choose.
 
     Many of Keras's image layers say that they cannot be compiled by XLA, because of an operation of TensorFlow's. JAX
-    has no trouble with them, and would be slow beyond use without.
+    has no trouble with most of them, and would be slow beyond use without.
     """
     if _backend.BACKEND == "jax":
         exempt = {id(layer) for layer in augmentation._flatten_layers()}
@@ -124,10 +140,12 @@ def allow_jit(model, augmentation):
         model._jit_compile = all(layer.supports_jit for layer in model._flatten_layers() if id(layer) not in exempt)
 
 
-def _check_same_shapes(x, augmented):
-    shapes, others = (keras.tree.map_structure(lambda leaf: tuple(leaf.shape), each) for each in (x, augmented))
+def _in_the_form_of(x, augmented):
+    """`augmented`, nested as `x` is; of lists and tuples, Keras's datasets know one alone."""
+    shapes, others = ([tuple(leaf.shape) for leaf in keras.tree.flatten(each)] for each in (x, augmented))
     if shapes != others:
         raise ValueError(
             f"`augmentation` must keep the shapes of its inputs, but made {others} of {shapes}: validation and "
             "prediction, which are not augmented, would find another model. Resize the data before training."
         )
+    return keras.tree.pack_sequence_as(x, keras.tree.flatten(augmented))

@@ -20,6 +20,15 @@ def without_gradients():
     return torch.no_grad()
 
 
+def differentiates_gradients():
+    """Whether a gradient given in closed form is being differentiated itself: torch alone does not see through it."""
+    if BACKEND != "torch":
+        return False
+    import torch
+
+    return torch.is_grad_enabled()
+
+
 def replica_count():
     """How many replicas share a batch: Keras scales each replica's loss by 1 / count (`tf.distribute` only)."""
     if BACKEND != "tensorflow":
@@ -62,6 +71,19 @@ def for_each_example(function, examples):
     if BACKEND == "jax":
         return keras.ops.vectorized_map(function, examples)
     return keras.ops.map(function, examples)
+
+
+def error_of_tracing(function, x):
+    """The error that JAX meets when it traces `function` of `x`; `None` where there is none, and on other backends."""
+    if BACKEND != "jax":
+        return None
+    import jax
+
+    try:
+        jax.eval_shape(function, x)
+    except Exception as error:
+        return error
+    return None
 
 
 def as_tensor(array):

@@ -45,7 +45,7 @@ def example_form(x):
 
 
 def model_fingerprint(model):
-    """The SHA-256 of a model's weights, of their shapes and dtypes; the same on each backend."""
+    """The SHA-256 of a model's (or layer's) weights, of their shapes and dtypes; the same on each backend."""
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
@@ -55,9 +55,10 @@ def model_fingerprint(model):
 
 
 def layer_fingerprint(layer):
-    """The SHA-256 of a layer's configuration, in which names, seeds, and whether it is built play no part."""
+    """The SHA-256 of a layer's configuration and weights; names, seeds, and whether it is built play no part."""
     config = _essence(keras.saving.serialize_keras_object(layer), {})
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=repr).encode()).hexdigest()
+    text = json.dumps(config, sort_keys=True, default=repr) + model_fingerprint(layer)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def data_fingerprint(form, keys):

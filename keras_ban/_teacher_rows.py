@@ -42,23 +42,31 @@ def look(teacher, augmentation=None, views=None):
     return look_at_views
 
 
-def build_augmentation(augmentation, x, keys):
-    """Make it ready, on a first batch; raise where the same seeds do not give the same view."""
+def build_augmentation(augmentation, views, x, keys):
+    """Make it ready, on a first batch; raise where seeds do not determine what it makes."""
     x, keys = keras.tree.map_structure(lambda leaf: leaf[:4], x), keys[:4]
-    _augmentation.build(augmentation, x)
-    seeds = _augmentation.view_seeds(keys, 0, len(_augmentation.seed_states(augmentation)))
-    first, again = (keras.tree.flatten(_augmentation.views(augmentation, *_as_tensors(x, seeds))) for _ in range(2))
-    for one, other in zip(first, again, strict=True):
-        if not np.array_equal(*map(keras.ops.convert_to_numpy, (one, other))):
-            raise ValueError(
-                "`augmentation` gives another view each time, from the same seeds: it draws from a global random "
-                "state. Give its layers a `seed` (under torch a `Dropout` without one does so), or draw by "
-                "`keras.random` from a `keras.random.SeedGenerator` that the layer holds."
-            )
-
-
-def _as_tensors(*arrays):
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
+    error = _augmentation.build(augmentation, x)
+    if error is not None:
+        raise ValueError(
+            "`augmentation` cannot make views under JAX, which cannot compile it. Keras's `RandomCrop` is such a "
+            "layer; `RandomTranslation` does the same to padded images."
+        ) from error
+    generators = len(_augmentation.seed_states(augmentation))
+    if generators == 0 and views > 1:
+        raise ValueError(
+            f"`augmentation` holds no `keras.random.SeedGenerator`, so that all its {views} views of an example would "
+            "be the same. Draw from one that the layer holds; or, if nothing is drawn, use `views=1`."
+        )
+    x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    seeds = keras.ops.convert_to_tensor(_augmentation.view_seeds(keys, 0, generators))
+    first, again = (keras.tree.flatten(_augmentation.views(augmentation, x, seeds)) for _ in range(2))
+    same = all(np.array_equal(*map(keras.ops.convert_to_numpy, pair)) for pair in zip(first, again, strict=True))
+    if not same or _augmentation.draws_from_outside(augmentation, x):
+        raise ValueError(
+            "`augmentation` gives another view each time, from the same seeds: it draws from a global random state. "
+            "Give its layers a `seed` (under torch a `Dropout` without one does so), or draw by `keras.random` from a "
+            "`keras.random.SeedGenerator` that the layer holds."
+        )
 
 
 def _outputs_of(teacher, x):

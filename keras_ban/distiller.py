@@ -46,7 +46,8 @@ class Distiller(keras.Model):
 
     The teacher is never changed: it runs in inference mode and without gradients on the batch that the student sees,
     and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
-    files and weight-only checkpoints hold the student alone (with the optimizer, and where random losses have got to).
+    files and weight-only checkpoints hold the student alone (with the optimizer, where random losses have got to, and
+    an augmentation's weights, if it has any).
 
     `label_weight`, and the temperature of a distillation loss, may change over a run: each may be a
     `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
@@ -107,6 +108,9 @@ class Distiller(keras.Model):
         label_weight = check_schedule(_checks.check_label_weight, label_weight)
         if augmentation is not None:
             _augmentation.check_augmentation(augmentation)
+            of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
+            if any(id(weight) in of_teacher for weight in augmentation.weights):
+                raise ValueError("`augmentation` and `teacher` share weights, and the teacher must not change.")
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
@@ -124,6 +128,8 @@ class Distiller(keras.Model):
         self._teacher_constants = None
         self._soft_targets_checked = False
         self._evaluating = False
+        self._jit_wanted = "auto"
+        self._augmentation_is_ready = False
         # A weight that changes may be anything in between, at any step.
         self._hears_labels = callable(label_weight) or label_weight > 0
         self._hears_teacher = callable(label_weight) or label_weight < 1
@@ -179,8 +185,7 @@ class Distiller(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         self._loss_weights = loss_weights
         self._jit_wanted = kwargs.get("jit_compile", "auto")
-        if self.augmentation is not None and self._jit_wanted == "auto" and not self.run_eagerly:
-            _augmentation.allow_jit(self, self.augmentation)
+        self._augmentation_is_ready = False
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -214,6 +219,7 @@ class Distiller(keras.Model):
         """
         self._assert_compile_called("fit")
         _checks.check_not_empty(x)
+        x = self._prepare_augmentation(x)
         in_arrays = split_targets(y)[1] is not None and not _checks.is_dataset(x)
         if soft_targets is not None or in_arrays or isinstance(x, PairedDataset):
             x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
@@ -223,7 +229,6 @@ class Distiller(keras.Model):
             if labels is None:
                 raise ValueError(_NO_LABELS)
             _checks.check_labels(labels, self.loss, self.student)
-        x = self._prepare_augmentation(x)
         if self._hears_teacher:
             x = self._prepare_soft_targets(x, soft_targets)
         try:
@@ -364,10 +369,21 @@ class Distiller(keras.Model):
         self._hidden.found_by_keras = True
 
     def _prepare_augmentation(self, x):
-        """Let the augmentation make its variables; return `x`."""
-        if self.augmentation is not None and not self.augmentation.built:
-            x, first_x, _ = _checks.first_examples(x)
-            _augmentation.build(self.augmentation, first_x)
+        """Let the augmentation make its variables, and see whether it can be compiled; return `x`."""
+        if self.augmentation is None or self._augmentation_is_ready:
+            return x
+        x, first_x, _ = _checks.first_examples(x)
+        error = _augmentation.build(self.augmentation, first_x)
+        if self._jit_wanted == "auto" and not self.run_eagerly:
+            if error is None:
+                _augmentation.allow_jit(self, self.augmentation)
+            else:
+                warnings.warn(
+                    f"JAX cannot compile `augmentation` ({type(error).__name__}): training runs uncompiled, which is "
+                    "slow. Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
+                    stacklevel=3,
+                )
+        self._augmentation_is_ready = True
         return x
 
     def _augment(self, x, y, state):

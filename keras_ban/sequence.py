@@ -62,7 +62,8 @@ class BornAgainSequence:
             and student both see. Generation 0 is augmented too. Soft targets are then computed online, unless there are
             `views`. Its random generators start anew in each generation.
         views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
-            `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
+            `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step. For arrays, and for a
+            `PyDataset` whose order is fixed.
 
     Attributes:
         models: the trained models, generation 0 first. Compiled, with a fresh optimizer.
@@ -194,6 +195,11 @@ class BornAgainSequence:
                     "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, which can be iterated again."
                 )
         _checks.check_not_empty(x)
+        if self.views is not None and _checks.is_dataset(x) and not isinstance(x, keras.utils.PyDataset):
+            raise ValueError(
+                "`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: "
+                f"{x!r}."
+            )
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = _split_off_validation(x, y, sample_weight, validation_split)
         if patience is not None and validation_data is None:
@@ -411,8 +417,8 @@ class BornAgainSequence:
         if self.soft_targets == "online" or self.label_weight == 1:
             return None
         teacher = self.models[-1]
-        if self.soft_targets == "auto":
-            if self.augmentation is not None and self.views is None:
+        if self.soft_targets == "auto" and self.views is None:
+            if self.augmentation is not None:
                 return None
             if _checks.is_dataset(x):
                 fixed = isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)
@@ -423,7 +429,7 @@ class BornAgainSequence:
             if keras.tree.is_nested(outputs) or keras.tree.is_nested(self.distillation_loss):
                 return None
             count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
-            if 4 * count * (self.views or 1) * np.prod(outputs.shape[1:], dtype="int64") > _MOST_BYTES:
+            if 4 * count * np.prod(outputs.shape[1:], dtype="int64") > _MOST_BYTES:
                 return None
         # The bench's student holds the last generation, and its way through `predict` is compiled.
         runs = self._bench.student if self._bench is not None else teacher

@@ -96,8 +96,9 @@ class SoftTargets:
                 is replaced, any other refused.
             verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
             from_logits: whether the teacher gives logits. `None`: looked up in its outputs on the first batch.
-            augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`. It must draw
-                from `keras.random.SeedGenerator`s that it holds, as Keras's own layers do.
+            augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`, each of an
+                example alone: what mixes examples, MixUp for instance, finds none to mix. It must draw from
+                `keras.random.SeedGenerator`s that it holds, as most of Keras's own layers do.
             views: how many views of each example; 1 if there is an `augmentation`.
 
         Returns:
@@ -106,7 +107,7 @@ class SoftTargets:
         Raises:
             TypeError: `teacher` is not a `keras.Model`, or `augmentation` no layer.
             ValueError: an argument is not as above, the teacher has several outputs or gives NaN, the data have no
-                fixed order or no end, or the augmentation gives another view each time.
+                fixed order or no end, or the augmentation's seeds do not determine what it makes.
         """
         _teacher_rows.check_teacher(teacher)
         views = _teacher_rows.check_views(augmentation, views)
@@ -125,7 +126,7 @@ class SoftTargets:
                 keys.append(example_keys(x_batch))
                 if done == 0:
                     if augmentation is not None:
-                        _teacher_rows.build_augmentation(augmentation, x_batch, keys[0])
+                        _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
                     outputs_of = _teacher_rows.look(teacher, augmentation, views)
                 outputs = outputs_of(x_batch, keys[-1])
                 if done == 0:

@@ -39,7 +39,7 @@ ALLOWED = {
     "ensemble": {"losses"},
     "history": {"_plotting"},
     "losses/__init__": {"losses"},
-    "losses/_base": {"_schedules"},
+    "losses/_base": {"_backend", "_schedules"},
     "losses/_confidence_weighted": {"_backend", "losses"},
     "losses/_decoupled": {"losses"},
     "losses/_dist": {"losses"},

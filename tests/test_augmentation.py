@@ -1,5 +1,8 @@
 """Augmentation inside the training step: the same view for teacher and student, drawn anew or stored."""
 
+import re
+import warnings
+
 import keras
 import numpy as np
 import oracles
@@ -148,7 +151,7 @@ def test_a_file_brings_the_augmentation_back(blobs, tmp_path):
     ("augmentation", "error", "message"),
     [
         (lambda x: x, TypeError, "must be a `keras.layers.Layer` or a `keras.Model`"),
-        ([keras.layers.RandomFlip], TypeError, "must be a `keras.layers.Layer` or a `keras.Model`"),
+        ([keras.layers.RandomFlip()], TypeError, "or, for several, `keras.Sequential([...])` of them"),
         (linear(), ValueError, "has trainable weights, which no gradient would reach"),
     ],
 )
@@ -158,8 +161,43 @@ def test_what_cannot_augment_is_refused(augmentation, error, message):
         lambda: BornAgainSequence(linear(), augmentation=augmentation),
         lambda: SoftTargets.from_teacher(linear(), np.zeros((4, 8)), augmentation=augmentation),
     ):
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=re.escape(message)):
             make()
+
+
+def test_a_layer_of_the_teachers_is_refused():
+    norm = keras.layers.BatchNormalization(center=False, scale=False)
+    teacher = keras.Sequential([keras.Input((8,)), norm, keras.layers.Dense(CLASSES)])
+    with pytest.raises(ValueError, match="share weights, and the teacher must not change"):
+        Distiller(student=linear(), teacher=teacher, augmentation=norm)
+
+
+def test_lists_of_inputs_are_augmented_too(blobs):
+    x, y = blobs
+    inputs = [keras.Input((8,)), keras.Input((8,))]
+    noisy = keras.Model(inputs, [Noise(0.1, seed=1)(inputs[0]), Noise(0.1, seed=2)(inputs[1])])
+    student = keras.Model(inputs, keras.layers.Dense(CLASSES)(keras.layers.Add()(inputs)))
+    distiller = compiled(Distiller(student=student, teacher=twin_of(student), augmentation=noisy, label_weight=0.0))
+    history = distiller.fit([x, x], y, verbose=0).history
+
+    np.testing.assert_allclose(history["distillation_loss"], [0.0], atol=1e-6)
+
+
+def test_what_jax_cannot_compile_trains_uncompiled_with_a_warning():
+    x = np.random.default_rng(0).random((8, 6, 6, 1)).astype("float32")
+    student = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    layers = [keras.layers.ZeroPadding2D(1), keras.layers.RandomCrop(6, 6)]
+    distiller = Distiller(student=student, teacher=twin_of(student), augmentation=keras.Sequential(layers))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        history = compiled(distiller).fit(x, np.zeros(8, "int32"), verbose=0).history
+
+    np.testing.assert_allclose(history["distillation_loss"], [0.0], atol=1e-6)
+    assert (["JAX cannot"] if BACKEND == "jax" else []) == [str(warning.message)[:10] for warning in caught]
+    if BACKEND == "jax":
+        with pytest.raises(ValueError, match="cannot make views under JAX"):
+            SoftTargets.from_teacher(student, x, augmentation=keras.Sequential(layers), verbose=0)
 
 
 def test_other_shapes_are_refused_before_training(blobs):
@@ -268,6 +306,17 @@ def test_an_augmentation_is_known_again_whatever_its_names_and_seeds():
         inputs = keras.Input((6, 6, 1))
         return keras.Model(inputs, layers[1](layers[0](inputs)))
 
+    weights = keras.layers.Normalization()
+    weights.adapt(np.arange(48, dtype="float32").reshape(6, 8))
+    other_weights = keras.layers.Normalization()
+    other_weights.adapt(np.ones((6, 8), "float32") * np.arange(6, dtype="float32")[:, None])
+    of_weights = SoftTargets.from_teacher(
+        linear(), np.zeros((4, 8), "float32"), augmentation=keras.Sequential([weights, Noise()]), verbose=0
+    )
+    of_weights.check_augmentation(keras.Sequential([weights, Noise()]))
+    with pytest.raises(ValueError, match="another `augmentation` made"):
+        of_weights.check_augmentation(keras.Sequential([other_weights, Noise()]))
+
     x = np.random.default_rng(0).random((6, 6, 6, 1)).astype("float32")
     teacher = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
     for functional in (False, True):
@@ -304,13 +353,22 @@ def test_datasets_that_know_no_epoch_are_refused(blobs):
         targets.pair(tf.data.Dataset.from_tensor_slices(blobs).batch(32))
 
 
-def test_a_layer_that_draws_from_a_global_state_makes_no_views(blobs):
+def test_a_layer_whose_seeds_do_not_determine_what_it_makes_makes_no_views(blobs):
     class Numpy(keras.layers.Layer):
         def call(self, x, training=False):
             return x + ops.convert_to_tensor(np.random.standard_normal(8).astype("float32")) if training else x
 
-    with pytest.raises(ValueError, match="gives another view each time, from the same seeds"):
-        SoftTargets.from_teacher(linear(), blobs[0], augmentation=Numpy(), verbose=0)
+    class Global(keras.layers.Layer):
+        def call(self, x, training=False):
+            return x + keras.random.normal(ops.shape(x)) if training else x
+
+    for layer, views, message in [
+        (Numpy(), 1, "gives another view each time, from the same seeds"),
+        (Global(), 1, "cannot make views under JAX" if BACKEND == "jax" else "gives another view each time"),
+        (keras.layers.Identity(), 2, "holds no `keras.random.SeedGenerator`"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            SoftTargets.from_teacher(linear(), blobs[0], augmentation=layer, views=views, verbose=0)
 
 
 def test_views_and_augmentation_belong_together(blobs):
@@ -321,6 +379,11 @@ def test_views_and_augmentation_belong_together(blobs):
     for options in ({"views": 2}, {"views": 2, "augmentation": Noise(), "soft_targets": "online"}):
         with pytest.raises(ValueError, match="are what `augmentation` makes"):
             BornAgainSequence(linear(), **options)
+    sequence = BornAgainSequence(linear(), augmentation=Noise(), views=2)
+    sequence.compile("sgd", crossentropy())
+    tf = pytest.importorskip("tensorflow")
+    with pytest.raises(ValueError, match="`views` are for arrays or a `keras.utils.PyDataset`"):
+        sequence.fit(tf.data.Dataset.from_tensor_slices(blobs).batch(32))
     with pytest.raises(ValueError, match="say how many of each example"):
         BornAgainSequence(linear(), augmentation=Noise(), soft_targets="cached")
 

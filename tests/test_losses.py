@@ -56,6 +56,81 @@ def test_a_student_close_to_its_teacher_keeps_its_digits():
     np.testing.assert_allclose(gradient, expected_gradient, atol=5e-6 * np.abs(expected_gradient).max())
 
 
+@pytest.mark.parametrize("masked", [-65504.0, -1e9, -np.inf])
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+def test_a_class_that_one_of_the_two_masks_out_counts_as_the_other_says(masked, whose):
+    free, other = random_logits((16, 5), 2, seed=1), random_logits((16, 5), 2, seed=2)
+    masking = free.copy()
+    masking[:, 2] = masked
+    teacher, student = (masking, other) if whose == "teacher" else (other, masking)
+
+    value, gradient = loss_and_gradient(lambda s: per_example()(teacher, s), student)
+
+    p, q = oracles.softmax(teacher), oracles.softmax(student)
+    if whose == "teacher":
+        expected = np.where(p > 0, p * (np.log(np.maximum(p, 1e-300)) - np.log(q)), 0.0).sum(axis=-1)
+    else:  # p * 1e30 where -inf stands for -1e30
+        expected = oracles.knowledge_distillation(teacher, np.maximum(student, -1e30))
+    np.testing.assert_allclose(value, expected, rtol=5e-6)
+    np.testing.assert_allclose(gradient, q - p, atol=1e-6)
+
+
+def test_the_gradient_can_be_differentiated_again():
+    teacher, start = random_logits((3, 4), 2, seed=1), random_logits((3, 4), 1, seed=2)
+
+    def of_gradient(weights):
+        """The square of the gradient with respect to `weights`, of a student whose logits are `tanh(weights)`."""
+        q, p = oracles.softmax(np.tanh(weights)), oracles.softmax(teacher)
+        return float((((q - p) * (1 - np.tanh(weights) ** 2)) ** 2).sum())
+
+    step, expected = 1e-5, np.zeros_like(start, dtype="float64")
+    for place in np.ndindex(start.shape):
+        move = np.zeros(start.shape)
+        move[place] = step
+        expected[place] = (of_gradient(start + move) - of_gradient(start - move)) / (2 * step)
+    loss = per_example()
+
+    backend, weights = keras.config.backend(), ops.convert_to_tensor(start)
+    if backend == "jax":
+        import jax
+
+        first = jax.grad(lambda w: ops.sum(loss(teacher, ops.tanh(w))))
+        actual = jax.grad(lambda w: ops.sum(first(w) ** 2))(weights)
+    elif backend == "torch":
+        import torch
+
+        weights = weights.clone().requires_grad_(True)
+        (first,) = torch.autograd.grad(ops.sum(loss(teacher, ops.tanh(weights))), weights, create_graph=True)
+        (actual,) = torch.autograd.grad(ops.sum(first**2), weights)
+    else:
+        import tensorflow as tf
+
+        with tf.GradientTape() as outer:
+            outer.watch(weights)
+            with tf.GradientTape() as inner:
+                inner.watch(weights)
+                value = ops.sum(loss(teacher, ops.tanh(weights)))
+            squares = ops.sum(inner.gradient(value, weights) ** 2)
+        actual = outer.gradient(squares, weights)
+
+    np.testing.assert_allclose(ops.convert_to_numpy(actual), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="of JAX's own transformations")
+def test_jax_differentiates_the_loss_through_functions_of_the_users():
+    import jax
+
+    teacher, student = (ops.convert_to_tensor(random_logits((4, 5), 2, seed=seed)) for seed in (1, 2))
+    loss = per_example()
+    _, expected = loss_and_gradient(lambda s: loss(teacher, s), student)
+
+    def total(teacher, student):
+        return ops.sum(loss(teacher, student))
+
+    for transformed in (jax.jit(total), jax.checkpoint(total)):
+        np.testing.assert_allclose(jax.grad(transformed, argnums=1)(teacher, student), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
 def test_a_compiled_step_has_exactly_no_loss_either_where_student_equals_teacher(temperature):
     logits = random_logits((32, 50), 10)
