@@ -11,6 +11,8 @@ from keras_ban import _checks
 
 # So many bytes are looked at in one go: arrays that are memory-mapped stay on disk.
 _CHUNK_BYTES = 2**24
+# What two serialized layers of the same kind may differ in.
+INESSENTIAL = {"name", "seed", "build_config", "build_input_shape", "shared_object_id", "compile_config"}
 
 
 def example_keys(x):
@@ -56,7 +58,7 @@ def model_fingerprint(model):
 
 def layer_fingerprint(layer):
     """The SHA-256 of a layer's configuration and weights; names, seeds, and whether it is built play no part."""
-    config = _essence(keras.saving.serialize_keras_object(layer), {})
+    config = essence(keras.saving.serialize_keras_object(layer))
     text = json.dumps(config, sort_keys=True, default=repr) + model_fingerprint(layer)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -66,20 +68,24 @@ def data_fingerprint(form, keys):
     return hashlib.sha256(json.dumps(form).encode() + np.ascontiguousarray(keys).tobytes()).hexdigest()
 
 
-def _essence(config, names):
-    """A serialized layer without what differs between two of the same kind; `names` are those met so far."""
+def essence(config, names=None, inessential=INESSENTIAL):
+    """A serialized layer without what differs between two of the same kind.
+
+    Args:
+        config: plain data.
+        names: those met so far.
+        inessential: the keys that are left out.
+    """
+    names = {} if names is None else names
     if isinstance(config, dict):
         if isinstance(config.get("name"), str):  # Told apart by the order in which they come.
             names.setdefault(config["name"], len(names))
-        return {key: _essence(value, names) for key, value in config.items() if key not in _INESSENTIAL}
+        return {key: essence(value, names, inessential) for key, value in config.items() if key not in inessential}
     if isinstance(config, (list, tuple)):
-        parts = [_essence(each, names) for each in config]
+        parts = [essence(each, names, inessential) for each in config]
         # A `Sequential` gets its input layer when it is built.
         return [each for each in parts if not (isinstance(each, dict) and each.get("class_name") == "InputLayer")]
     return names.get(config, config) if isinstance(config, str) else config
-
-
-_INESSENTIAL = {"name", "seed", "build_config", "build_input_shape", "shared_object_id", "compile_config"}
 
 
 def _leaves(x):

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import json
+import warnings
 
 import keras
 
@@ -45,6 +47,74 @@ def as_recipe(name, value):
             "its `get_config`, and register custom classes in it with `keras.saving.register_keras_serializable`."
         ) from error
     return recipe
+
+
+class CompileArguments:
+    """Arguments of `keras.Model.compile`, which are made anew for each model, and can be written down."""
+
+    def __init__(self, optimizer, metrics, weighted_metrics, **others):
+        self._arguments = {
+            "optimizer": as_recipe("optimizer", keras.optimizers.get(optimizer)),
+            "metrics": keras.tree.map_structure(lambda metric: as_recipe("metrics", metric), metrics),
+            "weighted_metrics": keras.tree.map_structure(lambda m: as_recipe("weighted_metrics", m), weighted_metrics),
+            **others,
+        }
+
+    @property
+    def loss(self):
+        return self._arguments["loss"]
+
+    def make(self):
+        """Arguments for one model."""
+        return keras.tree.map_structure(
+            lambda value: value.make() if isinstance(value, Recipe) else value, self._arguments
+        )
+
+    def compile(self, model):
+        """Compile a trained model: what was done with the optimizer is done, who trains on begins afresh."""
+        model.compile(**self.make())
+        # It is built, because Keras builds the optimizer of a model that it loads, and warns where the file lacks it.
+        model.optimizer.build(model.trainable_variables)
+
+    def to_config(self):
+        """As plain data, by name; of what Keras cannot write down without running code later, only the type."""
+        return {name: as_config(value) for name, value in self.make().items()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The reverse of `to_config`.
+
+        Raises:
+            ValueError: something could not be written down, or its class or function is not known; it is named.
+        """
+        lost = [f"`{name}` ({value[_UNWRITTEN]})" for name, value in config.items() if _is_unwritten(value)]
+        if lost:
+            raise ValueError(f"{', '.join(lost)} could not be written down")
+        arguments = {}
+        for name, value in config.items():
+            try:
+                arguments[name] = keras.saving.deserialize_keras_object(value, custom_objects)
+            except Exception as error:
+                raise ValueError(f"`{name}` is not known to Keras: {error}") from error
+        return cls(**arguments)
+
+
+_UNWRITTEN = "cannot be written down"
+
+
+def as_config(value):
+    """As plain data; of what Keras cannot write down without running code later, only the type."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras warns of lambdas, which it would write down as code.
+            return json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
+    except Exception:
+        kinds = [getattr(leaf, "__qualname__", type(leaf).__qualname__) for leaf in keras.tree.flatten(value)]
+        return {_UNWRITTEN: ", ".join(kinds)}
+
+
+def _is_unwritten(value):
+    return isinstance(value, dict) and _UNWRITTEN in value
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):

@@ -1,26 +1,23 @@
 """Train a model, then train it again with its former self as teacher, generation after generation."""
 
-import time
+import contextlib
+import functools
+import os
 import types
+import warnings
 
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _backend, _checks
-from keras_ban._bench import Bench
-from keras_ban._fresh import Recipe, StopOnNonFiniteLoss, as_recipe, callback_maker
-from keras_ban._outputs import check_known_outputs
+from keras_ban import _augmentation, _checks, _manifest, _model_files
+from keras_ban._fresh import CompileArguments, callback_maker
+from keras_ban._generations import Generations
 from keras_ban._pairing import split_at, take
 from keras_ban._scoring import Scorer
-from keras_ban.cloning import reborn
-from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
 from keras_ban.history import BornAgainHistory, GenerationRecord, better
 from keras_ban.losses import KnowledgeDistillation
-from keras_ban.targets import SoftTargets
-
-# Soft targets that would be larger than this are not kept in memory unless asked for.
-_MOST_BYTES = 2**30
+from keras_ban.runs import RunDirectory
 
 
 class BornAgainSequence:
@@ -51,27 +48,35 @@ class BornAgainSequence:
         generations: how many students follow the first teacher.
         distillation_loss: as in `Distiller`. `None`: `KnowledgeDistillation()`.
         label_weight: as in `Distiller`: the share of the label loss in the students' loss, in `[0, 1]`.
-        seed: a whole number, or `None` to draw one. `fit` calls `keras.utils.set_random_seed` with a seed derived from
-            it at the start of each generation: the same seed gives the same generations, on one backend and machine.
+        directory: a folder in which `fit` keeps each generation as soon as it is finished, made where there is none;
+            `None` keeps none. An interrupted run is continued by running the same script again, and ends in the very
+            weights that it would have ended in without the interruption, on the same backend and machine, where the
+            data yield the same examples again. See `fit`, and `BornAgainSequence.load`.
+        seed: a whole number, or `None` to draw one, which a `directory` keeps. `fit` calls
+            `keras.utils.set_random_seed` with a seed derived from it at the start of each generation: the same seed
+            gives the same generations, on one backend and machine.
         soft_targets: `"cached"`: each generation's outputs on the training data are computed once (`SoftTargets`), and
             an epoch of the next costs what a plain one costs; the data must come in the same order and form each time.
             `"online"`: the teacher runs at each step. `"auto"`: cached for arrays, and for a `PyDataset` that declares
-            itself so by an attribute `fixed = True`, of models with one output whose soft targets take at most 1 GiB;
-            else online.
+            itself so by an attribute `fixed = True`, of models with one output whose soft targets take at most 1 GiB
+            (with a `directory`, at most 1 GiB or as much as the inputs); else online. With a `directory` they lie
+            there in a file, from which those of more than 1 GiB are read batch by batch (`fit` then shuffles in
+            another order than it does in memory).
         augmentation: as in `Distiller`: a layer that is applied inside each training step, and whose outputs teacher
             and student both see. Generation 0 is augmented too. Soft targets are then computed online, unless there are
             `views`. Its random generators start anew in each generation.
         views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
-            `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step. For arrays, and for a
-            `PyDataset` whose order is fixed.
+            `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
+        keep_soft_targets: whether that file stays when the generation that it taught is finished.
 
     Attributes:
         models: the trained models, generation 0 first. Compiled, with a fresh optimizer.
         history: a `BornAgainHistory`; what `fit` returned, or as far as it came.
 
     Raises:
-        TypeError: `model` is neither a `keras.Model` nor callable, or the distillation loss is no loss.
-        ValueError: `generations`, `label_weight`, `seed` or `soft_targets` is not as above.
+        TypeError: `model` is neither a `keras.Model` nor callable, the distillation loss is no loss, or `directory` no
+            path.
+        ValueError: `generations`, `label_weight`, `seed`, `soft_targets` or `keep_soft_targets` is not as above.
     """
 
     def __init__(
@@ -80,11 +85,13 @@ class BornAgainSequence:
         generations=3,
         distillation_loss=None,
         label_weight=0.5,
+        directory=None,
         seed=None,
         *,
         soft_targets="auto",
         augmentation=None,
         views=None,
+        keep_soft_targets=False,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             raise TypeError(
@@ -104,10 +111,16 @@ class BornAgainSequence:
         self.soft_targets = soft_targets
         self.augmentation = augmentation
         self.views = self._check_views(views)
+        if directory is not None and not isinstance(directory, (str, os.PathLike)):
+            raise TypeError(f"`directory` must be a path, or None, received: {directory!r}.")
+        self.directory = directory
+        if keep_soft_targets and directory is None:
+            raise ValueError("`keep_soft_targets` is about the files in a `directory`: pass one, or leave it out.")
+        self.keep_soft_targets = bool(keep_soft_targets)
         self.models = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
-        self._bench = None
+        self._to_compile = []  # What `load` gave, until it is known how.
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """Set how every generation is trained; arguments are those of `keras.Model.compile`.
@@ -122,15 +135,13 @@ class BornAgainSequence:
             raise ValueError(
                 "`compile` needs a `loss` for the labels: validation, and generation 0, are measured by it."
             )
-        arguments = {
-            "optimizer": as_recipe("optimizer", keras.optimizers.get(optimizer)),
-            "loss": loss,
-            "loss_weights": loss_weights,
-            "metrics": keras.tree.map_structure(lambda metric: as_recipe("metrics", metric), metrics),
-            "weighted_metrics": keras.tree.map_structure(lambda m: as_recipe("weighted_metrics", m), weighted_metrics),
-            **kwargs,
-        }
+        arguments = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        self._set_compile_arguments(CompileArguments(**arguments, weighted_metrics=weighted_metrics, **kwargs))
+
+    def _set_compile_arguments(self, arguments):
         self._compile_arguments = arguments
+        while self._to_compile:
+            arguments.compile(self._to_compile.pop())
 
     def fit(
         self,
@@ -148,11 +159,15 @@ class BornAgainSequence:
         monitor="val_loss",
         mode="auto",
         patience=None,
+        resume=True,
         **kwargs,
     ):
         """Train the generations; each call starts over. Arguments not named here go to `keras.Model.fit` unchanged.
 
-        If it is interrupted, or a generation fails, those before it stay in `models` and `history`.
+        If it is interrupted, or a generation fails, those before it stay in `models` and `history`, and with a
+        `directory` on disk. There each call continues what the directory holds: finished generations are loaded, the
+        others trained. Model, data, seed, backend and arguments must be those that the run was begun with (but for
+        `verbose` and callbacks, which are not compared; of a dataset only the form of its first batch is).
 
         Args:
             x: arrays, or a dataset that can be iterated once a generation (no generator).
@@ -174,13 +189,21 @@ class BornAgainSequence:
             mode: `"min"`, `"max"` or `"auto"`, which takes names of accuracies, AUC, F-scores, precision and recall as
                 better when larger, and others as better when smaller.
             patience: stop after so many generations in a row without a better monitored value; `None` trains all.
+            resume: whether a run that the `directory` holds is continued. With `False` it must hold none: no run is
+                ever written over.
 
         Returns:
             `BornAgainHistory`.
 
         Raises:
-            ValueError: `compile` was not called, or something above is not as it says. Raised before training.
+            ValueError: `compile` was not called, or something above is not as it says, or the directory holds another
+                run, or other files. Raised before training.
+            RuntimeError: another process uses the directory; it is named.
             FloatingPointError: a generation's loss or weights became NaN or infinite.
+
+        Warns:
+            UserWarning: the directory's run was begun with another version of keras_ban or Keras: the generations to
+                come may differ from what that version would have trained.
         """
         if self._compile_arguments is None:
             raise ValueError("You must call `compile()` before calling `fit()`.")
@@ -205,43 +228,103 @@ class BornAgainSequence:
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks)
-        entropy = np.random.SeedSequence().entropy % 2**32 if self.seed is None else self.seed
-        starts = self._start(entropy, teacher)
-        if not _checks.is_dataset(x):
-            _checks.check_labels(y, self._compile_arguments["loss"], starts[0])
         scorer = Scorer(validation_data, self._scored_loss(), batch_size, kwargs.get("validation_steps"))
-        if monitor != "val_loss" and validation_data is not None:
-            self._check_monitor(monitor, starts[0], scorer)
-
-        self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
-        self._bench = None
-        options = {"batch_size": batch_size, "epochs": epochs, "verbose": verbose, "validation_data": validation_data}
+        options = {"batch_size": batch_size, "epochs": epochs, "validation_data": validation_data}
         options |= {"sample_weight": sample_weight, **kwargs}
-        best, waited = None, 0
-        for generation in range(self.generations + 1):
-            record = GenerationRecord(generation)
-            if generation == 0 and teacher is not None:
-                model = trained = teacher
+        with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
+            entropy = self._entropy(run, resume)
+            generations = Generations(self, self._compile_arguments, entropy, scorer, run)
+            starts = generations.start(teacher)
+            if not _checks.is_dataset(x):
+                _checks.check_labels(y, self._compile_arguments.loss, starts[0])
+            if monitor != "val_loss" and validation_data is not None:
+                _check_monitor(monitor, generations.wrap(starts[0]), scorer)
+            if run is not None:
+                arguments = {"x": x, "y": y, **options, "monitor": monitor, "mode": mode, "patience": patience}
+                _manifest.begin(run, entropy, self, self._compile_arguments, arguments, teacher, starts)
+                if not self.keep_soft_targets:
+                    run.remove_soft_targets()
+
+            self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
+            options["verbose"] = verbose
+            finished = [] if run is None else run.history().records
+            best, waited = None, 0
+            for generation in range(self.generations + 1):
+                if generation < len(finished):
+                    record = finished[generation]
+                    self._announce(generation, verbose, loaded=True)
+                    model = generations.load(record, teacher)
+                else:
+                    record = GenerationRecord(generation)
+                    if generation > 0 or teacher is None:
+                        self._announce(generation, verbose)
+                    before = self.models[-1] if self.models else None
+                    model = generations.make(record, before, teacher, x, y, make_callbacks, options)
+                    if run is not None:
+                        run.commit(record, functools.partial(_model_files.save, model))
+                        if not self.keep_soft_targets:
+                            run.remove_soft_targets()
+                self.models.append(model)
+                self.history.records.append(record)
+                if patience is not None:
+                    value = record.metrics[monitor]
+                    best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
+                    if waited >= patience:
+                        break
+            if run is not None and run.finished:
+                self.history.ensemble = run.history().ensemble
             else:
-                record.seed = _generation_seed(entropy, generation)
-                self._announce(generation, verbose)
-                model, trained = self._train(starts, record, x, y, make_callbacks(generation), options)
-            self._measure(model, trained, record, scorer)
-            if model is not teacher:
-                # What was done with the optimizer is done: who trains on begins afresh. It is built, because Keras
-                # builds the optimizer of a model that it loads, and warns where the file lacks its variables.
-                model.compile(**self._fresh_compile_arguments())
-                model.optimizer.build(model.trainable_variables)
-            self.models.append(model)
-            self.history.records.append(record)
-            if patience is not None:
-                value = record.metrics[monitor]
-                best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
-                if waited >= patience:
-                    break
-        self._bench = None
-        self.history.ensemble = scorer.score_ensemble()
+                self.history.ensemble = scorer.score_ensemble()
+                if run is not None:
+                    run.finish(self.history.ensemble)
         return self.history
+
+    @classmethod
+    def load(cls, directory, custom_objects=None):
+        """A sequence as its `directory` holds it: models, history, `best_model`, `ensemble()` and `evaluate`, at once.
+
+        Neither data nor `compile` are needed, nor the backend that the run was trained on. Of a run that is not
+        finished it has the generations that are; `fit`, with what the run was begun with, trains the others (where the
+        model was given as a callable, or there is an `augmentation`, make the sequence anew for that).
+
+        Args:
+            directory: where a sequence with this `directory` was trained.
+            custom_objects: classes and functions of your own, by name, that are not registered with Keras; as in
+                `keras.saving.load_model`.
+
+        Raises:
+            FileNotFoundError: there is no run.
+            ValueError: no generation is finished yet, a file is not what was written, or a model is of classes that
+                Keras does not know; they are named.
+
+        Warns:
+            UserWarning: the loss, say, is a lambda, or a function that Keras does not know: it is named, and nothing is
+                compiled until `compile` is called.
+        """
+        run = RunDirectory(directory).read()
+        if not run.entries:
+            raise ValueError(f"{directory} holds a run of which no generation is finished yet: continue it by `fit`.")
+        begun_with = run.manifest["begun_with"]
+        models = [
+            _model_files.load(run.model_file(generation), custom_objects) for generation in range(len(run.entries))
+        ]
+        sequence = cls(
+            models[0],
+            generations=begun_with["generations"],
+            distillation_loss=keras.saving.deserialize_keras_object(begun_with["distillation_loss"], custom_objects),
+            label_weight=begun_with["label_weight"],
+            directory=directory,
+            seed=run.manifest["seed"],
+            soft_targets=begun_with["soft_targets"],
+        )
+        sequence.models, sequence.history, sequence._to_compile = models, run.history(), list(models)
+        try:
+            arguments = CompileArguments.from_config(begun_with["compile"], custom_objects)
+        except ValueError as error:
+            warnings.warn(f"{error}. Nothing is compiled until you call `compile`.", stacklevel=2)
+        else:
+            sequence._set_compile_arguments(arguments)
+        return sequence
 
     @property
     def best_model(self):
@@ -278,7 +361,8 @@ class BornAgainSequence:
             ensemble = EnsembleModel(members, weights, average or "outputs")
         else:
             ensemble = EnsembleModel(members, weights, average or "probabilities", loss.from_logits, loss.activation)
-        ensemble.compile(**self._fresh_compile_arguments())
+        if self._compile_arguments is not None:
+            ensemble.compile(**self._compile_arguments.make())
         return ensemble
 
     def evaluate(self, x, y, batch_size=None, data="test"):
@@ -328,170 +412,22 @@ class BornAgainSequence:
             )
         return _checks.check_count("views", views)
 
-    def _start(self, entropy, teacher):
-        """The models that generations start from, by generation, as far as they can be made and checked at once."""
-        starts = {}
-        first = 0 if teacher is None else 1
-        if teacher is not None:
-            _checks.check_model("teacher", teacher)
-            if not teacher.built:
-                raise ValueError("`teacher` has no weights yet: it must be a trained model.")
-            starts[0] = teacher
-        # A model's copies are all alike: the first stands for the others, which are made when their turn comes.
-        last = first if isinstance(self.model, keras.Model) else self.generations
-        for generation in range(first, last + 1):
-            keras.utils.set_random_seed(_generation_seed(entropy, generation))
-            starts[generation] = self._new_model(generation)
-        if len({id(model) for model in starts.values()}) < len(starts):
+    def _entropy(self, run, resume):
+        """From which the generations' seeds are derived."""
+        if run is None or run.manifest is None:
+            return np.random.SeedSequence().entropy % 2**32 if self.seed is None else self.seed
+        if not resume:
             raise ValueError(
-                "`build` gave the same model for two generations, or the teacher itself: the later would train the "
-                "weights of the earlier. It must return a new model each time it is called."
+                f"{run.path} holds a run, and `resume=False` begins another, which would have to be written over it: "
+                "choose a new directory."
             )
-        for generation in range(1, last + 1):
-            self._distiller(starts[generation], starts[generation - 1])
-        check_known_outputs(starts[last], starts[last], self.distillation_loss)
-        return starts
+        return run.manifest["seed"] if self.seed is None else self.seed
 
-    def _new_model(self, generation):
-        if isinstance(self.model, keras.Model):
-            return reborn(self.model)
-        model = self.model(generation)
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`build({generation})` must return a `keras.Model`, it returned: {model!r}.")
-        return model
-
-    def _distiller(self, student, teacher):
-        return Distiller(
-            student=student,
-            teacher=teacher,
-            distillation_loss=self.distillation_loss,
-            label_weight=self.label_weight,
-            augmentation=self.augmentation,
-        )
-
-    def _train(self, starts, record, x, y, callbacks, options):
-        """Train a generation; return its model, and what it was trained as: itself, or a Distiller."""
-        soft_targets = None if record.generation == 0 else self._compute_soft_targets(x, options)
-        if soft_targets is not None:
-            options = {**options, "soft_targets": soft_targets}
-            if self._bench is None and isinstance(self.model, keras.Model) and self.model.built:
-                self._bench = Bench(self._distiller(reborn(self.model), None))
-                self._bench.distiller.compile(**self._fresh_compile_arguments())
-                # So that it predicts the way that the models themselves do, `run_eagerly` for instance.
-                self._bench.student.compile(**self._fresh_compile_arguments())
-        keras.utils.set_random_seed(record.seed)
-        model = starts.pop(record.generation, None)
-        if model is None:
-            model = self._new_model(record.generation)
-        if self._bench is not None:
-            self._bench.put_in(model)
-            self._bench.reset()
-            trained = self._bench.distiller
-        else:
-            if record.generation > 0:
-                trained = self._distiller(model, None if soft_targets is not None else self.models[-1])
-            elif self.augmentation is not None:
-                trained = Distiller(student=model, label_weight=1, augmentation=self.augmentation)
-            else:
-                trained = model
-            trained.compile(**self._fresh_compile_arguments())
-        if self.augmentation is not None:
-            self._start_augmentation(x, record.seed)
-        begin = time.perf_counter()
-        logs = trained.fit(x, y, callbacks=[*callbacks, StopOnNonFiniteLoss()], **options).history
-        record.seconds = time.perf_counter() - begin
-        if self._bench is not None and trained is self._bench.distiller:
-            self._bench.take_out(model)
-        record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
-        record.epochs = len(logs.get("loss", []))
-        self._check_finite(model, record)
-        return model, trained
-
-    def _start_augmentation(self, x, seed):
-        if not self.augmentation.built:
-            _augmentation.build(self.augmentation, _checks.first_examples(x)[1])
-        _augmentation.reseed(self.augmentation, seed)
-
-    def _compute_soft_targets(self, x, options):
-        """What the last generation says of the training data; `None` where the teacher is to run at each step."""
-        if self.soft_targets == "online" or self.label_weight == 1:
-            return None
-        teacher = self.models[-1]
-        if self.soft_targets == "auto" and self.views is None:
-            if self.augmentation is not None:
-                return None
-            if _checks.is_dataset(x):
-                fixed = isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)
-                if not fixed:
-                    return None
-            outputs = _outputs_on(teacher, x)
-            # A teacher with one output: who has several is heard at each step.
-            if keras.tree.is_nested(outputs) or keras.tree.is_nested(self.distillation_loss):
-                return None
-            count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
-            if 4 * count * np.prod(outputs.shape[1:], dtype="int64") > _MOST_BYTES:
-                return None
-        # The bench's student holds the last generation, and its way through `predict` is compiled.
-        runs = self._bench.student if self._bench is not None else teacher
-        verbose = options["verbose"] in ("auto", 1)
-        from_logits = getattr(self.distillation_loss, "from_logits", None)
-        return SoftTargets.from_teacher(
-            runs,
-            x,
-            options["batch_size"] or 32,
-            verbose=verbose,
-            from_logits=from_logits,
-            augmentation=self.augmentation,
-            views=self.views,
-        )
-
-    def _measure(self, model, trained, record, scorer):
-        if scorer.data is None:
-            return
-        if record.seed is None:
-            # A teacher that was given: compiled from outside, so that the user's model stays as it is.
-            trained = model = EnsembleModel([model], average="outputs")
-            model.compile(**self._fresh_compile_arguments())
-        # Both are compiled already, where the generation was trained in turn with others.
-        record.metrics = scorer.evaluate(trained)
-        on_bench = self._bench is not None and trained is self._bench.distiller
-        record.scores = scorer.score(self._bench.student if on_bench else model)
-
-    def _check_monitor(self, monitor, start, scorer):
-        """Raise, before any training, where the monitor is none of the names that `evaluate` gives."""
-        probe = EnsembleModel([start], average="outputs")
-        probe.compile(**self._fresh_compile_arguments())
-        known = sorted(scorer.evaluate(probe, steps=1))
-        if monitor not in known:
-            raise ValueError(
-                f"`monitor` must be one of {known}, which are measured on the validation data, received: {monitor!r}."
-            )
-
-    def _check_finite(self, model, record):
-        loss = record.logs.get("loss", [0.0])[-1]
-        weights_finite = all(np.isfinite(keras.ops.convert_to_numpy(w.value)).all() for w in model.weights)
-        if weights_finite and _checks.is_finite(loss):
-            return
-        kept = (
-            "Nothing was trained before it"
-            if record.generation == 0
-            else (f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`")
-        )
-        raise FloatingPointError(
-            f"Generation {record.generation} ended with loss={loss} after epoch {record.epochs}"
-            f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. Try a lower learning "
-            "rate, `clipnorm` in the optimizer, or look for NaN in the data."
-        )
-
-    def _announce(self, generation, verbose):
+    def _announce(self, generation, verbose, loaded=False):
         if verbose != 0:
             about = "on labels alone" if generation == 0 else f"taught by generation {generation - 1}"
+            about = f"already in {self.directory}" if loaded else about
             print(f"Generation {generation} of {self.generations}, {about}", flush=True)
-
-    def _fresh_compile_arguments(self):
-        return keras.tree.map_structure(
-            lambda value: value.make() if isinstance(value, Recipe) else value, self._compile_arguments
-        )
 
     def _scored_loss(self):
         """The distillation loss, where it says what kind of probabilities the outputs are."""
@@ -503,14 +439,13 @@ class BornAgainSequence:
             raise ValueError("No generation is trained yet: call `compile()` and `fit()` first.")
 
 
-def _outputs_on(model, x):
-    """The outputs on the first examples, as shapes."""
-    first_x = _checks.first_examples(x)[1]
-    return model.compute_output_spec(keras.tree.map_structure(_backend.as_tensor, first_x))
-
-
-def _generation_seed(entropy, generation):
-    return int(np.random.SeedSequence([entropy, generation]).generate_state(1)[0])
+def _check_monitor(monitor, probe, scorer):
+    """Raise, before any training, where the monitor is none of the names that `evaluate` gives."""
+    known = sorted(scorer.evaluate(probe, steps=1))
+    if monitor not in known:
+        raise ValueError(
+            f"`monitor` must be one of {known}, which are measured on the validation data, received: {monitor!r}."
+        )
 
 
 def _resolve_mode(mode, monitor):

@@ -22,6 +22,12 @@ ALLOWED = {
     "_checks": set(),
     "_fingerprints": {"_checks"},
     "_fresh": {"_checks"},
+    "_generations": {
+        *("_augmentation", "_backend", "_bench", "_checks", "_fingerprints", "_fresh", "_model_files", "_outputs"),
+        *("cloning", "distiller", "ensemble", "targets"),
+    },
+    "_manifest": {"_checks", "_fingerprints", "_fresh", "_model_files"},
+    "_model_files": set(),
     "_outputs": {"losses"},
     "_pairing": {"_backend", "_checks", "_fingerprints", "_outputs"},
     "_plotting": set(),
@@ -45,9 +51,10 @@ ALLOWED = {
     "losses/_dist": {"losses"},
     "losses/_knowledge_distillation": {"losses"},
     "losses/_permuted": {"losses"},
+    "runs": {"history"},
     "sequence": {
-        *("_augmentation", "_backend", "_bench", "_checks", "_fresh", "_outputs", "_pairing", "_scoring"),
-        *("cloning", "distiller", "ensemble", "history", "losses", "targets"),
+        *("_augmentation", "_checks", "_fresh", "_generations", "_manifest", "_model_files", "_pairing", "_scoring"),
+        *("ensemble", "history", "losses", "runs"),
     },
     "targets": {
         *("_augmentation", "_checks", "_fingerprints", "_pairing", "_storage", "_teacher_rows", "_top_k"),
