@@ -1,6 +1,7 @@
 """What differs between TensorFlow, JAX and torch; nothing else in the package asks which backend runs."""
 
 import contextlib
+import random
 
 import keras
 import numpy as np
@@ -133,6 +134,40 @@ def after(state, scope, non_trainable_variables):
         return state
     (trainable, _, *others), *rest = state
     return [(trainable, [scope.get_current_value(v) for v in non_trainable_variables], *others), *rest]
+
+
+def random_states():
+    """The states of the global random generators that move while Keras trains, as arrays by name."""
+    _, internal, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    states = {
+        "python": np.array(internal, "uint64"),
+        "python_gauss": np.array([] if gauss is None else [gauss]),
+        "numpy_keys": keys,
+        "numpy_rest": np.array([position, has_gauss, cached]),
+    }
+    if BACKEND == "torch":
+        import torch
+
+        states["torch"] = torch.get_rng_state().numpy()
+        if torch.cuda.is_available():
+            states |= {f"cuda_{i}": state.cpu().numpy() for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_random_states(states):
+    """The reverse of `random_states`."""
+    gauss = states["python_gauss"].tolist()
+    random.setstate((3, tuple(states["python"].tolist()), gauss[0] if gauss else None))
+    position, has_gauss, cached = states["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", states["numpy_keys"], int(position), int(has_gauss), cached))
+    if BACKEND == "torch":
+        import torch
+
+        torch.set_rng_state(torch.from_numpy(states["torch"]))
+        cuda = [torch.from_numpy(state) for name, state in states.items() if name.startswith("cuda_")]
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 class StepConstants:

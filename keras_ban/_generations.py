@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_ban import _augmentation, _backend, _checks, _model_files
 from keras_ban._bench import Bench
+from keras_ban._epochs import KeepEpochs
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._fresh import StopOnNonFiniteLoss
 from keras_ban._outputs import check_known_outputs
@@ -136,14 +137,29 @@ class Generations:
             trained.compile(**self._compile_arguments.make())
         if sequence.augmentation is not None:
             self._start_augmentation(x, record.seed)
+        keeper = None
+        if self._run is not None and model.built and not callbacks and "steps_per_epoch" not in options:
+            keeper = KeepEpochs(self._run.epoch_file, record.generation)
+            callbacks = [keeper]
+            if keeper.initial_epoch is not None:
+                options = {**options, "initial_epoch": keeper.initial_epoch}
+                if options["verbose"] != 0:
+                    print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
         begin = time.perf_counter()
         logs = trained.fit(x, y, callbacks=[*callbacks, StopOnNonFiniteLoss()], **options).history
         record.seconds = time.perf_counter() - begin
+        if keeper is not None:
+            logs, record.seconds = keeper.logs, keeper.seconds()
         if self._bench is not None and trained is self._bench.distiller:
             self._bench.take_out(model)
         record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
         record.epochs = len(logs.get("loss", []))
-        _check_finite(model, record)
+        try:
+            _check_finite(model, record)
+        except FloatingPointError:
+            if keeper is not None:
+                keeper.forget()
+            raise
         return model, trained
 
     def _measure(self, model, trained, record):

@@ -6,7 +6,8 @@ What a directory holds:
   its files, and at the end the ensemble's scores;
 - `generation-00/`, `generation-01/`, ...: `model.keras`, `history.csv` (a line for each epoch), `record.json` (a
   `GenerationRecord`);
-- while it trains, `soft-targets-00.npy`: what generation 0 says of the training data, for generation 1;
+- while it trains, `soft-targets-00.npy`: what generation 0 says of the training data, for generation 1; and
+  `epoch.npz`: the state after the last epoch of the generation that is being trained;
 - `.lock`: the process id and host of who writes here, or wrote here last.
 
 The rules of resume:
@@ -18,7 +19,7 @@ The rules of resume:
    `run.json`, which is replaced as a whole.
 3. A generation exists when `run.json` names it, and that is the last step: its files are written to a hidden folder and
    flushed to the disk, the folder is given its name, and then `run.json` is replaced by one that names it. At any
-   instant before that the generation does not exist, and is trained again from its own seed.
+   instant before that the generation does not exist, and is trained again, from its own seed or from `epoch.npz`.
 4. Who takes the lock first removes what a process that died has left: hidden `.partial` files and folders, and a
    generation's folder that `run.json` does not name. Nothing else is ever removed, and nothing is written over.
 5. A run is continued with what it was begun with, or not at all: each difference is named.
@@ -39,8 +40,11 @@ import socket
 from keras_ban.history import BornAgainHistory
 
 FORMAT = 1
-MANIFEST, MODEL, LOGS, RECORD, LOCK = "run.json", "model.keras", "history.csv", "record.json", ".lock"
-_PARTIAL = re.compile(r"\.(run\.json|generation-\d+|soft-targets-\d+\.npy\.[0-9a-f]+)\.partial")
+MANIFEST, MODEL, LOGS, RECORD, EPOCH, LOCK = (
+    *("run.json", "model.keras", "history.csv", "record.json"),
+    *("epoch.npz", ".lock"),
+)
+_PARTIAL = re.compile(r"\.(run\.json|epoch\.npz|generation-\d+|soft-targets-\d+\.npy\.[0-9a-f]+)\.partial")
 _GENERATION = re.compile(r"generation-(\d+)")
 _ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
 
@@ -159,6 +163,7 @@ class RunDirectory:
         entry = {"generation": record.generation, "folder": name, "files": files}
         self.manifest = {**self.manifest, "generations": [*self.entries, entry]}
         self._write_manifest()
+        self.epoch_file.unlink(missing_ok=True)
 
     def finish(self, ensemble):
         """Note that no generation is to come, and the ensemble's `Scores`, or `None`."""
@@ -184,6 +189,11 @@ class RunDirectory:
     def soft_targets_file(self, generation):
         """Where the soft targets lie that a generation gives to the next."""
         return self.path / f"soft-targets-{generation:02d}.npy"
+
+    @property
+    def epoch_file(self):
+        """Where the state lies that the generation being trained had after its last epoch."""
+        return self.path / EPOCH
 
     def remove_soft_targets(self):
         """Remove the soft targets that played their part: the generation that they taught is on disk."""

@@ -51,7 +51,8 @@ class BornAgainSequence:
         directory: a folder in which `fit` keeps each generation as soon as it is finished, made where there is none;
             `None` keeps none. An interrupted run is continued by running the same script again, and ends in the very
             weights that it would have ended in without the interruption, on the same backend and machine, where the
-            data yield the same examples again. See `fit`, and `BornAgainSequence.load`.
+            data yield the same examples again and layers draw random numbers from a `keras.random.SeedGenerator` of
+            their own, as Keras's do. See `fit`, and `BornAgainSequence.load`.
         seed: a whole number, or `None` to draw one, which a `directory` keeps. `fit` calls
             `keras.utils.set_random_seed` with a seed derived from it at the start of each generation: the same seed
             gives the same generations, on one backend and machine.
@@ -166,8 +167,10 @@ class BornAgainSequence:
 
         If it is interrupted, or a generation fails, those before it stay in `models` and `history`, and with a
         `directory` on disk. There each call continues what the directory holds: finished generations are loaded, the
-        others trained. Model, data, seed, backend and arguments must be those that the run was begun with (but for
-        `verbose` and callbacks, which are not compared; of a dataset only the form of its first batch is).
+        one that was interrupted goes on after its last finished epoch, or begins again if it has callbacks (which may
+        count, and are not kept), `steps_per_epoch`, or a model that is built by its data. Model, data, seed, backend
+        and arguments must be those that the run was begun with (but for `verbose` and callbacks, which are not
+        compared; of a dataset only the form of its first batch is).
 
         Args:
             x: arrays, or a dataset that can be iterated once a generation (no generator).

@@ -3,15 +3,18 @@
 import contextlib
 import csv
 import hashlib
+import importlib
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -19,7 +22,8 @@ import pytest
 from conftest import assert_same, classifier, crossentropy, values
 
 import keras_ban
-from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, runs
+from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, _backend, runs
+from keras_ban._epochs import KeepEpochs
 from keras_ban.history import Scores
 from keras_ban.losses import KnowledgeDistillation
 from keras_ban.runs import RunDirectory
@@ -41,6 +45,34 @@ class Interruption(keras.callbacks.Callback):
 
 def interrupt_in(generation, epoch=0):
     return lambda now: [Interruption(epoch)] if now == generation else []
+
+
+@contextlib.contextmanager
+def interrupted_after(generation, epoch):
+    """Stops the run after an epoch, without a callback of the user's: the state of that epoch is on disk."""
+    original = KeepEpochs.on_epoch_end
+
+    def stop(self, now, logs=None):
+        original(self, now, logs)
+        if (self._generation, now) == (generation, epoch):
+            raise InterruptedError("by the test")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(KeepEpochs, "on_epoch_end", stop)
+        yield
+
+
+@pytest.fixture
+def epochs_trained(monkeypatch):
+    """`(generation, epoch)` of each epoch that is trained without callbacks of the user's."""
+    seen, original = [], KeepEpochs.on_epoch_begin
+
+    def note(self, epoch, logs=None):
+        seen.append((self._generation, epoch))
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(KeepEpochs, "on_epoch_begin", note)
+    return seen
 
 
 def sequence(directory=None, model=None, optimizer=None, eager=True, loss=None, metrics=("accuracy",), **arguments):
@@ -102,7 +134,7 @@ def finished(blobs, tmp_path_factory):
     return types.SimpleNamespace(directory=directory, sequence=made)
 
 
-COMPILED = {"batch_size": 32, "epochs": 2}
+COMPILED = {"batch_size": 32, "epochs": 3}
 
 
 @pytest.fixture
@@ -130,7 +162,7 @@ def test_a_run_is_a_folder_that_a_person_can_read(finished):
             assert {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} == noted
         with open(folder / "history.csv") as file:
             rows = list(csv.DictReader(file))
-        assert ["0", "1"] == [row.pop("epoch") for row in rows]
+        assert ["0", "1", "2"] == [row.pop("epoch") for row in rows]
         assert record.logs == {name: [float(row[name]) for row in rows] for name in rows[0]}
         assert record.seed == json.loads((folder / "record.json").read_text())["seed"]
 
@@ -141,8 +173,8 @@ def test_a_generations_file_is_a_plain_keras_model(finished, blobs):
         assert_same([model.predict(blobs[0], verbose=0)], [again.predict(blobs[0], verbose=0)])
 
 
-def test_a_run_with_a_directory_is_that_without(finished, blobs):
-    assert_same_run(run(None, blobs, eager=False, fitting=COMPILED), finished.sequence)
+def test_a_generations_file_holds_no_optimizer(finished):
+    assert b"optimizer" not in (finished.directory / "generation-00" / "model.keras").read_bytes()
 
 
 def test_writing_a_model_leaves_it_as_it_was(finished, blobs):
@@ -154,19 +186,106 @@ def test_writing_a_model_leaves_it_as_it_was(finished, blobs):
 # How a run is continued
 
 
-@pytest.mark.parametrize(("generation", "epoch"), [(1, 0), (2, 1)])
-def test_a_compiled_run_that_was_interrupted_ends_as_if_it_had_not_been(finished, blobs, tmp_path, generation, epoch):
+def test_a_compiled_run_that_was_interrupted_ends_as_if_it_had_not_been(finished, blobs, tmp_path):
     with pytest.raises(InterruptedError):
-        run(tmp_path, blobs, interrupt_in(generation, epoch), eager=False, fitting=COMPILED)
-    assert generation == len(json.loads((tmp_path / "run.json").read_text())["generations"])
+        run(tmp_path, blobs, interrupt_in(1), eager=False, fitting=COMPILED)
+    assert 1 == len(json.loads((tmp_path / "run.json").read_text())["generations"])
     keras.utils.set_random_seed(99)
     asked = []
 
     again = run(tmp_path, blobs, lambda now: asked.append(now) or [], eager=False, fitting=COMPILED)
 
-    assert list(range(generation, 3)) == asked
+    assert [1, 2] == asked
     assert_same_run(finished.sequence, again)
     assert finished.sequence.history.best_generation == again.history.best_generation
+
+
+@pytest.mark.parametrize(("generation", "epoch"), [(0, 0), (2, 0)])
+def test_an_interrupted_generation_goes_on_after_its_last_epoch(
+    finished, blobs, tmp_path, capsys, epochs_trained, generation, epoch
+):
+    with interrupted_after(generation, epoch):
+        run(tmp_path, blobs, eager=False, fitting=COMPILED)
+    keras.utils.set_random_seed(99)
+
+    again = run(tmp_path, blobs, eager=False, fitting={**COMPILED, "verbose": 2})
+
+    assert [(g, e) for g in range(3) for e in range(3)] == epochs_trained
+    assert f"It goes on after epoch {epoch + 1} of 3" in capsys.readouterr().out
+    assert_same_run(finished.sequence, again)
+    assert names(finished.directory) == names(tmp_path)
+    seconds = json.loads((tmp_path / f"generation-{generation:02d}" / "record.json").read_text())["seconds"]
+    assert 0 < seconds == again.history.records[generation].seconds
+
+
+def without_state(way, directory, blobs):
+    """Make it so that the generation in training must begin again."""
+    path = directory / "epoch.npz"
+    if way == "truncated":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif way == "flipped":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays["about"]))
+        about |= {"generation": 1} if way == "of another generation" else {"keras": "3.0.0"}
+        np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
+
+
+def test_a_state_that_is_not_whole_or_another_ones_is_not_used(blobs, tmp_path, epochs_trained):
+    with interrupted_after(0, 0):
+        run(tmp_path / "cut", blobs, generations=1)
+    for way in ("truncated", "flipped", "of another generation", "of another Keras"):
+        directory = shutil.copytree(tmp_path / "cut", tmp_path / way)
+        without_state(way, directory, blobs)
+        epochs_trained.clear()
+
+        run(directory, blobs, generations=1)
+
+        assert [(0, 0), (1, 0)] == epochs_trained
+
+
+def test_no_state_is_kept_where_it_would_not_be_all(blobs, tmp_path, epochs_trained):
+    """Of callbacks, and of an iterator in the midst of the data."""
+    run(tmp_path / "callbacks", blobs, [keras.callbacks.History()], generations=1)
+    run(tmp_path / "steps", blobs, generations=1, fitting={"steps_per_epoch": 1})
+    assert [] == epochs_trained
+
+
+def test_a_generation_that_ended_in_nan_begins_again(blobs, tmp_path, epochs_trained, monkeypatch):
+    original = KeepEpochs.on_epoch_end
+
+    def once(self, epoch, logs=None):
+        self.model.variables[0].assign(self.model.variables[0] * float("nan"))
+        original(self, epoch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(FloatingPointError):
+        patch.setattr(KeepEpochs, "on_epoch_end", once)
+        run(tmp_path, blobs, fitting={"epochs": 2}, generations=1)
+    assert [".lock", "run.json"] == names(tmp_path)
+    epochs_trained.clear()
+
+    run(tmp_path, blobs, fitting={"epochs": 2}, generations=1)
+
+    assert [(0, 0), (0, 1), (1, 0), (1, 1)] == epochs_trained
+
+
+def test_random_generators_go_on_from_a_state_that_was_put_back():
+    def draw():
+        drawn = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn()]
+        return [*drawn, float(keras.ops.convert_to_numpy(torch.rand(()))) if torch else 0]
+
+    torch = importlib.import_module("torch") if keras.config.backend() == "torch" else None
+    draw()  # Both Gaussian generators draw in pairs: the second of each is part of the state.
+    states = {name: np.array(array) for name, array in _backend.random_states().items()}
+    expected = [draw(), draw()]
+    draw()
+    _backend.set_random_states(states)
+
+    assert expected == [draw(), draw()]
 
 
 class Batches(keras.utils.PyDataset):
@@ -184,9 +303,12 @@ class Batches(keras.utils.PyDataset):
         return self.x[rows], self.y[rows]
 
 
-@pytest.mark.parametrize("way", ["online", "memory-mapped", "dataset", "build"])
+WAYS = ["online", "memory-mapped", "dataset", "build", "unbuilt", "augmented", "views", "permuted"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, monkeypatch):
-    arguments = {"fitting": {"batch_size": 32, "epochs": 2}}
+    arguments = {"fitting": {"epochs": 2}}
     data = blobs
     if way == "online":
         arguments["soft_targets"] = "online"
@@ -196,13 +318,29 @@ def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, mon
     elif way == "dataset":
         data = (Batches(*blobs),)
         arguments["fitting"] = {"validation_data": blobs, "batch_size": None, "epochs": 2}
-    else:
+    elif way == "build":
         arguments["model"] = lambda generation: classifier(dropout=0.1 * generation)
-    whole = run(tmp_path / "whole", data, **arguments)
-    with pytest.raises(InterruptedError):
-        run(tmp_path / "cut", data, interrupt_in(2, 1), **arguments)
+    elif way in ("augmented", "views"):
+        arguments["augmentation"] = keras.layers.GaussianNoise(0.5)
+        arguments["views"] = 2 if way == "views" else None
+    elif way == "unbuilt":
+        layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.3), keras.layers.Dense(3)]
+        arguments["model"] = keras.Sequential(layers)
 
-    assert_same_run(whole, run(tmp_path / "cut", data, **arguments))
+    def go(name, callbacks=None):
+        keras.utils.set_random_seed(random.SystemRandom().getrandbits(31))
+        if way == "permuted":
+            arguments["distillation_loss"] = keras_ban.losses.PermutedDarkKnowledge()
+        return run(tmp_path / name, data, callbacks, **arguments)
+
+    whole = go("whole")
+    with pytest.raises(InterruptedError):
+        go("cut", interrupt_in(1, 1))
+    if way != "unbuilt":
+        with interrupted_after(2, 0):
+            go("cut")
+
+    assert_same_run(whole, go("cut"))
 
 
 def test_a_finished_run_is_loaded_by_fit(finished, blobs, capsys):
@@ -222,12 +360,12 @@ def test_fit_says_which_generations_it_loads(finished, blobs, capsys):
 
 def test_a_drawn_seed_is_kept(blobs, tmp_path):
     with pytest.raises(InterruptedError):
-        run(tmp_path, blobs, interrupt_in(1), seed=None)
+        run(tmp_path, blobs, interrupt_in(1), seed=None, generations=1)
     drawn = json.loads((tmp_path / "run.json").read_text())["seed"]
 
-    again = run(tmp_path, blobs, seed=None)
+    again = run(tmp_path, blobs, seed=None, generations=1)
 
-    assert_same_run(run(None, blobs, seed=drawn), again)
+    assert_same_run(run(None, blobs, seed=drawn, generations=1), again)
 
 
 def test_a_given_teacher_is_generation_0_on_disk_too(blobs, tmp_path):
@@ -246,6 +384,8 @@ def test_a_given_teacher_is_generation_0_on_disk_too(blobs, tmp_path):
     assert_same(weights(again.models), weights(loaded.models))
     with pytest.raises(ValueError, match=r"- teacher: .* in the directory, null now"):
         run(tmp_path, blobs)
+    with pytest.raises(ValueError, match=r"- teacher\.weights: "):
+        run(tmp_path, blobs, fitting={"teacher": classifier()})
 
 
 def test_patience_ends_a_run_for_good(blobs, tmp_path):
@@ -265,13 +405,13 @@ def test_a_generation_that_ends_in_nan_leaves_the_earlier_ones_on_disk(blobs, tm
             self.model.variables[0].assign(self.model.variables[0] * float("nan"))
 
     def callbacks(generation):
-        return [Spoil()] if generation == 2 else []
+        return [Spoil()] if generation == 1 else []
 
-    with pytest.raises(FloatingPointError, match="Generation 2"):
-        run(tmp_path, blobs, callbacks)
+    with pytest.raises(FloatingPointError, match="Generation 1"):
+        run(tmp_path, blobs, callbacks, generations=1)
 
-    assert ["generation-00", "generation-01"] == [name for name in names(tmp_path) if name.startswith("gen")]
-    assert_same_run(run(None, blobs), run(tmp_path, blobs))
+    assert ["generation-00"] == [name for name in names(tmp_path) if name.startswith("gen")]
+    assert_same_run(run(None, blobs, generations=1), run(tmp_path, blobs, generations=1))
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -366,8 +506,9 @@ def test_each_difference_is_named_with_what_was_and_what_came(finished, blobs):
     model = classifier(dropout=0.3, batch_norm=True, units=17)
     changed = {"model": model, "optimizer": keras.optimizers.Adam(0.01), "seed": 4, "label_weight": 0.3}
     changed |= {"distillation_loss": KnowledgeDistillation(temperature=2.0), "eager": True, "generations": 3}
+    changed |= {"augmentation": keras.layers.GaussianNoise(0.5), "views": 2}
     with pytest.raises(ValueError) as error:
-        run(finished.directory, (x[::-1], y), **changed, fitting={"batch_size": 16, "epochs": 2, "shuffle": False})
+        run(finished.directory, (x[::-1], y), **changed, fitting={**COMPILED, "batch_size": 16, "shuffle": False})
 
     lines = str(error.value).splitlines()
     found = {line[2:].split(":")[0]: line.split(": ", 1)[1] for line in lines if line.startswith("- ")}
@@ -375,6 +516,7 @@ def test_each_difference_is_named_with_what_was_and_what_came(finished, blobs):
         "seed": (3, 4),
         "generations": (2, 3),
         "label_weight": (0.5, 0.3),
+        "views": ("null", 2),
         "distillation_loss.config.temperature": (1.0, 2.0),
         "fit.batch_size": (32, 16),
         "fit.shuffle": ("null", "false"),
@@ -382,6 +524,7 @@ def test_each_difference_is_named_with_what_was_and_what_came(finished, blobs):
         "model.0.config.layers[0].config.units": (16, 17),
     }.items():
         assert f"{there} in the directory, {now} now" == found.pop(name)
+    assert found.pop("augmentation").startswith("null in the directory, ")
     # The rate is kept as float32 or float64, by the backend; the data by fingerprints.
     assert re.match(
         r"0.0(2|1999999955296516\d*) in the directory, 0.0(1|0999999977648258\d*) now",
@@ -399,7 +542,7 @@ def test_each_difference_is_named_with_what_was_and_what_came(finished, blobs):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("y", np.zeros(96, "int64")), ("sample_weight", np.ones(96)), ("epochs", 3), ("monitor", "val_accuracy")],
+    [("y", np.zeros(96, "int64")), ("sample_weight", np.ones(96)), ("epochs", 2), ("monitor", "val_accuracy")],
 )
 def test_labels_weights_epochs_and_monitor_count_too(finished, blobs, key, value):
     data = {"x": blobs[0], "y": blobs[1], "validation_data": blobs, "verbose": 0, **COMPILED}
@@ -578,22 +721,27 @@ def test_a_finished_run_is_loaded_without_data_and_without_compile(finished, blo
     assert all(float(model.optimizer.learning_rate) == pytest.approx(0.02) for model in loaded.models)  # float32
 
 
-def test_a_run_that_was_interrupted_is_loaded_as_far_as_it_came_and_goes_on(finished, blobs, tmp_path):
-    with pytest.raises(InterruptedError):
-        run(tmp_path, blobs, interrupt_in(1), eager=False, fitting=COMPILED)
+def test_a_run_that_was_interrupted_is_loaded_as_far_as_it_came_and_goes_on(blobs, tmp_path):
+    with interrupted_after(1, 0):
+        run(tmp_path, blobs, generations=1, fitting={"epochs": 2})
     loaded = BornAgainSequence.load(tmp_path)
     assert 1 == len(loaded.models) == len(loaded.history.records)
     assert loaded.history.ensemble is None
 
-    fit(loaded, blobs, **COMPILED)
+    fit(loaded, blobs, epochs=2)
 
-    assert_same_run(finished.sequence, loaded)
+    assert_same_run(run(None, blobs, generations=1, fitting={"epochs": 2}), loaded)
 
 
 def test_what_the_loss_was_is_told_where_it_cannot_be_written_down(blobs, tmp_path):
-    entropy = crossentropy()
-    made = run(tmp_path, blobs, loss=lambda y, p: entropy(y, p), generations=1)
-    run(tmp_path, blobs, loss=lambda y, p: entropy(y, p), generations=1)
+    def loss():
+        return lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # As outside of the tests: Keras only warns of what it would write as code.
+        made = run(tmp_path, blobs, loss=loss(), generations=1)
+        run(tmp_path, blobs, loss=loss(), generations=1)
+    assert "__lambda__" not in (tmp_path / "run.json").read_text()
 
     with pytest.warns(UserWarning, match=r"`loss` \(.*<lambda>\) could not be written down.*call `compile`"):
         loaded = BornAgainSequence.load(tmp_path)
@@ -711,7 +859,13 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
 def test_nothing_but_leftovers_is_removed(tmp_path):
     with begun(tmp_path) as directory:
         directory.commit(record_of(0), _write)
-    left = [".generation-01.partial", ".run.json.partial", ".soft-targets-00.npy.0a1b2c3d.partial", "generation-01"]
+    left = [
+        ".epoch.npz.partial",
+        ".generation-01.partial",
+        ".run.json.partial",
+        ".soft-targets-00.npy.0a1b2c3d.partial",
+        "generation-01",
+    ]
     kept = [
         "best.keras",
         "generation-00-copy",
@@ -779,12 +933,12 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 import test_runs
-from keras_ban import runs
+from keras_ban import _fresh, runs
 
 directory, moment, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 count = 0
 
-def kill(*_):
+def kill(*_, **__):
     global count
     count += 1
     if count == number:
@@ -794,13 +948,11 @@ if moment == "replace":
     original = os.replace
     runs.os.replace = lambda *args: (kill(), original(*args))
 
-class Kill(test_runs.keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if moment == "batch":
-            kill()
+else:
+    _fresh.StopOnNonFiniteLoss.on_train_batch_end = kill
 
 data = np.load(sys.argv[4])
-test_runs.run(directory, (data["x"], data["y"]), lambda _: [Kill()], eager=False, fitting=test_runs.COMPILED)
+test_runs.run(directory, (data["x"], data["y"]), eager=False, fitting=test_runs.COMPILED)
 print("finished")
 """
 
@@ -813,24 +965,34 @@ def killed(directory, blobs, moment, number):
     return process.returncode, output
 
 
-def test_a_process_killed_in_the_midst_of_a_commit_costs_that_generation_alone(finished, blobs, tmp_path):
-    # The manifest is replaced at the beginning, and with each generation; the soft targets' file is put in its place
-    # between: the fourth is generation 1's commit.
-    assert (-signal.SIGKILL, "") == killed(tmp_path / "run", blobs, "replace", 4)
+def test_a_process_killed_in_the_midst_of_a_commit_trains_nothing_again(finished, blobs, tmp_path, epochs_trained):
+    # What is replaced: the manifest; the states of three epochs; the manifest, for generation 0; the soft targets; the
+    # states of three epochs; the manifest, for generation 1.
+    assert (-signal.SIGKILL, "") == killed(tmp_path / "run", blobs, "replace", 10)
     assert ["generation-00", "generation-01"] == sorted(p.name for p in (tmp_path / "run").glob("generation-*"))
     assert 1 == len(BornAgainSequence.load(tmp_path / "run").models)
 
     again = run(tmp_path / "run", blobs, eager=False, fitting=COMPILED)
 
+    assert [(2, 0), (2, 1), (2, 2)] == epochs_trained
     assert_same_run(finished.sequence, again)
 
 
+# As above, to the end: the manifest is replaced a last time when the run is finished.
+MOMENTS = [*(("batch", number) for number in range(1, 28)), *(("replace", number) for number in range(1, 17))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 19))
-def test_a_process_killed_at_any_batch_costs_that_generation_alone(finished, blobs, tmp_path, number):
-    assert (-signal.SIGKILL, "") == killed(tmp_path / "run", blobs, "batch", number)
-    assert (number - 1) // 6 == len(json.loads((tmp_path / "run" / "run.json").read_text())["generations"])
+@pytest.mark.parametrize(("moment", "number"), MOMENTS)
+def test_a_process_killed_at_any_moment_loses_an_epoch_at_most(
+    finished, blobs, tmp_path, epochs_trained, moment, number
+):
+    assert (-signal.SIGKILL, "") == killed(tmp_path / "run", blobs, moment, number)
 
     again = run(tmp_path / "run", blobs, eager=False, fitting=COMPILED)
 
+    everything = [(generation, epoch) for generation in range(3) for epoch in range(3)]
+    if moment == "batch":  # three in each epoch
+        assert everything[(number - 1) // 3 :] == epochs_trained
+    assert everything[len(everything) - len(epochs_trained) :] == epochs_trained
     assert_same_run(finished.sequence, again)
