@@ -24,6 +24,7 @@ from keras_ban._outputs import (
 )
 from keras_ban._pairing import PairedDataset
 from keras_ban._schedules import check_schedule, serialize, value_at
+from keras_ban._teaching import NO_TEACHER, Teaching
 from keras_ban._top_k import expand, is_top_k
 from keras_ban.losses import KnowledgeDistillation
 from keras_ban.losses._base import check_comparable
@@ -118,14 +119,13 @@ class Distiller(keras.Model):
         # A loss that draws random numbers draws from the model's state, else JAX would draw the same at each step.
         distillation_loss = keras.tree.map_structure(with_own_seed, distillation_loss)
         self._loss_seed_generators = seed_generators(distillation_loss)
-        # Held where Keras does not look for layers, so that it is no part of the model: of its weights, of its
-        # `trainable` flag, of its checkpoints.
+        self._teaching = Teaching(teacher)
+        # Held where Keras does not look for what it would track.
         self._hidden = types.SimpleNamespace(
-            teacher=teacher, distillation_loss=distillation_loss, found_by_keras=False, before_training=[], step=None
+            distillation_loss=distillation_loss, found_by_keras=False, before_training=[], step=None
         )
         self._label_weight = label_weight
         self._loss_weights = None
-        self._teacher_constants = None
         self._soft_targets_checked = False
         self._evaluating = False
         self._jit_wanted = "auto"
@@ -145,7 +145,7 @@ class Distiller(keras.Model):
     # Read-only, all three: a compiled step would go on with the old value, without a word.
     @property
     def teacher(self):
-        return self._hidden.teacher
+        return self._teaching.teacher
 
     @property
     def distillation_loss(self):
@@ -236,7 +236,7 @@ class Distiller(keras.Model):
         finally:
             _backend.restore(self._hidden.before_training)
             self._hidden.before_training = []
-            self._teacher_constants = None
+            self._teaching.end()
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
@@ -280,7 +280,7 @@ class Distiller(keras.Model):
             y = labels
         else:
             if soft_targets is None:
-                soft_targets = self._teach(x, state)
+                soft_targets = self._teaching.in_step(x, state)
             y = join_targets(labels, soft_targets)
         if self._label_weight_tracker is not None or self._temperature_tracker is not None:
             self._hidden.step = _backend.step_of(self.optimizer, state[0][2] if state else None)
@@ -328,9 +328,7 @@ class Distiller(keras.Model):
     @property
     def non_trainable_variables(self):
         variables = super().non_trainable_variables
-        if self._teacher_constants is None or self._evaluating:
-            return variables
-        return variables + self._teacher_constants.in_state
+        return variables if self._evaluating else variables + self._teaching.in_state
 
     def get_config(self):
         return {
@@ -411,14 +409,13 @@ class Distiller(keras.Model):
     def _prepare_soft_targets(self, x, soft_targets):
         """Make the teacher ready for training on `x`, or check the soft targets that take its place; return `x`."""
         if self.teacher is None and soft_targets is None and not _checks.is_dataset(x):
-            raise ValueError(_NO_TEACHER)
+            raise ValueError(NO_TEACHER)
         if not self._soft_targets_checked or not getattr(self.teacher, "built", True):
             x = self._check_first_batch(x, soft_targets)
         if self.teacher is None or soft_targets is not None:
-            self._teacher_constants = None
-        elif self._teacher_constants is None or not self._teacher_constants.are_current():
-            _backend.separate(self.student.variables, self.teacher.variables)
-            self._teacher_constants = _backend.StepConstants(self.teacher.variables)
+            self._teaching.end()
+        else:
+            self._teaching.begin(self.student)
         return x
 
     def _check_first_batch(self, x, soft_targets):
@@ -435,7 +432,7 @@ class Distiller(keras.Model):
         if first_soft_targets is None and self.teacher is not None:
             if must_build:
                 self.teacher(first_x)
-            first_soft_targets = self._teacher_outputs(first_x)
+            first_soft_targets = self._teaching.outputs(first_x)
         if isinstance(first_soft_targets, dict) and self.student.built:
             first_soft_targets = of_same_outputs(first_soft_targets, self.student.compute_output_spec(first_x))
         if first_soft_targets is not None:
@@ -451,19 +448,6 @@ class Distiller(keras.Model):
             message = _checks.check_soft_targets(keras.ops.convert_to_numpy(values), loss)
             if message:
                 warnings.warn(message, stacklevel=4)
-
-    def _teach(self, x, state):
-        """The teacher's outputs within a training step; `state` is JAX's, else empty."""
-        if self.teacher is None:
-            raise ValueError(_NO_TEACHER)
-        if self._teacher_constants is None:
-            self._teacher_constants = _backend.StepConstants(self.teacher.variables)
-        return self._teacher_outputs(x, self._teacher_constants.in_step(state[0][1] if state else None))
-
-    def _teacher_outputs(self, x, values=()):
-        # In a scope, so that whatever the teacher's layers would write back is dropped.
-        with _backend.without_gradients(), keras.StatelessScope(state_mapping=values):
-            return self.teacher(x, training=False)
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
         """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output."""
@@ -525,8 +509,4 @@ def _of_labels(sample_weight):
 _NO_LABELS = (
     "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
     "`Distiller(..., label_weight=0)`."
-)
-_NO_TEACHER = (
-    "The Distiller has no teacher, and the data brings no soft targets. Pass `Distiller(teacher=...)`, or data whose "
-    "`y` is {'labels': ..., 'soft_targets': ...}."
 )
