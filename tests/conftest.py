@@ -30,6 +30,23 @@ def blobs():
     return x.astype("float32"), y
 
 
+class Batches(keras.utils.PyDataset):
+    """Arrays in batches, in their order; `fixed`, if it is given, is what the dataset says of itself."""
+
+    def __init__(self, x, y, size=32, fixed=None, **options):
+        super().__init__(**options)
+        self.x, self.y, self.size = x, y, size
+        if fixed is not None:
+            self.fixed = fixed
+
+    def __len__(self):
+        return -(-len(self.x) // self.size)
+
+    def __getitem__(self, index):
+        rows = slice(index * self.size, (index + 1) * self.size)
+        return self.x[rows], self.y[rows]
+
+
 def crossentropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, values
+from conftest import CLASSES, Batches, assert_same, classifier, crossentropy, values
 from keras import ops
 
 from keras_ban import BornAgainSequence, Distiller, SoftTargets, _augmentation
@@ -54,19 +54,6 @@ def draws(x, count, **options):
     """What the layer makes of `x` in its first calls."""
     layer = Noise(**options)
     return [ops.convert_to_numpy(layer(ops.convert_to_tensor(x.copy()), training=True)) for _ in range(count)]
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, x, y, **options):
-        super().__init__(**options)
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        rows = slice(index * 32, (index + 1) * 32)
-        return self.x[rows], self.y[rows]
 
 
 # Drawn anew in each step

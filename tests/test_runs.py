@@ -19,7 +19,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same, classifier, crossentropy, values
+from conftest import Batches, assert_same, classifier, crossentropy, values
 
 import keras_ban
 from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, _backend, runs
@@ -288,21 +288,6 @@ def test_random_generators_go_on_from_a_state_that_was_put_back():
     assert expected == [draw(), draw()]
 
 
-class Batches(keras.utils.PyDataset):
-    fixed = True
-
-    def __init__(self, x, y):
-        super().__init__()
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        rows = slice(index * 32, (index + 1) * 32)
-        return self.x[rows], self.y[rows]
-
-
 WAYS = ["online", "memory-mapped", "dataset", "build", "unbuilt", "augmented", "views", "permuted"]
 
 
@@ -316,7 +301,7 @@ def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, mon
         monkeypatch.setattr("keras_ban._generations._MOST_BYTES", 100)
         arguments["soft_targets"] = "cached"
     elif way == "dataset":
-        data = (Batches(*blobs),)
+        data = (Batches(*blobs, fixed=True),)
         arguments["fitting"] = {"validation_data": blobs, "batch_size": None, "epochs": 2}
     elif way == "build":
         arguments["model"] = lambda generation: classifier(dropout=0.1 * generation)

@@ -3,27 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same, classifier, crossentropy, values
+from conftest import Batches, assert_same, classifier, crossentropy, values
 
 from keras_ban import BornAgainSequence, Distiller, SoftTargets
 from keras_ban.losses import KnowledgeDistillation
 
 BACKEND = keras.config.backend()
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, x, y, fixed=None):
-        super().__init__()
-        self.x, self.y = x, y
-        if fixed is not None:
-            self.fixed = fixed
-
-    def __len__(self):
-        return -(-len(self.x) // 32)
-
-    def __getitem__(self, index):
-        rows = slice(index * 32, (index + 1) * 32)
-        return self.x[rows], self.y[rows]
 
 
 @pytest.fixture

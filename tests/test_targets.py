@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, values
+from conftest import CLASSES, Batches, assert_same, classifier, crossentropy, values
 
 import keras_ban
 from keras_ban import SoftTargets
@@ -40,19 +40,6 @@ def many_classes(classes=50, spread=3.0):
     return keras.Model(inputs, keras.layers.Activation("linear")(inputs)), x
 
 
-class Batches(keras.utils.PyDataset):
-    def __init__(self, x, y, size=10, **options):
-        super().__init__(**options)
-        self.x, self.y, self.size = x, y, size
-
-    def __len__(self):
-        return -(-len(self.x) // self.size)
-
-    def __getitem__(self, index):
-        rows = slice(index * self.size, (index + 1) * self.size)
-        return self.x[rows], self.y[rows]
-
-
 def tf_data(x, y, size=10):
     tf = pytest.importorskip("tensorflow")
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
@@ -64,7 +51,7 @@ def loader(x, y, size=10, **options):
     return torch.utils.data.DataLoader(pairs, batch_size=size, **options)
 
 
-DATASETS = {"PyDataset": Batches, "tf.data": tf_data, "DataLoader": loader}
+DATASETS = {"PyDataset": lambda x, y: Batches(x, y, 10), "tf.data": tf_data, "DataLoader": loader}
 
 
 # What they hold
@@ -275,7 +262,7 @@ def test_a_file_is_complete_or_absent(teacher, blobs, tmp_path):
             return super().__getitem__(index)
 
     with pytest.raises(OSError, match="the disk is gone"):
-        make(teacher, Breaks(*blobs), path=tmp_path / "targets.npy")
+        make(teacher, Breaks(*blobs, size=10), path=tmp_path / "targets.npy")
     assert [] == list(tmp_path.iterdir())
 
 
@@ -516,7 +503,7 @@ def test_a_shuffled_pydataset_in_workers_and_a_shuffled_loader_keep_their_rows(t
         for x_batch, y_batch in targets.pair(dataset):
             for example, row in zip(x_batch.numpy(), y_batch["soft_targets"].numpy(), strict=True):
                 np.testing.assert_array_equal(in_order[bytes(example)], row)
-    pydataset = Batches(x, y, workers=2)
+    pydataset = Batches(x, y, 10, workers=2)
     trained(None, x=pydataset, fit={"soft_targets": targets})  # each batch is checked against its rows
 
 
