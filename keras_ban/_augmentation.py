@@ -129,12 +129,8 @@ class TeacherOnViews(keras.Model):
 
 
 def allow_jit(model, augmentation):
-    """Let JAX compile a model that augments, where Keras is left to choose.
-
-    Many of Keras's image layers say that they cannot be compiled by XLA, because of an operation of TensorFlow's. JAX
-    has no trouble with most of them, and would be slow beyond use without.
-    """
-    if _backend.BACKEND == "jax":
+    """Let JAX compile a model that augments, where Keras is left to choose."""
+    if _backend.compiles_image_layers():
         exempt = {id(layer) for layer in augmentation._flatten_layers()}
         # Not by the property, which refuses what the layers say that they do not support.
         model._jit_compile = all(layer.supports_jit for layer in model._flatten_layers() if id(layer) not in exempt)

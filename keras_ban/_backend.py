@@ -74,6 +74,15 @@ def for_each_example(function, examples):
     return keras.ops.map(function, examples)
 
 
+def compiles_image_layers():
+    """Whether image layers of Keras compile though they say that they do not support it.
+
+    Many say so because of an operation that TensorFlow cannot compile. JAX has no trouble with most of them, and would
+    be slow beyond use without.
+    """
+    return BACKEND == "jax"
+
+
 def error_of_tracing(function, x):
     """The error that JAX meets when it traces `function` of `x`; `None` where there is none, and on other backends."""
     if BACKEND != "jax":

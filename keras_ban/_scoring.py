@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_ban import _checks
+from keras_ban._arrays import softmax
 from keras_ban.history import score
 
 
@@ -64,10 +65,7 @@ def _probabilities(outputs, loss):
         # The logits of a softmax over no and yes are 0 and the output: 1 - yes would lose the digits of a small no.
         no = np.zeros_like(outputs) if loss.from_logits else 1 - outputs
         outputs = np.concatenate([no, outputs], axis=-1)
-    if not loss.from_logits:
-        return outputs
-    exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return softmax(outputs) if loss.from_logits else outputs
 
 
 def _class_indices(labels, classes):

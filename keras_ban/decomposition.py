@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_ban import _checks
+from keras_ban._arrays import softmax
 from keras_ban.losses._base import check_temperature
 from keras_ban.targets import SoftTargets
 
@@ -136,9 +137,7 @@ def _one_hot(labels, shape):
 
 def _softened(outputs, temperature, from_logits):
     outputs = np.asarray(outputs, "float64")
-    logits = (outputs if from_logits else np.log(np.maximum(outputs, 1e-30))) / temperature
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return softmax((outputs if from_logits else np.log(np.maximum(outputs, 1e-30))) / temperature)
 
 
 def _share(part, other):

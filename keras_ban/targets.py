@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ban import _augmentation, _checks, _pairing, _storage, _teacher_rows, _top_k
+from keras_ban._arrays import softmax
 from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
 
 _DTYPES = ("float16", "float32", "float64")
@@ -386,9 +387,7 @@ class SoftTargets:
                 difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
             return float(difference.max())
         logits = _teacher_rows.log_probabilities(again, self.from_logits)
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
-        recomputed = np.take_along_axis(probabilities, stored["indices"].astype("int64"), axis=-1)
+        recomputed = np.take_along_axis(softmax(logits), stored["indices"].astype("int64"), axis=-1)
         return float(np.abs(recomputed - np.exp(stored[stored.dtype.names[1]].astype("float64"))).max())
 
     def pair(self, dataset):

@@ -15,6 +15,7 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # The floors of the house: a file imports from those below it, and data goes down only once.
 ALLOWED = {
     "__init__": {"cloning", "decomposition", "distiller", "ensemble", "history", "losses", "sequence", "targets"},
+    "_arrays": set(),
     "_attaching": {"_checks", "_fingerprints", "_outputs", "_pairing", "losses", "targets"},
     "_augmentation": {"_backend"},
     "_backend": set(),
@@ -33,13 +34,13 @@ ALLOWED = {
     "_pairing": {"_backend", "_checks", "_fingerprints", "_outputs"},
     "_plotting": set(),
     "_schedules": set(),
-    "_scoring": {"_checks", "history"},
+    "_scoring": {"_arrays", "_checks", "history"},
     "_storage": set(),
     "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
     "_teaching": {"_backend"},
     "_top_k": {"_backend"},
     "cloning": set(),
-    "decomposition": {"_checks", "losses", "targets"},
+    "decomposition": {"_arrays", "_checks", "losses", "targets"},
     "distiller": {
         *("_attaching", "_augmentation", "_backend", "_checks", "_outputs", "_pairing"),
         *("_schedules", "_teaching", "_top_k", "losses"),
@@ -59,7 +60,7 @@ ALLOWED = {
         *("ensemble", "history", "losses", "runs"),
     },
     "targets": {
-        *("_augmentation", "_checks", "_fingerprints", "_pairing", "_storage", "_teacher_rows", "_top_k"),
+        *("_arrays", "_augmentation", "_checks", "_fingerprints", "_pairing", "_storage", "_teacher_rows", "_top_k"),
     },
 }
 
