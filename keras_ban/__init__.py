@@ -1,7 +1,7 @@
 """Born-Again Neural Networks (Furlanello et al., ICML 2018) for Keras 3, on TensorFlow, JAX and torch."""
 
 from keras_ban import losses
-from keras_ban.cloning import reborn
+from keras_ban.cloning import reborn, share_layers
 from keras_ban.decomposition import GradientDecomposition, gradient_decomposition
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
@@ -22,4 +22,5 @@ __all__ = [
     "gradient_decomposition",
     "losses",
     "reborn",
+    "share_layers",
 ]

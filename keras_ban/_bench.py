@@ -10,17 +10,20 @@ class Bench:
 
     A new model would be traced and compiled anew each time, though nothing differs but its values. So each generation's
     initial values are put into the student that lies here, with the optimizer as it was before its first step, and the
-    trained values are taken out again. What comes out is what a new Distiller would have given, bit for bit.
+    trained values are taken out again. What comes out is what a new Distiller would have given, bit for bit. (The label
+    weight is a constant of the compiled step: another weight takes another bench.)
     """
 
     def __init__(self, distiller):
         self.distiller = distiller
         self.student = distiller.student
+        self.holds = None  # The model whose values the student has.
         self._optimizer_values = None
 
     def put_in(self, model):
         """Give the student the values of `model`: weights, statistics and the states of random generators."""
         _copy_values(model.variables, self.student.variables)
+        self.holds = model
 
     def take_out(self, model):
         """Give `model` the student's values."""

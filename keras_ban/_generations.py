@@ -1,30 +1,30 @@
 """Make the generations of a sequence, train each, and measure it."""
 
+import functools
 import time
 
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _backend, _checks, _model_files
+from keras_ban import _augmentation, _checks, _model_files
 from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
-from keras_ban._fingerprints import model_fingerprint
 from keras_ban._fresh import StopOnNonFiniteLoss
 from keras_ban._outputs import check_known_outputs
-from keras_ban.cloning import reborn
+from keras_ban._scoring import known_probabilities
+from keras_ban._soft_target_choice import soft_targets_for_training
+from keras_ban.cloning import pair_layers, reborn, share_layers
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
-from keras_ban.targets import SoftTargets
-
-# Soft targets that would be larger than this are not kept in memory unless asked for.
-_MOST_BYTES = 2**30
+from keras_ban.history import ENSEMBLE, GenerationRecord, in_words
 
 
 class Generations:
-    """What one `fit` of a `BornAgainSequence` trains.
+    """What one `fit` of a `BornAgainSequence` trains: the generations, and the ensemble's student, if one is wanted.
 
-    Each generation starts from a seed of its own, and from nothing that those before it left behind but the last
-    model's weights: so that one that is trained again, in another process, comes out the same.
+    Each starts from a seed of its own, and from nothing that those before it left behind but the weights of the models
+    that teach it: so that one that is trained again, in another process, comes out the same. The place of a generation
+    is its number; that of the ensemble's student is the one after the last, though fewer were trained (`patience`).
 
     Args:
         sequence: the `BornAgainSequence`, whose settings count.
@@ -40,11 +40,13 @@ class Generations:
         self._scorer = scorer
         self._run = run
         self._starts = {}
+        self._teacher = None
         self._bench = None
 
     def start(self, teacher):
-        """The models that generations start from, by generation, as far as they can be made and checked at once."""
+        """The models that generations start from, by place, as far as they can be made and checked at once."""
         sequence, starts = self._sequence, {}
+        self._teacher = teacher
         first = 0 if teacher is None else 1
         if teacher is not None:
             _checks.check_model("teacher", teacher)
@@ -52,84 +54,127 @@ class Generations:
                 raise ValueError("`teacher` has no weights yet: it must be a trained model.")
             starts[0] = teacher
         # A model's copies are all alike: the first stands for the others, which are made when their turn comes.
-        last = first if isinstance(sequence.model, keras.Model) else sequence.generations
-        for generation in range(first, last + 1):
-            keras.utils.set_random_seed(self.seed(generation))
-            starts[generation] = self._new_model(generation)
+        last = first if isinstance(sequence.model, keras.Model) else sequence.generations + sequence.distill_ensemble
+        for place in range(first, last + 1):
+            keras.utils.set_random_seed(self.seed(place))
+            starts[place] = self._new_model(place)
         if len({id(model) for model in starts.values()}) < len(starts):
             raise ValueError(
                 "`build` gave the same model for two generations, or the teacher itself: the later would train the "
                 "weights of the earlier. It must return a new model each time it is called."
             )
-        for generation in range(1, last + 1):
-            self._distiller(starts[generation], starts[generation - 1])
+        for place in range(1, last + 1):
+            self._distiller(starts[place], starts[place - 1], self.label_weight(place))
         check_known_outputs(starts[last], starts[last], sequence.distillation_loss)
+        if sequence.teach_from == ENSEMBLE or sequence.distill_ensemble:
+            average_of(starts.values(), sequence.distillation_loss)
+        if sequence.shared_layers is not None:
+            for student in [starts[place] for place in starts if place > 0] or [starts[0]]:
+                pair_layers(student, starts[0], sequence.shared_layers)
         self._starts = dict(starts)
         return starts
 
-    def seed(self, generation):
-        return int(np.random.SeedSequence([self._entropy, generation]).generate_state(1)[0])
+    def seed(self, place):
+        return int(np.random.SeedSequence([self._entropy, place]).generate_state(1)[0])
 
-    def load(self, record, teacher):
-        """A finished generation's model, as the run directory holds it."""
+    def label_weight(self, place):
+        """As a Distiller takes it; the ensemble's student has that of the last generation."""
+        label_weight = self._sequence.label_weight
+        return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
+
+    def add(self, models, distilled, x, y, make_callbacks, options):
+        """Load a generation, as the run directory holds it, or train it and put it there.
+
+        Args:
+            models: the generations so far.
+            distilled: whether it is the ensemble's student.
+            x, y, options: as `keras.Model.fit` takes them.
+            make_callbacks: a function from the generation to a list of callbacks.
+
+        Returns:
+            `(record, model)`.
+        """
+        sequence, number = self._sequence, len(models)
+        place = sequence.generations + 1 if distilled else number
+        record = GenerationRecord(number, distilled=distilled)
+        by = taught_by(sequence.teach_from, record)
+        loaded = number < len(self._finished)
+        if options["verbose"] != 0 and (loaded or number > 0 or self._teacher is None):
+            what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
+            about = "on labels alone" if by is None else f"taught by {in_words(by, number)}"
+            print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
+        if loaded:
+            record = self._finished[number]
+            return record, self._load(record, place, by)
+        model = self._make(record, place, by, models, x, y, make_callbacks, options)
+        if self._run is not None:
+            self._run.commit(record, functools.partial(_model_files.save, model))
+            if not sequence.keep_soft_targets:
+                self._run.remove_soft_targets()
+        return record, model
+
+    @functools.cached_property
+    def _finished(self):
+        """The records of what the run directory held at the beginning."""
+        return [] if self._run is None else self._run.history().records
+
+    def _load(self, record, place, by):
         if record.seed is None:
-            model = teacher
+            model = self._teacher
             measured = self.wrap(model)
         else:
-            like = self._starts.get(record.generation, self._starts[max(self._starts)])
+            like = self._starts.get(place, self._starts[max(self._starts)])
             classes = _model_files.classes_of(like)
             model = measured = _model_files.load(self._run.model_file(record.generation), classes)
             self._compile_arguments.compile(model)
         if not self._run.finished:
-            self._scorer.score(measured)  # The next is compared with what it says.
+            self._scorer.score(measured, by)  # The next is compared with what it says.
         return model
 
-    def make(self, record, before, teacher, x, y, make_callbacks, options):
-        """Train a generation, or take the teacher that was given; fill in its record, and return its model.
-
-        Args:
-            record: a `GenerationRecord` that says which.
-            before: the model that teaches it; `None` for generation 0.
-            teacher: what was given as generation 0, or `None`.
-            x, y, options: as `keras.Model.fit` takes them.
-            make_callbacks: a function from the generation to a list of callbacks.
-        """
-        if record.generation == 0 and teacher is not None:
-            wrapped = self.wrap(teacher)
-            self._measure(wrapped, wrapped, record)
-            return teacher
-        model, trained = self._train(record, before, x, y, make_callbacks(record.generation), options)
+    def _make(self, record, place, by, models, x, y, make_callbacks, options):
+        """Train a generation, or take the teacher that was given; fill in its record, and return its model."""
+        if record.generation == 0 and self._teacher is not None:
+            wrapped = self.wrap(self._teacher)
+            self._measure(wrapped, wrapped, record, by)
+            return self._teacher
+        teacher = None if by is None else models[-1]
+        if by == ENSEMBLE:
+            teacher = average_of(models, self._sequence.distillation_loss)
+        callbacks = make_callbacks(record.generation)
+        model, trained = self._train(record, place, teacher, models, x, y, callbacks, options)
         if trained is not model:
             # Before it is measured, so that it predicts as it will when it is loaded: `run_eagerly`, for instance.
             self._compile_arguments.compile(model)
-        self._measure(model, trained, record)
+        self._measure(model, trained, record, by)
         if trained is model:
             self._compile_arguments.compile(model)
         return model
 
-    def _train(self, record, teacher, x, y, callbacks, options):
+    def _train(self, record, place, teacher, models, x, y, callbacks, options):
         """Train a generation; return its model, and what it was trained as: itself, or a Distiller."""
-        sequence = self._sequence
-        soft_targets = None if teacher is None else self._compute_soft_targets(record.generation, teacher, x, options)
+        sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
+        if teacher is not None and label_weight != 1:
+            # The bench's student holds the last generation, and its way through `predict` is compiled.
+            runs = self._bench.student if self._bench is not None and self._bench.holds is teacher else teacher
+            path = None if self._run is None else self._run.soft_targets_file(record.generation - 1)
+            soft_targets = soft_targets_for_training(sequence, teacher, runs, x, options, path)
         if soft_targets is not None:
             options = {**options, "soft_targets": soft_targets}
-            if self._bench is None and isinstance(sequence.model, keras.Model) and sequence.model.built:
-                self._bench = Bench(self._distiller(reborn(sequence.model), None))
-                self._bench.distiller.compile(**self._compile_arguments.make())
-                # So that it predicts the way that the models themselves do, `run_eagerly` for instance.
-                self._bench.student.compile(**self._compile_arguments.make())
-        record.seed = self.seed(record.generation)
+            bench = self._bench_for(label_weight, models[0])
+        record.seed = self.seed(place)
         keras.utils.set_random_seed(record.seed)
-        model = self._starts.pop(record.generation, None)
+        model = self._starts.pop(place, None)
         if model is None:
-            model = self._new_model(record.generation)
-        if self._bench is not None:
-            self._bench.put_in(model)
-            self._bench.reset()
-            trained = self._bench.distiller
+            model = self._new_model(place)
+        if teacher is not None:
+            self._share_layers(model, models[0])
+        if bench is not None:
+            bench.put_in(model)
+            bench.reset()
+            trained = bench.distiller
         else:
-            if record.generation > 0:
-                trained = self._distiller(model, None if soft_targets is not None else teacher)
+            if teacher is not None:
+                trained = self._distiller(model, None if soft_targets is not None else teacher, label_weight)
             elif sequence.augmentation is not None:
                 trained = Distiller(student=model, label_weight=1, augmentation=sequence.augmentation)
             else:
@@ -150,8 +195,8 @@ class Generations:
         record.seconds = time.perf_counter() - begin
         if keeper is not None:
             logs, record.seconds = keeper.logs, keeper.seconds()
-        if self._bench is not None and trained is self._bench.distiller:
-            self._bench.take_out(model)
+        if bench is not None:
+            bench.take_out(model)
         record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
         record.epochs = len(logs.get("loss", []))
         try:
@@ -162,13 +207,32 @@ class Generations:
             raise
         return model, trained
 
-    def _measure(self, model, trained, record):
+    def _bench_for(self, label_weight, first):
+        """A bench with that label weight; `None` where there can be none."""
+        sequence = self._sequence
+        if not isinstance(sequence.model, keras.Model) or not sequence.model.built:
+            return None
+        if self._bench is None or self._bench.distiller.label_weight != label_weight:
+            student = reborn(sequence.model)
+            self._share_layers(student, first)
+            self._bench = Bench(self._distiller(student, None, label_weight))
+            self._bench.distiller.compile(**self._compile_arguments.make())
+            # So that it predicts the way that the models themselves do, `run_eagerly` for instance.
+            self._bench.student.compile(**self._compile_arguments.make())
+        return self._bench
+
+    def _share_layers(self, student, first):
+        # Those of generation 0, which each generation since has taken over as they were.
+        if self._sequence.shared_layers is not None:
+            share_layers(student, first, self._sequence.shared_layers)
+
+    def _measure(self, model, trained, record, by):
         if self._scorer.data is None:
             return
         # Both are compiled already, where the generation was trained in turn with others.
         record.metrics = self._scorer.evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
-        record.scores = self._scorer.score(self._bench.student if on_bench else model)
+        record.scores = self._scorer.score(self._bench.student if on_bench else model, by)
 
     def wrap(self, model):
         """The model compiled from outside, so that it stays as it is."""
@@ -176,20 +240,20 @@ class Generations:
         wrapped.compile(**self._compile_arguments.make())
         return wrapped
 
-    def _new_model(self, generation):
+    def _new_model(self, place):
         if isinstance(self._sequence.model, keras.Model):
             return reborn(self._sequence.model)
-        model = self._sequence.model(generation)
+        model = self._sequence.model(place)
         if not isinstance(model, keras.Model):
-            raise TypeError(f"`build({generation})` must return a `keras.Model`, it returned: {model!r}.")
+            raise TypeError(f"`build({place})` must return a `keras.Model`, it returned: {model!r}.")
         return model
 
-    def _distiller(self, student, teacher):
+    def _distiller(self, student, teacher, label_weight):
         return Distiller(
             student=student,
             teacher=teacher,
             distillation_loss=self._sequence.distillation_loss,
-            label_weight=self._sequence.label_weight,
+            label_weight=label_weight,
             augmentation=self._sequence.augmentation,
         )
 
@@ -199,76 +263,24 @@ class Generations:
             _augmentation.build(augmentation, _checks.first_examples(x)[1])
         _augmentation.reseed(augmentation, seed)
 
-    def _compute_soft_targets(self, generation, teacher, x, options):
-        """What the last generation says of the training data; `None` where the teacher is to run at each step."""
-        sequence = self._sequence
-        if sequence.soft_targets == "online" or sequence.label_weight == 1:
-            return None
-        if sequence.soft_targets == "auto" and sequence.views is None and not self._worth_keeping(teacher, x):
-            return None
-        path = None if self._run is None else self._run.soft_targets_file(generation - 1)
-        if path is not None and path.exists():
-            soft_targets = self._read_again(path, teacher, x)
-            if soft_targets is not None:
-                return soft_targets
-            path.unlink()
-        # The bench's student holds the last generation, and its way through `predict` is compiled.
-        runs = self._bench.student if self._bench is not None else teacher
-        verbose = options["verbose"] in ("auto", 1)
-        from_logits = getattr(sequence.distillation_loss, "from_logits", None)
-        soft_targets = SoftTargets.from_teacher(
-            runs,
-            x,
-            options["batch_size"] or 32,
-            path=path,
-            verbose=verbose,
-            from_logits=from_logits,
-            augmentation=sequence.augmentation,
-            views=sequence.views,
-        )
-        return soft_targets if path is None else _open(path)
 
-    def _read_again(self, path, teacher, x):
-        """Soft targets that an interrupted run left; `None` if they are not whole, or not this teacher's of these data.
+def taught_by(teach_from, record):
+    """What taught a generation: the number of the one before, or `"ensemble"`, all before; `None`: the labels alone.
 
-        Those of datasets are computed again: to compare each example would be to read all of them.
-        """
-        if _checks.is_dataset(x):
-            return None
-        try:
-            soft_targets = _open(path)
-            soft_targets.check_content()
-            soft_targets.check(x)
-            soft_targets.check_augmentation(self._sequence.augmentation)
-        except ValueError:
-            return None
-        own = soft_targets.views == self._sequence.views
-        return soft_targets if own and soft_targets.teacher_fingerprint == model_fingerprint(teacher) else None
-
-    def _worth_keeping(self, teacher, x):
-        """Whether the data are fixed, and what a teacher says of them is of one output and not too large."""
-        sequence = self._sequence
-        if sequence.augmentation is not None:
-            return False
-        if _checks.is_dataset(x) and not (isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)):
-            return False
-        first_x = _checks.first_examples(x)[1]
-        outputs = teacher.compute_output_spec(keras.tree.map_structure(_backend.as_tensor, first_x))
-        # A teacher with one output: who has several is heard at each step.
-        if keras.tree.is_nested(outputs) or keras.tree.is_nested(sequence.distillation_loss):
-            return False
-        count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
-        bytes_of_x = count * sum(
-            getattr(leaf[:1], "nbytes", 0) for leaf in keras.tree.flatten(first_x) if leaf is not None
-        )
-        most = _MOST_BYTES if self._run is None else max(_MOST_BYTES, bytes_of_x)
-        return 4 * count * np.prod(outputs.shape[1:], dtype="int64") <= most
+    The ensemble of generation 0 alone is generation 0.
+    """
+    if record.generation == 0:
+        return None
+    of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
+    return ENSEMBLE if of_all else record.generation - 1
 
 
-def _open(path):
-    """Soft targets that lie on disk: read into memory, as without a directory, where they are not too large for it."""
-    soft_targets = SoftTargets.load(path)
-    return SoftTargets.load(path, mmap=False) if soft_targets.nbytes <= _MOST_BYTES else soft_targets
+def average_of(models, distillation_loss, weights=None, average=None):
+    """The `EnsembleModel` of generations: of their probabilities, where the distillation loss says what these are."""
+    loss = known_probabilities(distillation_loss)
+    if loss is None:
+        return EnsembleModel(list(models), weights, average or "outputs")
+    return EnsembleModel(list(models), weights, average or "probabilities", loss.from_logits, loss.activation)
 
 
 def _check_finite(model, record):

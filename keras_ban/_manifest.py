@@ -58,7 +58,10 @@ def _describe(sequence, compile_arguments, arguments, teacher, starts):
     return {
         "backend": keras.config.backend(),
         "generations": sequence.generations,
-        "label_weight": sequence.label_weight,
+        "label_weight": as_config(sequence.label_weight),
+        "teach_from": sequence.teach_from,
+        "distill_ensemble": sequence.distill_ensemble,
+        "shared_layers": sequence.shared_layers,
         "soft_targets": sequence.soft_targets,
         "views": sequence.views,
         "augmentation": essence(as_config(sequence.augmentation)),

@@ -19,8 +19,9 @@ def draw(history):
     rows, columns = (2, 2) if count > 2 else (1, max(count, 1))
     figure = Figure(figsize=(5 * columns, 3.8 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    distilled = next((record.generation for record in history.records if record.distilled), None)
     for axis, (title, unit, values, ensemble) in zip(axes, panels, strict=False):
-        _draw_panel(axis, title, unit, values, ensemble, history.data, len(history.records))
+        _draw_panel(axis, title, unit, values, ensemble, history.data, len(history.members), distilled)
     if curves:
         _draw_curves(axes[len(panels)], curves, history.monitor)
     for axis in axes[count:]:
@@ -43,14 +44,17 @@ def _panels(history):
     return panels
 
 
-def _draw_panel(axis, title, unit, values, ensemble, data, count):
-    generations = list(values)
+def _draw_panel(axis, title, unit, values, ensemble, data, count, distilled):
+    generations = [generation for generation in values if generation != distilled]
     axis.plot(generations, [values[g] for g in generations], "o-", color=COLOUR, label="single model")
     if ensemble is not None:
         axis.axhline(ensemble, color=ENSEMBLE_COLOUR, linestyle="--", label=f"ensemble of {count}")
+    if distilled in values:
+        axis.plot([distilled], [values[distilled]], "D", color=ENSEMBLE_COLOUR, label="distilled from the ensemble")
+    if ensemble is not None or distilled in values:
         axis.legend(frameon=False)
     axis.margins(y=0.12)
-    axis.set_xticks(generations)
+    axis.set_xticks(list(values))
     axis.set_xlabel("generation (0 is the first teacher)")
     axis.set_ylabel(f"{title} ({unit})" if unit else title)
     axis.set_title(f"{title}, {data} data")
@@ -62,7 +66,10 @@ def _draw_curves(axis, records, monitor):
         shade = 0.25 + 0.75 * i / max(len(records) - 1, 1)
         values = record.logs[monitor]
         epochs = range(1, len(values) + 1)
-        axis.plot(epochs, values, color=COLOUR, alpha=shade, label=f"generation {record.generation}")
+        colour, label = (COLOUR, f"generation {record.generation}")
+        if record.distilled:
+            colour, label = (ENSEMBLE_COLOUR, "distilled from the ensemble")
+        axis.plot(epochs, values, color=colour, alpha=shade, label=label)
     axis.set_xlabel("epoch")
     axis.set_ylabel(monitor)
     axis.set_title(f"{monitor} while training")

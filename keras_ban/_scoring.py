@@ -1,19 +1,19 @@
-"""Run models over a set of data and score them, each against the one before."""
+"""Run models over a set of data and score them, each against what taught it."""
 
 import keras
 import numpy as np
 
 from keras_ban import _checks
 from keras_ban._arrays import softmax
-from keras_ban.history import score
+from keras_ban.history import ENSEMBLE, score
 
 
 class Scorer:
-    """Evaluates models on one set of data, and classifiers against the model scored before."""
+    """Evaluates models on one set of data, and classifiers against those scored before."""
 
     def __init__(self, data, loss, batch_size, steps=None):
         self.data = data
-        self._loss = loss
+        self._loss = known_probabilities(loss)
         self._batch_size = batch_size
         self._steps = steps
         self._scored = []
@@ -32,8 +32,13 @@ class Scorer:
             logs = model.evaluate(self.data, **options)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
-    def score(self, model):
-        """`Scores`, or `None` where the model is no classifier that can be scored on these data."""
+    def score(self, model, taught_by=None):
+        """`Scores`, or `None` where the model is no classifier that can be scored on these data.
+
+        Args:
+            model: the next generation.
+            taught_by: which of the models scored so far it is compared with, by number; `"ensemble"`: all, averaged.
+        """
         if self._loss is None or self._labels is None:
             return None
         outputs = model.predict(self.data[0], batch_size=self._batch_size, verbose=0)
@@ -41,17 +46,25 @@ class Scorer:
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):
             return None
-        before = self._scored[-1] if self._scored else None
-        scores = score(labels, probabilities, before, len(self._scored) - 1 if self._scored else None)
+        if taught_by == ENSEMBLE:
+            before = np.mean(self._scored, axis=0)
+        else:
+            before = None if taught_by is None else self._scored[taught_by]
+        scores = score(labels, probabilities, before, taught_by)
         self._scored.append(probabilities)
         self._classes = labels
         return scores
 
-    def score_ensemble(self):
-        """`Scores` of all models scored so far, averaged, against the first; `None` if none were."""
+    def score_ensemble(self, generations):
+        """`Scores` of the first so many models, averaged, against the very first; `None` if none were scored."""
         if not self._scored:
             return None
-        return score(self._classes, np.mean(self._scored, axis=0), self._scored[0], 0)
+        return score(self._classes, np.mean(self._scored[:generations], axis=0), self._scored[0], 0)
+
+
+def known_probabilities(loss):
+    """The distillation loss, if it says what kind of probabilities the outputs are; else `None`."""
+    return loss if hasattr(loss, "from_logits") and hasattr(loss, "activation") else None
 
 
 def _probabilities(outputs, loss):

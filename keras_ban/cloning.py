@@ -1,5 +1,6 @@
-"""Give a model the same architecture and a life of its own."""
+"""Give a model the same architecture and a life of its own; or layers of its teacher's, for good."""
 
+import difflib
 import inspect
 import random
 import tempfile
@@ -65,6 +66,110 @@ def reborn(model):
         for _, new in pairs:
             new.trainable = True
     return clone
+
+
+def share_layers(student, teacher, layers):
+    """Give a student layers of its teacher's, for good: weights are copied, and frozen in the student.
+
+    So the paper's ResNet students have the first and last layers of their DenseNet teachers (BAN, table 5).
+
+    The student's layers are set to `trainable=False`. What follows is Keras's: a frozen BatchNormalization works with
+    the statistics that were copied, in training too, and does not update them. What a teacher's layer was `adapt`-ed to
+    is copied too. Teacher and student share no variables afterwards, and the teacher stays as it was. Do this before
+    the student is compiled; who compiled it already compiles it again.
+
+    Example:
+
+    ```python
+    keras_ban.share_layers(student, teacher, ["stem", "head"])
+    keras_ban.share_layers(student, teacher, {"first": "conv2d", "last": "dense_1"})
+    ```
+
+    Args:
+        student: a built `keras.Model`, which is changed.
+        teacher: a built `keras.Model`, a trained one.
+        layers: names of layers that both have, or a dict `{student's layer name: teacher's layer name}`. Layers within
+            nested models are found too, by a name that no other layer of the model has.
+
+    Returns:
+        The student.
+
+    Raises:
+        TypeError: student or teacher is not a `keras.Model`, or `layers` is neither a list of names nor a dict.
+        ValueError: a model has no layer of a name (names like it are told), or several; a layer is not built; two
+            layers have other weights; or both are the same layer. Nothing is changed then.
+    """
+    for name, model in (("student", student), ("teacher", teacher)):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
+    pairs = pair_layers(student, teacher, layers)
+    of_teacher = {id(layer) for layer in teacher._flatten_layers()}
+    same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in own._flatten_layers())]
+    if same:
+        raise ValueError(
+            f"The layers {same} of the student are the teacher's own, and freezing them would change the teacher. Make "
+            "the student with layers of its own, `keras_ban.reborn(teacher)` for instance."
+        )
+    for own, teachers in pairs:
+        for place, weight in zip(own.weights, teachers.weights, strict=True):
+            # A copy: JAX gives the buffers of what it trains away.
+            place.assign(keras.ops.copy(weight.value))
+        for new, old in zip(own._flatten_layers(), teachers._flatten_layers(), strict=False):
+            if hasattr(old, "adapt") and type(new) is type(old):
+                _copy_adapted_state(old, new)
+        # One by one, as in `reborn`.
+        for layer in own._flatten_layers():
+            layer.trainable = False
+    return student
+
+
+def pair_layers(student, teacher, layers):
+    """`[(student's layer, teacher's layer), ...]`, checked as `share_layers` says; nothing is changed."""
+    pairs = []
+    for name, teachers_name in layer_names("layers", layers).items():
+        own = _find_layer("student", student, name)
+        teachers = _find_layer("teacher", teacher, teachers_name)
+        shapes, theirs = ([(w.path.split("/")[-1], tuple(w.shape)) for w in layer.weights] for layer in (own, teachers))
+        if [shape for _, shape in shapes] != [shape for _, shape in theirs]:
+            raise ValueError(
+                f"The student's layer {name!r} has the weights {shapes}, the teacher's layer {teachers_name!r} has "
+                f"{theirs}: to be shared, they must have the same shapes in the same order."
+            )
+        pairs.append((own, teachers))
+    return pairs
+
+
+def layer_names(argument, layers):
+    """The layers to share as a dict `{student's layer name: teacher's layer name}`."""
+    names = layers if isinstance(layers, dict) else None
+    if isinstance(layers, (list, tuple)) and all(isinstance(name, str) for name in layers):
+        names = {name: name for name in layers}
+    if not names or not all(isinstance(name, str) for pair in names.items() for name in pair):
+        raise TypeError(
+            f"`{argument}` must be a list of layer names, or a dict {{student's layer name: teacher's layer name}}, "
+            f"with at least one name, received: {layers!r}."
+        )
+    return dict(names)
+
+
+def _find_layer(whose, model, name):
+    found = [layer for layer in model.layers if layer.name == name]
+    within = [layer for layer in model._flatten_layers(include_self=False) if layer.name == name]
+    found = found or within
+    if len(found) != 1:
+        # Those that Keras makes for itself, of inputs and operations, have no weights.
+        names = list(dict.fromkeys(layer.name for layer in model._flatten_layers(include_self=False) if layer.weights))
+        near = difflib.get_close_matches(name, names)
+        raise ValueError(
+            f"The {whose} {model.name!r} has {'no layer' if not found else f'{len(found)} layers'} named {name!r}. "
+            f"{f'Did you mean one of {near}? ' if near else ''}Its layers with weights are {names}. (Name layers, "
+            "`Dense(10, name='head')`: Keras numbers those without a name anew in each model.)"
+        )
+    if not found[0].built:
+        raise ValueError(
+            f"The {whose}'s layer {name!r} has no weights yet: begin the {whose} with a `keras.Input`, or call it once."
+        )
+    return found[0]
 
 
 def _rebuild(model):

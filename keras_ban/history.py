@@ -10,6 +10,7 @@ import numpy as np
 
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
+ENSEMBLE = "ensemble"
 
 
 @dataclasses.dataclass
@@ -21,7 +22,8 @@ class Scores:
         accuracy: share of examples whose most probable class is the label, in [0, 1].
         nll: mean negative log-likelihood of the labels, in nats.
         ece: expected calibration error (Guo et al., 2017; top label, 15 bins of equal width), in [0, 1].
-        compared_with: the generation compared with, its own teacher as a rule; `None` where there is none.
+        compared_with: the generation compared with, its own teacher as a rule; `"ensemble"` where all generations
+            before it were its teacher; `None` where there is none.
         agreement: share of examples on which both name the same class, in [0, 1].
         positive_flips: how many examples were wrong before and are right now.
         negative_flips: how many examples were right before and are wrong now.
@@ -31,7 +33,7 @@ class Scores:
     accuracy: float
     nll: float
     ece: float
-    compared_with: int | None = None
+    compared_with: int | str | None = None
     agreement: float | None = None
     positive_flips: int | None = None
     negative_flips: int | None = None
@@ -69,7 +71,7 @@ def score(labels, probabilities, before=None, compared_with=None):
         labels: whole numbers, `(n,)`.
         probabilities: `(n, classes)`.
         before: another model's probabilities for the same examples, `(n, classes)`, or `None`.
-        compared_with: which generation that is.
+        compared_with: which generation that is, or `"ensemble"`.
 
     Returns:
         `Scores`.
@@ -123,6 +125,8 @@ class GenerationRecord:
         metrics: what `evaluate` gave at its end, on the validation data, names with `val_` as in Keras.
         logs: Keras's `History.history`: a list for each name, a value for each epoch.
         scores: `Scores` of a classifier; `None` for other models and where there was nothing to score on.
+        distilled: whether it is no generation but the ensemble's student (`distill_ensemble`), whose `generation` is
+            the number after the last.
     """
 
     generation: int
@@ -132,6 +136,7 @@ class GenerationRecord:
     metrics: dict = dataclasses.field(default_factory=dict)
     logs: dict = dataclasses.field(default_factory=dict)
     scores: Scores | None = None
+    distilled: bool = False
 
 
 @dataclasses.dataclass
@@ -139,11 +144,13 @@ class BornAgainHistory:
     """The generations' records, with a table, a plot, and a way to JSON and back.
 
     Attributes:
-        records: a `GenerationRecord` for each generation, in order.
+        records: a `GenerationRecord` for each generation, in order, and one for the ensemble's student, if there is
+            one.
         monitor: the metric by which the best generation is chosen.
         mode: `"min"` or `"max"`: which values of the monitor are better.
         data: what the scores were measured on, `"validation"` for instance; a title.
-        ensemble: `Scores` of all generations averaged, compared with generation 0; `None` where there are none.
+        ensemble: `Scores` of all generations averaged, without the ensemble's student, compared with generation 0;
+            `None` where there are none.
     """
 
     records: list = dataclasses.field(default_factory=list)
@@ -169,17 +176,23 @@ class BornAgainHistory:
             )
         return (min if self.mode == "min" else max)(values, key=values.get)
 
+    @property
+    def members(self):
+        """The records of the ensemble's members: of all generations, without the ensemble's student."""
+        return [record for record in self.records if not record.distilled]
+
     def _monitored(self):
         """The monitored value of each generation that has one."""
         values = {record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records}
         return {generation: value for generation, value in values.items() if not math.isnan(value)}
 
     def summary(self):
-        """The table as text: a row for each generation and one for the ensemble.
+        """The table as text: a row for each generation, one for the ensemble's student, and one for the ensemble.
 
         Of classifiers it tells accuracy, negative log-likelihood (NLL), expected calibration error (ECE), the change in
-        accuracy against the generation's teacher with McNemar's exact test, a verdict, agreement with the teacher,
-        negative flips (right before, wrong now), and seconds of training; of other models what `evaluate` measured.
+        accuracy against what taught the generation (the one before, or the ensemble of all before) with McNemar's exact
+        test, a verdict, agreement with the teacher, negative flips (right before, wrong now), and seconds of training;
+        of other models what `evaluate` measured.
         The best generation, by the monitor, has a star.
 
         Returns:
@@ -197,13 +210,15 @@ class BornAgainHistory:
             table.add_column(name, justify="left" if name == "verdict" else "right")
         best = self.best_generation if self._monitored() else None
         for record in self.records:
-            label = f"{record.generation}{' (teacher)' if record.generation == 0 else ''}"
+            what = " (distilled)" if record.distilled else " (teacher)" if record.generation == 0 else ""
+            label = f"{record.generation}{what}"
             cells = _score_cells(record.scores) if scored else [_number(record.metrics.get(name)) for name in names]
             table.add_row(label + (" *" if record.generation == best else ""), *cells, f"{record.seconds:.1f}")
         if self.ensemble is not None:
-            total = sum(record.seconds for record in self.records)
+            members = self.members
+            total = sum(record.seconds for record in members)
             table.add_section()
-            table.add_row(f"ensemble of {len(self.records)}", *_score_cells(self.ensemble), f"{total:.1f}")
+            table.add_row(f"ensemble of {len(members)}", *_score_cells(self.ensemble), f"{total:.1f}")
         # The same text wherever it is made, be it on a terminal; and names with [brackets] or :colons: are no markup.
         text = io.StringIO()
         Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
@@ -218,6 +233,8 @@ class BornAgainHistory:
         notes = []
         if best is not None:
             notes.append(f"* best {self.monitor}{'' if self.data == 'validation' else ' on the validation data'}")
+        if any(record.distilled for record in self.records):
+            notes.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(self.members))}")
         if scored:
             notes.append(
                 "change: accuracy in percentage points against its own teacher (ensemble: against generation 0), with "
@@ -227,10 +244,9 @@ class BornAgainHistory:
                 notes.append('no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)')
             for record in self.records:
                 if record.scores and record.scores.change is not None and record.scores.change <= 0:
-                    notes.append(
-                        f"generation {record.generation} did not beat its teacher, generation "
-                        f"{record.scores.compared_with}"
-                    )
+                    what = "the distilled student" if record.distilled else f"generation {record.generation}"
+                    teacher = in_words(record.scores.compared_with, record.generation)
+                    notes.append(f"{what} did not beat its teacher, {teacher}")
         return notes
 
     def plot(self, path=None):
@@ -291,6 +307,11 @@ def _score_cells(scores):
         f"{scores.agreement:.1%}",
         str(scores.negative_flips),
     ]
+
+
+def in_words(teacher, generation):
+    """The teacher of a generation, which is the number of one, or `"ensemble"`: all generations before it."""
+    return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
 
 
 def _verdict(change, p_value):

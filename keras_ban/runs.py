@@ -6,7 +6,7 @@ What a directory holds:
   its files, and at the end the ensemble's scores;
 - `generation-00/`, `generation-01/`, ...: `model.keras`, `history.csv` (a line for each epoch), `record.json` (a
   `GenerationRecord`);
-- while it trains, `soft-targets-00.npy`: what generation 0 says of the training data, for generation 1; and
+- while it trains, `soft-targets-00.npy`: what the teacher of generation 1 says of the training data, and so on; and
   `epoch.npz`: the state after the last epoch of the generation that is being trained;
 - `.lock`: the process id and host of who writes here, or wrote here last.
 
@@ -187,7 +187,7 @@ class RunDirectory:
         return BornAgainHistory.from_dict({**history, "records": records, "ensemble": self.manifest["ensemble"]})
 
     def soft_targets_file(self, generation):
-        """Where the soft targets lie that a generation gives to the next."""
+        """Where the soft targets lie that teach the generation after this one."""
         return self.path / f"soft-targets-{generation:02d}.npy"
 
     @property

@@ -1,7 +1,6 @@
 """Train a model, then train it again with its former self as teacher, generation after generation."""
 
 import contextlib
-import functools
 import os
 import types
 import warnings
@@ -9,19 +8,18 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _manifest, _model_files
+from keras_ban import _checks, _manifest, _model_files, _sequence_checks
 from keras_ban._fresh import CompileArguments, callback_maker
-from keras_ban._generations import Generations
-from keras_ban._pairing import split_at, take
+from keras_ban._generations import Generations, average_of, taught_by
 from keras_ban._scoring import Scorer
-from keras_ban.ensemble import EnsembleModel
+from keras_ban.cloning import layer_names
 from keras_ban.history import BornAgainHistory, GenerationRecord, better
 from keras_ban.losses import KnowledgeDistillation
 from keras_ban.runs import RunDirectory
 
 
 class BornAgainSequence:
-    """Born-Again Neural Networks (Furlanello et al., 2018): generations of one architecture, each taught by the last.
+    """Born-Again Neural Networks (Furlanello et al., 2018): generations of a model, each taught by those before.
 
     Generation 0 is trained on the labels, by Keras alone. Each later generation has the same architecture and new
     initial weights, and a `Distiller` trains it on the labels and on what the generation before says (BAN eq. 3).
@@ -44,10 +42,15 @@ class BornAgainSequence:
         model: a `keras.Model`, or a callable `build(generation) -> keras.Model`. A model is taken as a description of
             the architecture: every generation is a `reborn` copy, and the model itself is neither trained nor changed.
             (One that is trained already is passed to `fit` as `teacher`.) A callable may give another architecture for
-            each generation, of the same outputs; it is called for all generations before the first is trained.
+            each generation, deeper, wider or of another kind, of the same outputs; it is called for all generations
+            before the first is trained.
         generations: how many students follow the first teacher.
         distillation_loss: as in `Distiller`. `None`: `KnowledgeDistillation()`.
-        label_weight: as in `Distiller`: the share of the label loss in the students' loss, in `[0, 1]`.
+        label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list of one
+            for each student, generation 1 first; or a callable `label_weight(generation)`, which is asked for 1, 2, ...
+            up to `generations` at once. A student of weight 1 never hears its teacher, one of weight 0 needs no
+            labels. A `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, and begins
+            again in each student's `Distiller`; other functions of the step go to a `Distiller` alone.
         directory: a folder in which `fit` keeps each generation as soon as it is finished, made where there is none;
             `None` keeps none. An interrupted run is continued by running the same script again, and ends in the very
             weights that it would have ended in without the interruption, on the same backend and machine, where the
@@ -69,15 +72,25 @@ class BornAgainSequence:
         views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
             `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
         keep_soft_targets: whether that file stays when the generation that it taught is finished.
+        teach_from: `"last"`: the generation before is the teacher. `"ensemble"`: all generations before are, averaged
+            with equal weights, as `ensemble()` averages them (the idea of AdaNet, Cortes et al., 2017).
+        distill_ensemble: whether one more student is trained when the generations are, and the ensemble of all of them
+            is its teacher. It has a row in the table and is the last of `models`, and `best_model` may choose it; but
+            it is no generation, and no member of `ensemble()`. It has the label weight of the last student, and
+            `build(generations + 1)` makes it. It is trained after generations that `patience` ended, too.
+        shared_layers: layers that every student has from generation 0, for good: a list of names, or a dict
+            `{student's layer name: generation 0's layer name}`, as in `share_layers` (BAN, table 5). Their weights are
+            copied just before the student is trained, and frozen; generation 0 itself is trained whole.
 
     Attributes:
         models: the trained models, generation 0 first. Compiled, with a fresh optimizer.
+        distilled: the last of them, if it is the ensemble's student; else `None`.
         history: a `BornAgainHistory`; what `fit` returned, or as far as it came.
 
     Raises:
-        TypeError: `model` is neither a `keras.Model` nor callable, the distillation loss is no loss, or `directory` no
-            path.
-        ValueError: `generations`, `label_weight`, `seed`, `soft_targets` or `keep_soft_targets` is not as above.
+        TypeError: `model` is neither a `keras.Model` nor callable, the distillation loss is no loss, `directory` no
+            path, or `shared_layers` neither a list of names nor a dict.
+        ValueError: another argument is not as above.
     """
 
     def __init__(
@@ -93,6 +106,9 @@ class BornAgainSequence:
         augmentation=None,
         views=None,
         keep_soft_targets=False,
+        teach_from="last",
+        distill_ensemble=False,
+        shared_layers=None,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             raise TypeError(
@@ -105,13 +121,17 @@ class BornAgainSequence:
         self.model = model
         self.generations = _checks.check_count("generations", generations)
         self.distillation_loss = distillation_loss
-        self.label_weight = _checks.check_label_weight(label_weight)
+        self.label_weight = _sequence_checks.check_label_weights(label_weight, self.generations)
         self.seed = _checks.check_seed(seed)
-        if soft_targets not in ("auto", "cached", "online"):
-            raise ValueError(f"`soft_targets` must be 'auto', 'cached' or 'online', received: {soft_targets!r}.")
-        self.soft_targets = soft_targets
+        ways = ("auto", "cached", "online")
+        self.soft_targets = _sequence_checks.check_choice("soft_targets", soft_targets, ways)
         self.augmentation = augmentation
-        self.views = self._check_views(views)
+        self.views = _sequence_checks.check_views(views, augmentation, soft_targets)
+        self.teach_from = _sequence_checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
+        if not isinstance(distill_ensemble, bool):
+            raise ValueError(f"`distill_ensemble` must be True or False, received: {distill_ensemble!r}.")
+        self.distill_ensemble = distill_ensemble
+        self.shared_layers = None if shared_layers is None else layer_names("shared_layers", shared_layers)
         if directory is not None and not isinstance(directory, (str, os.PathLike)):
             raise TypeError(f"`directory` must be a path, or None, received: {directory!r}.")
         self.directory = directory
@@ -211,7 +231,7 @@ class BornAgainSequence:
         if self._compile_arguments is None:
             raise ValueError("You must call `compile()` before calling `fit()`.")
         _checks.check_count("epochs", epochs)
-        mode = _resolve_mode(mode, monitor)
+        mode = _sequence_checks.resolve_mode(mode, monitor)
         if patience is not None:
             _checks.check_count("patience", patience)
         for name, data in (("x", x), ("validation_data", validation_data)):
@@ -227,21 +247,23 @@ class BornAgainSequence:
                 f"{x!r}."
             )
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = _split_off_validation(x, y, sample_weight, validation_split)
+            (x, y, sample_weight), validation_data = _sequence_checks.split_off_validation(
+                x, y, sample_weight, validation_split
+            )
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks)
-        scorer = Scorer(validation_data, self._scored_loss(), batch_size, kwargs.get("validation_steps"))
+        scorer = Scorer(validation_data, self.distillation_loss, batch_size, kwargs.get("validation_steps"))
         options = {"batch_size": batch_size, "epochs": epochs, "validation_data": validation_data}
         options |= {"sample_weight": sample_weight, **kwargs}
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = self._entropy(run, resume)
             generations = Generations(self, self._compile_arguments, entropy, scorer, run)
             starts = generations.start(teacher)
-            if not _checks.is_dataset(x):
-                _checks.check_labels(y, self._compile_arguments.loss, starts[0])
+            needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
+            _sequence_checks.check_labels(x, y, self._compile_arguments.loss, starts[0], needed)
             if monitor != "val_loss" and validation_data is not None:
-                _check_monitor(monitor, generations.wrap(starts[0]), scorer)
+                _sequence_checks.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
                 arguments = {"x": x, "y": y, **options, "monitor": monitor, "mode": mode, "patience": patience}
                 _manifest.begin(run, entropy, self, self._compile_arguments, arguments, teacher, starts)
@@ -250,37 +272,28 @@ class BornAgainSequence:
 
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
             options["verbose"] = verbose
-            finished = [] if run is None else run.history().records
             best, waited = None, 0
-            for generation in range(self.generations + 1):
-                if generation < len(finished):
-                    record = finished[generation]
-                    self._announce(generation, verbose, loaded=True)
-                    model = generations.load(record, teacher)
-                else:
-                    record = GenerationRecord(generation)
-                    if generation > 0 or teacher is None:
-                        self._announce(generation, verbose)
-                    before = self.models[-1] if self.models else None
-                    model = generations.make(record, before, teacher, x, y, make_callbacks, options)
-                    if run is not None:
-                        run.commit(record, functools.partial(_model_files.save, model))
-                        if not self.keep_soft_targets:
-                            run.remove_soft_targets()
-                self.models.append(model)
-                self.history.records.append(record)
+            for _ in range(self.generations + 1):
+                self._add(generations, x, y, make_callbacks, options)
                 if patience is not None:
-                    value = record.metrics[monitor]
+                    value = self.history.records[-1].metrics[monitor]
                     best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
                     if waited >= patience:
                         break
+            if self.distill_ensemble:
+                self._add(generations, x, y, make_callbacks, options, distilled=True)
             if run is not None and run.finished:
                 self.history.ensemble = run.history().ensemble
             else:
-                self.history.ensemble = scorer.score_ensemble()
+                self.history.ensemble = scorer.score_ensemble(len(self.history.members))
                 if run is not None:
                     run.finish(self.history.ensemble)
         return self.history
+
+    def _add(self, generations, x, y, make_callbacks, options, distilled=False):
+        record, model = generations.add(self.models, distilled, x, y, make_callbacks, options)
+        self.models.append(model)
+        self.history.records.append(record)
 
     @classmethod
     def load(cls, directory, custom_objects=None):
@@ -311,15 +324,13 @@ class BornAgainSequence:
         models = [
             _model_files.load(run.model_file(generation), custom_objects) for generation in range(len(run.entries))
         ]
-        sequence = cls(
-            models[0],
-            generations=begun_with["generations"],
-            distillation_loss=keras.saving.deserialize_keras_object(begun_with["distillation_loss"], custom_objects),
-            label_weight=begun_with["label_weight"],
-            directory=directory,
-            seed=run.manifest["seed"],
-            soft_targets=begun_with["soft_targets"],
+        objects, plain = (
+            ("distillation_loss", "label_weight"),
+            ("generations", "soft_targets", "teach_from", "distill_ensemble"),
         )
+        settings = {name: keras.saving.deserialize_keras_object(begun_with[name], custom_objects) for name in objects}
+        settings |= {name: begun_with[name] for name in plain if name in begun_with}
+        sequence = cls(models[0], **settings, directory=directory, seed=run.manifest["seed"])
         sequence.models, sequence.history, sequence._to_compile = models, run.history(), list(models)
         try:
             arguments = CompileArguments.from_config(begun_with["compile"], custom_objects)
@@ -339,8 +350,13 @@ class BornAgainSequence:
         self._check_trained()
         return self.models[self.history.best_generation]
 
+    @property
+    def distilled(self):
+        """The ensemble's student, the last of `models`, with `distill_ensemble`; `None` where there is none."""
+        return self.models[-1] if self.models and self.history.records[-1].distilled else None
+
     def ensemble(self, last=None, weights=None, average=None):
-        """Average the generations (BAN eq. 4).
+        """Average the generations (BAN eq. 4); the ensemble's own student, `distilled`, is none of them.
 
         Args:
             last: how many of the newest generations; `None` takes all.
@@ -356,20 +372,16 @@ class BornAgainSequence:
                 `weights` do not fit.
         """
         self._check_trained()
-        if last is not None and not 1 <= _checks.check_count("last", last) <= len(self.models):
-            raise ValueError(f"`last` must lie between 1 and {len(self.models)}, the models trained, received: {last}.")
-        members = self.models if last is None else self.models[-last:]
-        loss = self._scored_loss()
-        if loss is None:
-            ensemble = EnsembleModel(members, weights, average or "outputs")
-        else:
-            ensemble = EnsembleModel(members, weights, average or "probabilities", loss.from_logits, loss.activation)
+        members = self.models[: len(self.history.members)]
+        if last is not None and not 1 <= _checks.check_count("last", last) <= len(members):
+            raise ValueError(f"`last` must lie between 1 and {len(members)}, the models trained, received: {last}.")
+        ensemble = average_of(members if last is None else members[-last:], self.distillation_loss, weights, average)
         if self._compile_arguments is not None:
             ensemble.compile(**self._compile_arguments.make())
         return ensemble
 
     def evaluate(self, x, y, batch_size=None, data="test"):
-        """Score every generation, and the ensemble of all, on data that was not used to choose anything.
+        """Score every generation, each against its teacher, and the ensemble of all, on data that was not used to choose anything.
 
         Args:
             x: arrays.
@@ -385,9 +397,9 @@ class BornAgainSequence:
             ValueError: nothing is trained yet, or the models are not classifiers with labels as above.
         """
         self._check_trained()
-        scorer = Scorer((x, y), self._scored_loss(), batch_size)
+        scorer = Scorer((x, y), self.distillation_loss, batch_size)
         records = [
-            GenerationRecord(**{**vars(record), "scores": scorer.score(model)})
+            GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
             for record, model in zip(self.history.records, self.models, strict=True)
         ]
         if records[0].scores is None:
@@ -396,24 +408,9 @@ class BornAgainSequence:
                 "`model.evaluate` for each of `models`, and for `ensemble()`."
             )
         history = self.history
-        return BornAgainHistory(records, history.monitor, history.mode, data, scorer.score_ensemble())
-
-    def _check_views(self, views):
-        if self.augmentation is not None:
-            _augmentation.check_augmentation(self.augmentation)
-        if views is None:
-            if self.augmentation is not None and self.soft_targets == "cached":
-                raise ValueError(
-                    "Cached soft targets are of the views that the teacher saw: say how many of each example, "
-                    "`views=4` for instance, or use `soft_targets='online'`."
-                )
-            return None
-        if self.augmentation is None or self.soft_targets == "online":
-            raise ValueError(
-                f"`views={views}` are what `augmentation` makes, and what soft targets are cached of. Received "
-                f"augmentation={self.augmentation!r}, soft_targets={self.soft_targets!r}."
-            )
-        return _checks.check_count("views", views)
+        return BornAgainHistory(
+            records, history.monitor, history.mode, data, scorer.score_ensemble(len(history.members))
+        )
 
     def _entropy(self, run, resume):
         """From which the generations' seeds are derived."""
@@ -426,48 +423,6 @@ class BornAgainSequence:
             )
         return run.manifest["seed"] if self.seed is None else self.seed
 
-    def _announce(self, generation, verbose, loaded=False):
-        if verbose != 0:
-            about = "on labels alone" if generation == 0 else f"taught by generation {generation - 1}"
-            about = f"already in {self.directory}" if loaded else about
-            print(f"Generation {generation} of {self.generations}, {about}", flush=True)
-
-    def _scored_loss(self):
-        """The distillation loss, where it says what kind of probabilities the outputs are."""
-        loss = self.distillation_loss
-        return loss if hasattr(loss, "from_logits") and hasattr(loss, "activation") else None
-
     def _check_trained(self):
         if not self.models:
             raise ValueError("No generation is trained yet: call `compile()` and `fit()` first.")
-
-
-def _check_monitor(monitor, probe, scorer):
-    """Raise, before any training, where the monitor is none of the names that `evaluate` gives."""
-    known = sorted(scorer.evaluate(probe, steps=1))
-    if monitor not in known:
-        raise ValueError(
-            f"`monitor` must be one of {known}, which are measured on the validation data, received: {monitor!r}."
-        )
-
-
-def _resolve_mode(mode, monitor):
-    if mode not in ("auto", "min", "max"):
-        raise ValueError(f"`mode` must be 'auto', 'min' or 'max', received: {mode!r}.")
-    if mode != "auto":
-        return mode
-    larger_is_better = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
-    return "max" if any(word in monitor.lower() for word in larger_is_better) else "min"
-
-
-def _split_off_validation(x, y, sample_weight, validation_split):
-    """As Keras does it: the last part of the arrays, before any shuffling."""
-    if _checks.is_dataset(x):
-        raise ValueError("`validation_split` is for arrays; pass `validation_data` with a dataset.")
-    at = split_at(len(keras.tree.flatten(x)[0]), validation_split)
-
-    def part(which):
-        return take((x, y, sample_weight), which)
-
-    x_val, y_val, weight_val = part(slice(at, None))
-    return part(slice(0, at)), (x_val, y_val) if weight_val is None else (x_val, y_val, weight_val)

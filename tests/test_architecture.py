@@ -25,8 +25,8 @@ ALLOWED = {
     "_fingerprints": {"_checks"},
     "_fresh": {"_checks"},
     "_generations": {
-        *("_augmentation", "_backend", "_bench", "_checks", "_epochs", "_fingerprints", "_fresh", "_model_files"),
-        *("_outputs", "cloning", "distiller", "ensemble", "targets"),
+        *("_augmentation", "_bench", "_checks", "_epochs", "_fresh", "_model_files", "_outputs", "_scoring"),
+        *("_soft_target_choice", "cloning", "distiller", "ensemble", "history"),
     },
     "_manifest": {"_checks", "_fingerprints", "_fresh", "_model_files"},
     "_model_files": set(),
@@ -35,6 +35,8 @@ ALLOWED = {
     "_plotting": set(),
     "_schedules": set(),
     "_scoring": {"_arrays", "_checks", "history"},
+    "_sequence_checks": {"_augmentation", "_checks", "_pairing"},
+    "_soft_target_choice": {"_backend", "_checks", "_fingerprints", "targets"},
     "_storage": set(),
     "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
     "_teaching": {"_backend"},
@@ -56,8 +58,8 @@ ALLOWED = {
     "losses/_permuted": {"losses"},
     "runs": {"history"},
     "sequence": {
-        *("_augmentation", "_checks", "_fresh", "_generations", "_manifest", "_model_files", "_pairing", "_scoring"),
-        *("ensemble", "history", "losses", "runs"),
+        *("_checks", "_fresh", "_generations", "_manifest", "_model_files", "_scoring", "_sequence_checks"),
+        *("cloning", "history", "losses", "runs"),
     },
     "targets": {
         *("_arrays", "_augmentation", "_checks", "_fingerprints", "_pairing", "_storage", "_teacher_rows", "_top_k"),
@@ -124,5 +126,6 @@ def test_public_names_are_those_that_are_documented():
         "gradient_decomposition",
         "losses",
         "reborn",
+        "share_layers",
     }
     assert all(getattr(keras_ban, name).__doc__ for name in keras_ban.__all__)

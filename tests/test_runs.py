@@ -298,7 +298,7 @@ def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, mon
     if way == "online":
         arguments["soft_targets"] = "online"
     elif way == "memory-mapped":
-        monkeypatch.setattr("keras_ban._generations._MOST_BYTES", 100)
+        monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 100)
         arguments["soft_targets"] = "cached"
     elif way == "dataset":
         data = (Batches(*blobs, fixed=True),)
@@ -473,7 +473,7 @@ def test_soft_targets_that_an_interrupted_run_left_are_used_if_they_are_its_own(
 
 def test_on_disk_soft_targets_may_be_as_large_as_the_inputs(blobs, tmp_path, computed, monkeypatch):
     size = 96 * 3 * 4
-    monkeypatch.setattr("keras_ban._generations._MOST_BYTES", 100)
+    monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 100)
     run(tmp_path / "wide", blobs, generations=1)  # 8 inputs, 3 outputs
     assert blobs[0].nbytes > size and 1 == len(computed)
     narrow = (blobs[0][:, :2], blobs[1])

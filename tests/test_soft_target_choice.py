@@ -48,10 +48,10 @@ def test_arrays_are_cached_and_datasets_are_not_unless_declared_fixed(blobs, com
 
 
 def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeypatch):
-    monkeypatch.setattr("keras_ban._generations._MOST_BYTES", 96 * 3 * 4 - 1)
+    monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 3 * 4 - 1)
     trained(blobs)
     assert not computed
-    monkeypatch.setattr("keras_ban._generations._MOST_BYTES", 96 * 3 * 4)
+    monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 3 * 4)
     trained(blobs)
     assert 2 == len(computed)
 

@@ -1,0 +1,96 @@
+"""Checks of what a `BornAgainSequence` and its `fit` are given, made before anything is trained."""
+
+import keras
+
+from keras_ban import _augmentation, _checks
+from keras_ban._pairing import split_at, take
+
+_LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
+
+
+def check_label_weights(label_weight, generations):
+    """A float or a schedule, for all students; or a list of a float for each, of a callable of the generation too."""
+    if isinstance(label_weight, keras.optimizers.schedules.LearningRateSchedule):
+        return label_weight
+    if callable(label_weight):
+        label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
+    if not isinstance(label_weight, (list, tuple)):
+        return _checks.check_label_weight(label_weight)
+    if len(label_weight) != generations:
+        raise ValueError(
+            "`label_weight` must hold one number for each student, generation 1 first: with "
+            f"generations={generations} that are {generations}, received {len(label_weight)}: {label_weight!r}."
+        )
+    checked = []
+    for generation, each in enumerate(label_weight, start=1):
+        try:
+            checked.append(_checks.check_label_weight(each))
+        except ValueError as error:
+            raise ValueError(f"Generation {generation}: {error}") from None
+    return checked
+
+
+def check_views(views, augmentation, soft_targets):
+    """Return `views`, which go with an augmentation, or raise."""
+    if augmentation is not None:
+        _augmentation.check_augmentation(augmentation)
+    if views is None:
+        if augmentation is not None and soft_targets == "cached":
+            raise ValueError(
+                "Cached soft targets are of the views that the teacher saw: say how many of each example, "
+                "`views=4` for instance, or use `soft_targets='online'`."
+            )
+        return None
+    if augmentation is None or soft_targets == "online":
+        raise ValueError(
+            f"`views={views}` are what `augmentation` makes, and what soft targets are cached of. Received "
+            f"augmentation={augmentation!r}, soft_targets={soft_targets!r}."
+        )
+    return _checks.check_count("views", views)
+
+
+def check_choice(name, value, choices):
+    if value not in choices:
+        *others, last = [repr(choice) for choice in choices]
+        raise ValueError(f"`{name}` must be {', '.join(others)} or {last}, received: {value!r}.")
+    return value
+
+
+def check_labels(x, y, loss, model, needed):
+    """Of arrays: raise where there are no labels though they are needed, or where they cannot be meant for the loss."""
+    if _checks.is_dataset(x) or (y is None and not needed):
+        return
+    if y is None:
+        raise ValueError(
+            "The data brings no labels. Generation 0 needs them, and so does each student whose label weight is not 0: "
+            "pass `y`, or a trained `teacher` and `label_weight=0`."
+        )
+    _checks.check_labels(y, loss, model)
+
+
+def check_monitor(monitor, probe, scorer):
+    """Raise, before any training, where the monitor is none of the names that `evaluate` gives."""
+    known = sorted(scorer.evaluate(probe, steps=1))
+    if monitor not in known:
+        raise ValueError(
+            f"`monitor` must be one of {known}, which are measured on the validation data, received: {monitor!r}."
+        )
+
+
+def resolve_mode(mode, monitor):
+    if check_choice("mode", mode, ("auto", "min", "max")) != "auto":
+        return mode
+    return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) else "min"
+
+
+def split_off_validation(x, y, sample_weight, validation_split):
+    """As Keras does it: the last part of the arrays, before any shuffling."""
+    if _checks.is_dataset(x):
+        raise ValueError("`validation_split` is for arrays; pass `validation_data` with a dataset.")
+    at = split_at(len(keras.tree.flatten(x)[0]), validation_split)
+
+    def part(which):
+        return take((x, y, sample_weight), which)
+
+    x_val, y_val, weight_val = part(slice(at, None))
+    return part(slice(0, at)), (x_val, y_val) if weight_val is None else (x_val, y_val, weight_val)
