@@ -1,5 +1,7 @@
 """Checks of what a `BornAgainSequence` and its `fit` are given, made before anything is trained."""
 
+import types
+
 import keras
 
 from keras_ban import _augmentation, _checks
@@ -54,6 +56,21 @@ def check_choice(name, value, choices):
         *others, last = [repr(choice) for choice in choices]
         raise ValueError(f"`{name}` must be {', '.join(others)} or {last}, received: {value!r}.")
     return value
+
+
+def check_data(x, validation_data, views):
+    """Raise where the data cannot be read once a generation, or not be told the view."""
+    for name, data in (("x", x), ("validation_data", validation_data)):
+        if isinstance(data, types.GeneratorType):
+            raise ValueError(
+                f"`{name}` is a generator, which is used up after one generation. Pass arrays, a "
+                "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, which can be iterated again."
+            )
+    _checks.check_not_empty(x)
+    if views is not None and _checks.is_dataset(x) and not isinstance(x, keras.utils.PyDataset):
+        raise ValueError(
+            f"`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: {x!r}."
+        )
 
 
 def check_labels(x, y, loss, model, needed):

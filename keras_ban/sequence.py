@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import types
 import warnings
 
 import keras
@@ -194,7 +193,7 @@ class BornAgainSequence:
 
         Args:
             x: arrays, or a dataset that can be iterated once a generation (no generator).
-            y: labels, for arrays.
+            y: labels, for arrays. None are needed where a `teacher` is given and no student has a label weight.
             batch_size: as in `keras.Model.fit`.
             epochs: epochs for each generation.
             verbose: as in `keras.Model.fit`; unless 0, a line announces each generation.
@@ -234,18 +233,7 @@ class BornAgainSequence:
         mode = _sequence_checks.resolve_mode(mode, monitor)
         if patience is not None:
             _checks.check_count("patience", patience)
-        for name, data in (("x", x), ("validation_data", validation_data)):
-            if isinstance(data, types.GeneratorType):
-                raise ValueError(
-                    f"`{name}` is a generator, which is used up after one generation. Pass arrays, a "
-                    "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, which can be iterated again."
-                )
-        _checks.check_not_empty(x)
-        if self.views is not None and _checks.is_dataset(x) and not isinstance(x, keras.utils.PyDataset):
-            raise ValueError(
-                "`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: "
-                f"{x!r}."
-            )
+        _sequence_checks.check_data(x, validation_data, self.views)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = _sequence_checks.split_off_validation(
                 x, y, sample_weight, validation_split
@@ -324,12 +312,10 @@ class BornAgainSequence:
         models = [
             _model_files.load(run.model_file(generation), custom_objects) for generation in range(len(run.entries))
         ]
-        objects, plain = (
-            ("distillation_loss", "label_weight"),
-            ("generations", "soft_targets", "teach_from", "distill_ensemble"),
-        )
-        settings = {name: keras.saving.deserialize_keras_object(begun_with[name], custom_objects) for name in objects}
-        settings |= {name: begun_with[name] for name in plain if name in begun_with}
+        plain = ("generations", "soft_targets", "teach_from", "distill_ensemble", "shared_layers")
+        settings = {name: begun_with[name] for name in plain if name in begun_with}
+        for name in ("distillation_loss", "label_weight"):
+            settings[name] = keras.saving.deserialize_keras_object(begun_with[name], custom_objects)
         sequence = cls(models[0], **settings, directory=directory, seed=run.manifest["seed"])
         sequence.models, sequence.history, sequence._to_compile = models, run.history(), list(models)
         try:
@@ -381,7 +367,7 @@ class BornAgainSequence:
         return ensemble
 
     def evaluate(self, x, y, batch_size=None, data="test"):
-        """Score every generation, each against its teacher, and the ensemble of all, on data that was not used to choose anything.
+        """Score every generation, and the ensemble of all, on data that was not used to choose anything.
 
         Args:
             x: arrays.
@@ -408,9 +394,8 @@ class BornAgainSequence:
                 "`model.evaluate` for each of `models`, and for `ensemble()`."
             )
         history = self.history
-        return BornAgainHistory(
-            records, history.monitor, history.mode, data, scorer.score_ensemble(len(history.members))
-        )
+        ensemble = scorer.score_ensemble(len(history.members))
+        return BornAgainHistory(records, history.monitor, history.mode, data, ensemble)
 
     def _entropy(self, run, resume):
         """From which the generations' seeds are derived."""
