@@ -210,7 +210,7 @@ class BornAgainHistory:
             table.add_column(name, justify="left" if name == "verdict" else "right")
         best = self.best_generation if self._monitored() else None
         for record in self.records:
-            what = " (distilled)" if record.distilled else " (teacher)" if record.generation == 0 else ""
+            what = " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
             label = f"{record.generation}{what}"
             cells = _score_cells(record.scores) if scored else [_number(record.metrics.get(name)) for name in names]
             table.add_row(label + (" *" if record.generation == best else ""), *cells, f"{record.seconds:.1f}")
@@ -240,6 +240,8 @@ class BornAgainHistory:
                 "change: accuracy in percentage points against its own teacher (ensemble: against generation 0), with "
                 "McNemar's exact p"
             )
+            if any(record.scores and record.scores.compared_with == ENSEMBLE for record in self.records):
+                notes.append("vs E: against the ensemble of all generations before it, which was its teacher")
             if not _has_scipy():
                 notes.append('no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)')
             for record in self.records:
@@ -301,7 +303,7 @@ def _score_cells(scores):
     p_value = scores.p_value if _has_scipy() else None
     return [
         *cells,
-        f"{100 * scores.change:+.2f} vs {scores.compared_with}",
+        f"{100 * scores.change:+.2f} vs {'E' if scores.compared_with == ENSEMBLE else scores.compared_with}",
         "" if p_value is None else f"{p_value:.3f}",
         _verdict(scores.change, p_value),
         f"{scores.agreement:.1%}",

@@ -279,6 +279,44 @@ def test_the_table_has_a_row_for_each_generation_and_one_for_the_ensemble():
     assert expected == row_of(summary, "ensemble of 2").split()[3:]
 
 
+def distilled(*scores, **arguments):
+    """A history whose last record is that of the ensemble's student."""
+    history = history_of(*scores, **arguments)
+    history.records[-1].distilled = True
+    return history
+
+
+def test_the_ensembles_student_is_told_from_the_generations():
+    student = scores_of(94, 1, 2, compared_with="ensemble")
+    history = distilled(scores_of(90), scores_of(93, 5, 2), student, ensemble=scores_of(95, 6, 1))
+
+    summary = history.summary()
+
+    expected = ["2", "distilled", "*", "94.00%", "0.2500", "3.00%", "-1.00", "vs", "E", "1.000"]
+    assert expected == row_of(summary, "2").split()[:10]
+    # Two members, and the seconds of two.
+    assert "3.0" == row_of(summary, "ensemble of 2").split()[-1]
+    assert "\ndistilled: no generation, but a student of the ensemble of generations 0 to 1" in summary
+    assert "\nthe distilled student did not beat its teacher, the ensemble of generations 0 to 1" in summary
+    assert history.records[:2] == history.members
+    axis, *_, curves = history.plot().axes
+    assert [2] == list(axis.lines[2].get_xdata())
+    assert ["single model", "ensemble of 2", "distilled from the ensemble"] == [line.get_label() for line in axis.lines]
+    assert [0, 1] == list(axis.lines[0].get_xdata())
+    assert ["generation 0", "generation 1", "distilled from the ensemble"] == [c.get_label() for c in curves.lines]
+
+
+def test_a_generation_taught_by_the_ensemble_is_compared_with_it():
+    history = history_of(scores_of(90), scores_of(93, 5, 2), scores_of(94, 1, 2, compared_with="ensemble"))
+
+    summary = history.summary()
+
+    assert ["-1.00", "vs", "E"] == row_of(summary, "2").split()[5:8]
+    assert "\ngeneration 2 did not beat its teacher, the ensemble of generations 0 to 1" in summary
+    assert "\nvs E: against the ensemble of all generations before it" in summary
+    assert "distilled" not in summary
+
+
 def test_the_best_generation_alone_has_a_star():
     history = history_of(scores_of(), scores_of(won=1, lost=0), scores_of(won=1, lost=0), values=[0.5, 0.3, 0.4])
 
@@ -354,22 +392,25 @@ def test_there_is_a_table_where_every_monitored_value_is_nan():
     assert "*" not in history_of(None, None, values=[math.nan, math.nan]).summary()
 
 
-def test_no_line_of_the_table_is_longer_than_120_columns():
-    worst = scores_of(9, 40_000, 50_000, examples=100_000, compared_with=10, nll=69.0776, ece=1.0)
-    history = history_of(*[worst] * 12, data="test", monitor="val_accuracy", ensemble=worst)
+@pytest.mark.parametrize("compared_with", [10, "ensemble"])
+def test_no_line_of_the_table_is_longer_than_120_columns(compared_with):
+    worst = scores_of(9, 40_000, 50_000, examples=100_000, compared_with=compared_with, nll=69.0776, ece=1.0)
+    history = distilled(*[worst] * 12, data="test", monitor="val_accuracy", ensemble=worst)
     for record in history.records:
         record.seconds = 123_456.7
 
     assert max(len(line) for line in history.summary().splitlines()) <= 120
 
 
-def test_nothing_is_cut_off_the_table():
-    worst = scores_of(9, 4_000, 5_000, examples=10_000, compared_with=9, nll=12.3456, ece=1.0)
+@pytest.mark.parametrize("compared_with", [9, "ensemble"])
+def test_nothing_is_cut_off_the_table(compared_with):
+    worst = scores_of(9, 4_000, 5_000, examples=10_000, compared_with=compared_with, nll=12.3456, ece=1.0)
     history = history_of(*[worst] * 12, data="test", ensemble=worst)
 
     row = row_of(history.summary(), "11")
 
-    expected = ["11", "*", "0.09%", "12.3456", "100.00%", "-10.00", "vs", "9", "0.000", "worse", "80.0%", "5000", "1.5"]
+    expected = ["11", "*", "0.09%", "12.3456", "100.00%", "-10.00", "vs", "E" if compared_with == "ensemble" else "9"]
+    expected += ["0.000", "worse", "80.0%", "5000", "1.5"]
     assert expected == row.split()
     assert "…" not in history.summary()
 
@@ -527,6 +568,7 @@ def test_the_dict_shares_nothing_with_the_history():
     [
         history_of(scores_of(), scores_of(won=5, lost=2), ensemble=scores_of(won=6, lost=1), data="test", mode="max"),
         history_of(None, None, monitor="val_accuracy"),
+        distilled(scores_of(), scores_of(won=5, lost=2, compared_with="ensemble")),
         history_of(None, values=[math.inf]),
         BornAgainHistory(),
     ],
@@ -535,6 +577,13 @@ def test_a_history_comes_back_from_dict_and_json_as_it_was(history):
     for again in (BornAgainHistory.from_dict(history.to_dict()), BornAgainHistory.from_json(history.to_json())):
         assert history == again
         assert history.summary() == again.summary()
+
+
+def test_a_record_from_before_there_were_distilled_students_is_none():
+    data = history_of(scores_of()).to_dict()
+    del data["records"][0]["distilled"]
+
+    assert [False] == [record.distilled for record in BornAgainHistory.from_dict(data).records]
 
 
 def test_nan_and_infinities_come_back_from_json():
