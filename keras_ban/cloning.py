@@ -81,8 +81,9 @@ def share_layers(student, teacher, layers):
     Example:
 
     ```python
-    keras_ban.share_layers(student, teacher, ["stem", "head"])
-    keras_ban.share_layers(student, teacher, {"first": "conv2d", "last": "dense_1"})
+    # Of models whose layers are named alike: keras_ban.share_layers(student, teacher, ["stem", "head"])
+    names = {student.layers[0].name: teacher.layers[0].name}  # the first layer, whatever it is called
+    keras_ban.share_layers(student, teacher, names)
     ```
 
     Args:

@@ -36,7 +36,9 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
     assert (tmp_path / "best.keras").exists()
 
 
-@pytest.mark.parametrize("name", ["BornAgainSequence", "Distiller", "EnsembleModel", "gradient_decomposition"])
+@pytest.mark.parametrize(
+    "name", ["BornAgainSequence", "Distiller", "EnsembleModel", "gradient_decomposition", "share_layers"]
+)
 def test_examples_in_docstrings_run(name, tmp_path, monkeypatch, blobs):
     monkeypatch.chdir(tmp_path)
     x, y = blobs
