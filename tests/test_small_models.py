@@ -1,0 +1,123 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import small_models
+from conftest import crossentropy
+
+# Trainable weights, as published. Wide-ResNets: the Born-Again paper, table 1, whose figures are those of 100 classes
+# (36M is 36.5M in Zagoruyko & Komodakis). DenseNet-BC: Huang et al., table 2, of 10 classes.
+WIDE_RESNETS = {(28, 1): "0.38", (28, 2): "1.48", (28, 5): "9.16", (28, 10): "36.5"}
+DENSENETS = {(100, 12): "0.8", (190, 40): "25.6"}
+# The Born-Again paper, table 1, in millions, and how far off the same architecture is, as the docstring says.
+BORN_AGAIN_DENSENETS = {
+    (112, 33): (6.3, "+10.9%"),
+    (90, 60): (16.1, "-5.7%"),
+    (80, 80): (22.4, "-5.8%"),
+    (80, 120): (50.4, "-6.2%"),
+}
+
+
+def trainable(build):
+    """How many trainable weights the model has, from their shapes: in a `StatelessScope` none are drawn."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = build()
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def in_millions_as(published, weights):
+    """`weights` in millions, to the digits of `published`."""
+    _, _, digits = published.partition(".")
+    return f"{weights / 1e6:.{len(digits)}f}"
+
+
+@pytest.mark.parametrize("depth, width", WIDE_RESNETS)
+def test_wide_resnets_have_the_weights_that_both_papers_state(depth, width):
+    weights = trainable(lambda: small_models.wide_resnet(depth, width, classes=100))
+
+    published = WIDE_RESNETS[depth, width]
+    assert published == in_millions_as(published, weights)
+    assert f"| {weights:,} |" in small_models.wide_resnet.__doc__
+
+
+@pytest.mark.parametrize("depth, growth", DENSENETS)
+def test_densenets_have_the_weights_that_their_paper_states(depth, growth):
+    weights = trainable(lambda: small_models.densenet(depth, growth))
+
+    published = DENSENETS[depth, growth]
+    assert published == in_millions_as(published, weights)
+    assert f"{weights:,} for {depth}-{growth} ({published}M)" in small_models.densenet.__doc__
+
+
+@pytest.mark.parametrize("depth, growth", BORN_AGAIN_DENSENETS)
+def test_the_docstring_tells_how_far_densenets_are_from_the_born_again_papers(depth, growth):
+    weights = trainable(lambda: small_models.densenet(depth, growth, classes=100))
+
+    published, difference = BORN_AGAIN_DENSENETS[depth, growth]
+    assert difference == f"{weights / 1e6 / published - 1:+.1%}"
+    assert f"| {weights:,} | {published}M | {difference} |" in small_models.densenet.__doc__
+
+
+def test_a_resnet_has_the_weights_of_its_convolutions_normalizations_and_head():
+    # A stack of two blocks from a to b filters; a normalization has 2 trainable weights for each filter.
+    def stack(a, b):
+        return 9 * a * b + 3 * 9 * b * b + a * b + 4 * 2 * b
+
+    expected = 27 * 16 + 2 * 16 + stack(16, 16) + stack(16, 32) + stack(32, 64) + 64 * 10 + 10
+
+    assert expected == trainable(lambda: small_models.resnet(strides=(2, 2, 2)))
+    # The first block keeps the shape, and needs no convolution for its shortcut.
+    assert expected - 16 * 16 == trainable(small_models.resnet)
+    for weights in (expected, expected - 16 * 16):
+        assert f"{weights:,}" in small_models.resnet.__doc__
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        # Compiling these takes long on JAX.
+        pytest.param(
+            lambda **options: small_models.wide_resnet(10, 1, dropout=0.3, **options),
+            id="wide_resnet",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda **options: small_models.densenet(10, 4, **options), id="densenet", marks=pytest.mark.slow),
+        pytest.param(
+            lambda **options: small_models.resnet(widths=(4, 8), blocks=1, strides=(2, 1), **options), id="resnet"
+        ),
+    ],
+)
+def test_each_model_gives_logits_and_learns(build):
+    model = build(input_shape=(8, 8, 1), classes=3)
+    rng = np.random.default_rng(0)
+    y = np.arange(12) % 3
+    # A class is a bright column.
+    x = 0.3 * rng.standard_normal((12, 8, 8, 1)).astype("float32")
+    x[np.arange(12), :, 2 * y] += 2.0
+    model.compile(keras.optimizers.SGD(0.1), crossentropy())
+
+    losses = model.fit(x, y, epochs=8, batch_size=12, verbose=0).history["loss"]
+
+    assert (None, 3) == model.output_shape
+    assert keras.activations.linear is model.layers[-1].activation
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_layers_of_one_shape_do_not_begin_with_the_same_weights():
+    model = small_models.resnet(widths=(16, 16), strides=(1, 1), blocks=1, input_shape=(8, 8, 3))
+    kernels = [keras.ops.convert_to_numpy(w.value) for w in model.trainable_weights if w.shape == (3, 3, 16, 16)]
+
+    assert 4 == len(kernels)
+    assert all(np.abs(first - second).max() > 0.01 for first, second in itertools.pairwise(kernels))
+    # He et al.'s for the filters that leave: sqrt(2 / (3 * 3 * 16)); 4 * 2,304 draws are within 4%.
+    np.testing.assert_allclose(np.std(kernels), np.sqrt(2 / 144), rtol=0.04)
+
+
+def test_depths_that_no_model_has_are_refused():
+    with pytest.raises(ValueError, match=r"`depth` must be 6 \* n \+ 4 .*, received: 20"):
+        small_models.wide_resnet(20, 1)
+    with pytest.raises(ValueError, match="`depth` must be 10 or more, received: 9"):
+        small_models.densenet(9, 12)
+    with pytest.raises(ValueError, match="`widths` and `strides` must be of the same length, received: 3 and 2"):
+        small_models.resnet(strides=(1, 2))
