@@ -4,6 +4,7 @@ import copy
 
 import keras
 
+from keras_ban import _backend
 from keras_ban.losses._base import check_comparable
 
 
@@ -18,6 +19,19 @@ def join_targets(labels, soft_targets, view_seeds=None):
     """The reverse of `split_targets`, where there are soft targets; with the seeds of the views that they are of."""
     y = {"labels": labels, "soft_targets": soft_targets, "view_seeds": view_seeds}
     return {name: value for name, value in y.items() if value is not None}
+
+
+def output_spec(model, x):
+    """A model's outputs for arrays `x`, as symbols; it does not run.
+
+    Keras's layers expect symbols here: `Flatten` asks for an attribute that tensors have not.
+    """
+
+    def symbol(leaf):
+        tensor = _backend.as_tensor(leaf)
+        return None if leaf is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
+
+    return model.compute_output_spec(keras.tree.map_structure(symbol, x))
 
 
 def of_same_outputs(soft_targets, outputs):

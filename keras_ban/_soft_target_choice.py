@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
-from keras_ban import _backend, _checks
+from keras_ban import _checks
 from keras_ban._fingerprints import model_fingerprint
+from keras_ban._outputs import output_spec
 from keras_ban.targets import SoftTargets
 
 # Soft targets that would be larger than this are not kept in memory unless asked for.
@@ -68,7 +69,7 @@ def _worth_keeping(sequence, teacher, x, path):
     if _checks.is_dataset(x) and not (isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)):
         return False
     first_x = _checks.first_examples(x)[1]
-    outputs = teacher.compute_output_spec(keras.tree.map_structure(_backend.as_tensor, first_x))
+    outputs = output_spec(teacher, first_x)
     # A teacher with one output: who has several is heard at each step.
     if keras.tree.is_nested(outputs) or keras.tree.is_nested(sequence.distillation_loss):
         return False

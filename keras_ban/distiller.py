@@ -17,6 +17,7 @@ from keras_ban._outputs import (
     join_targets,
     loss_target,
     of_same_outputs,
+    output_spec,
     per_output,
     seed_generators,
     split_targets,
@@ -434,7 +435,7 @@ class Distiller(keras.Model):
                 self.teacher(first_x)
             first_soft_targets = self._teaching.outputs(first_x)
         if isinstance(first_soft_targets, dict) and self.student.built:
-            first_soft_targets = of_same_outputs(first_soft_targets, self.student.compute_output_spec(first_x))
+            first_soft_targets = of_same_outputs(first_soft_targets, output_spec(self.student, first_x))
         if first_soft_targets is not None:
             self._check_soft_targets(first_soft_targets)
         return x

@@ -136,3 +136,11 @@ def test_a_model_that_is_built_by_its_first_batch_is_cached_too(blobs, computed)
     cached = trained(blobs, keras.Sequential([keras.layers.Dense(3)]))
     assert 2 == len(computed)
     assert 3 == len(cached.models)
+
+
+def test_a_model_that_begins_with_flatten_is_cached_like_any_other(blobs, computed):
+    x, y = blobs
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    sequence = trained((x.reshape(-1, 2, 4), y), keras.Sequential([keras.Input((2, 4)), *layers]), generations=1)
+
+    assert (1, 2) == (len(computed), len(sequence.models))
