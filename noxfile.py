@@ -56,7 +56,8 @@ def tests(session: nox.Session, backend: str) -> None:
     # On its own and first: with torch already there, nothing below replaces it.
     session.install(TORCH)
     # All three on each backend, because Keras takes a tf.data.Dataset or a torch DataLoader on any of them.
-    session.install("tensorflow-cpu", "jax", ".[test]")
+    # KerasCV by its name: its extra would bring another build of TensorFlow.
+    session.install("tensorflow-cpu", "jax", "keras-cv", ".[test]")
     run_pytest(session, backend)
 
 

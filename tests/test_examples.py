@@ -61,3 +61,20 @@ def test_the_benchmark_over_seeds_reports_each_generation(tmp_path):
 
     assert 0 == result.returncode, result.stderr
     assert "ensemble (against 0)" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "teacher, student", [("densenet", "resnet"), ("resnet", "densenet"), ("wide_resnet", "small_resnet")]
+)
+def test_born_again_as_another_architecture_prints_its_table(teacher, student):
+    pytest.importorskip("sklearn")
+    if "densenet" in (teacher, student):
+        pytest.importorskip("keras_cv", reason="KerasCV, or the TensorFlow that it needs, is not installed")
+    options = ["--backend", keras.config.backend(), "--epochs", 1, "--generations", 1]
+
+    result = run("examples/cross_architecture.py", "--teacher", teacher, "--student", student, *options)
+
+    assert 0 == result.returncode, result.stderr
+    for words in (f"teacher: {teacher}", f"students: {student}", "test data (1197 examples)", "ensemble of 2"):
+        assert words in result.stdout
