@@ -5,6 +5,7 @@ from keras_ban.cloning import reborn, share_layers
 from keras_ban.decomposition import GradientDecomposition, gradient_decomposition
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
+from keras_ban.features import FeatureMatching
 from keras_ban.history import BornAgainHistory, GenerationRecord
 from keras_ban.sequence import BornAgainSequence
 from keras_ban.targets import SoftTargets
@@ -16,6 +17,7 @@ __all__ = [
     "BornAgainSequence",
     "Distiller",
     "EnsembleModel",
+    "FeatureMatching",
     "GenerationRecord",
     "GradientDecomposition",
     "SoftTargets",

@@ -50,6 +50,17 @@ def sum_over_replicas(value):
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def as_if_alone():
+    """A context in which a replica appears to be the only one: nothing in it is scaled by their number."""
+    if replica_count() == 1:
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    # A new graph knows no strategy; its context may be entered here.
+    with tf.Graph().as_default():
+        return tf.distribute.get_replica_context()
+
+
 def step_of(optimizer, variables=None):
     """How many steps an optimizer has made, as a tensor `()`; `variables` are its variables' values in JAX's step."""
     if variables is None:

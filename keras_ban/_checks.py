@@ -28,18 +28,11 @@ def check_label_weight(label_weight):
 def check_distillation_loss(loss):
     losses = [each for each in keras.tree.flatten(loss) if each is not None]
     for each in losses:
-        if isinstance(each, keras.distillation.DistillationLoss):
-            raise TypeError(
-                f"`distillation_loss` is a `keras.distillation.DistillationLoss` ({type(each).__name__}), which gives "
-                "one number for a whole batch, so that sample weights and masks could not act on it. What "
-                "`LogitsDistillation(temperature=T)` is meant for is "
-                "`keras_ban.losses.KnowledgeDistillation(temperature=T)`; yours becomes a `keras.losses.Loss`."
-            )
-        if not isinstance(each, keras.losses.Loss):
+        if not isinstance(each, (keras.losses.Loss, keras.distillation.DistillationLoss)):
             raise TypeError(
                 "`distillation_loss` must be a `keras.losses.Loss` instance, such as "
-                "`keras_ban.losses.KnowledgeDistillation()`, or a list or dict of them for several outputs, "
-                f"received: {each!r}."
+                "`keras_ban.losses.KnowledgeDistillation()`, a `keras.distillation.DistillationLoss`, or a list or "
+                f"dict of them for several outputs, received: {each!r}."
             )
     if not losses:
         raise ValueError("`distillation_loss` is None for every output. To train on labels alone use `label_weight=1`.")

@@ -7,17 +7,23 @@ import keras
 from keras_ban import _backend
 from keras_ban.losses._base import check_comparable
 
+_TARGETS = {"labels", "soft_targets", "view_seeds", "teacher_features"}
+
 
 def split_targets(y):
     """`y` as `(labels, soft targets)`, either of which may be `None`."""
-    if isinstance(y, dict) and "soft_targets" in y and set(y) <= {"labels", "soft_targets", "view_seeds"}:
+    if isinstance(y, dict) and "soft_targets" in y and set(y) <= _TARGETS:
         return y.get("labels"), y["soft_targets"]
     return y, None
 
 
-def join_targets(labels, soft_targets, view_seeds=None):
-    """The reverse of `split_targets`, where there are soft targets; with the seeds of the views that they are of."""
-    y = {"labels": labels, "soft_targets": soft_targets, "view_seeds": view_seeds}
+def join_targets(labels, soft_targets, view_seeds=None, teacher_features=None):
+    """The reverse of `split_targets`, where there are soft targets.
+
+    With the seeds of the views that they are of, or with the features of the teacher's layers that are matched.
+    """
+    y = {"labels": labels, "soft_targets": soft_targets}
+    y |= {"view_seeds": view_seeds, "teacher_features": teacher_features}
     return {name: value for name, value in y.items() if value is not None}
 
 

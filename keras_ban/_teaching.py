@@ -13,10 +13,12 @@ class Teaching:
 
     Args:
         teacher: the `keras.Model`, or `None`.
+        observer: calls the teacher so that its features are `Observed` beside its outputs; `None`: outputs alone.
     """
 
-    def __init__(self, teacher):
+    def __init__(self, teacher, observer=None):
         self.teacher = teacher
+        self._call = teacher if observer is None else observer
         self._constants = None
 
     @property
@@ -34,7 +36,7 @@ class Teaching:
         self._constants = None
 
     def in_step(self, x, state):
-        """The teacher's outputs within a training step; `state` is JAX's, else empty."""
+        """The teacher's outputs, `Observed` with an observer, within a training step; `state` is JAX's, else empty."""
         if self.teacher is None:
             raise ValueError(NO_TEACHER)
         if self._constants is None:
@@ -44,7 +46,7 @@ class Teaching:
     def outputs(self, x, values=()):
         # In a scope, so that whatever the teacher's layers would write back is dropped.
         with _backend.without_gradients(), keras.StatelessScope(state_mapping=values):
-            return self.teacher(x, training=False)
+            return self._call(x, training=False)
 
 
 NO_TEACHER = (

@@ -3,22 +3,23 @@
 import contextlib
 import pathlib
 import types
-import warnings
 
 import keras
 from keras import ops
 
 from keras_ban import _augmentation, _backend, _checks
 from keras_ban._attaching import attach
+from keras_ban._augmenting import augment_batch, prepare_augmentation
+from keras_ban._comparing import compare_outputs
+from keras_ban._first_batch import check_first_batch, check_soft_targets
+from keras_ban._keras_losses import check_of_keras_distillation, is_of_keras_distillation
+from keras_ban._observing import Observed, Observer, split_observed
 from keras_ban._outputs import (
     check_independent,
     check_known_outputs,
     has_schedule,
     join_targets,
-    loss_target,
     of_same_outputs,
-    output_spec,
-    per_output,
     seed_generators,
     split_targets,
     with_own_seed,
@@ -27,8 +28,8 @@ from keras_ban._pairing import PairedDataset
 from keras_ban._schedules import check_schedule, serialize, value_at
 from keras_ban._teaching import NO_TEACHER, Teaching
 from keras_ban._top_k import expand, is_top_k
+from keras_ban.features import FeatureMatching
 from keras_ban.losses import KnowledgeDistillation
-from keras_ban.losses._base import check_comparable
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -49,7 +50,7 @@ class Distiller(keras.Model):
     The teacher is never changed: it runs in inference mode and without gradients on the batch that the student sees,
     and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
     files and weight-only checkpoints hold the student alone (with the optimizer, where random losses have got to, and
-    an augmentation's weights, if it has any).
+    the weights of projections and of an augmentation, if there are any).
 
     `label_weight`, and the temperature of a distillation loss, may change over a run: each may be a
     `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
@@ -77,8 +78,14 @@ class Distiller(keras.Model):
             `keras.random.SeedGenerator` as `seed_generator` is copied, and the copy's is part of the state. Losses of
             `keras.losses` itself, which know no such dict, are given the soft targets alone. For several outputs a
             list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
-            loss stands for all outputs. `None`: `KnowledgeDistillation()`.
+            loss stands for all outputs. A `keras.distillation.DistillationLoss` does what it does in Keras's own
+            Distiller; as it gives one number for a whole batch, sample weights, class weights and masks are refused
+            with it, and one for several outputs is given all of them. `None`: `KnowledgeDistillation()`.
         label_weight: the label loss's share, in `[0, 1]`; or a callable of the training step, as above.
+        feature_matching: a `FeatureMatching`, which says what layers of the student are to give what layers of the
+            teacher give: `weight * feature loss` is added to the loss above, whatever the label weight, and reported
+            as `feature_loss`. Student and teacher are functional or Sequential models, built, and the teacher runs at
+            each step. What bridges layers of different widths is in `projections`, by the student's layer.
         augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns others of the same
             shapes, at random. It is applied once inside each training step, and teacher and student both see what it
             made (Beyer et al., 2022): neither validation nor prediction is augmented. Labels stay as they are, so what
@@ -90,14 +97,26 @@ class Distiller(keras.Model):
         training: as in `keras.Model`.
 
     Raises:
-        TypeError: student or teacher is not a `keras.Model`, a distillation loss not a `keras.losses.Loss`, or the
-            augmentation not a layer.
+        TypeError: student or teacher is not a `keras.Model`, a distillation loss not a loss as above,
+            `feature_matching` no `FeatureMatching`, or the augmentation not a layer.
         ValueError: `label_weight` is not a number in `[0, 1]`, student and teacher are the same model or share
-            trainable weights, their outputs differ in shape, or the augmentation has trainable weights.
+            trainable weights, their outputs differ in shape, layers to match are not there, are called more than once
+            or differ in more than their width, or the augmentation has trainable weights.
+
+    Warns:
+        UserWarning: `keras.distillation.LogitsDistillation` is taken with its default loss, which takes no softmax.
     """
 
     def __init__(
-        self, *, student, teacher=None, distillation_loss=None, label_weight=0.5, augmentation=None, name=None
+        self,
+        *,
+        student,
+        teacher=None,
+        distillation_loss=None,
+        label_weight=0.5,
+        feature_matching=None,
+        augmentation=None,
+        name=None,
     ):
         if distillation_loss is None:
             distillation_loss = KnowledgeDistillation()
@@ -107,6 +126,13 @@ class Distiller(keras.Model):
             _checks.check_model("teacher", teacher)
             check_independent(student, teacher)
             check_known_outputs(student, teacher, distillation_loss)
+        for loss in filter(is_of_keras_distillation, keras.tree.flatten(distillation_loss)):
+            check_of_keras_distillation(loss, student, teacher)
+        observers = {"student": None, "teacher": None}
+        if feature_matching is not None:
+            _check_feature_matching(feature_matching, teacher)
+            observers["student"] = Observer("student", student, feature_matching.layers.keys())
+            observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
         label_weight = check_schedule(_checks.check_label_weight, label_weight)
         if augmentation is not None:
             _augmentation.check_augmentation(augmentation)
@@ -120,10 +146,21 @@ class Distiller(keras.Model):
         # A loss that draws random numbers draws from the model's state, else JAX would draw the same at each step.
         distillation_loss = keras.tree.map_structure(with_own_seed, distillation_loss)
         self._loss_seed_generators = seed_generators(distillation_loss)
-        self._teaching = Teaching(teacher)
+        self._teaching = Teaching(teacher, observers["teacher"])
+        self._feature_matching = feature_matching
+        #: What bridges features of different widths, by the student's layer: trained and saved with the Distiller.
+        self.projections = {}
+        if feature_matching is not None:
+            features = (observers[role].features for role in ("student", "teacher"))
+            self.projections = feature_matching.make_projections(*features)
         # Held where Keras does not look for what it would track.
         self._hidden = types.SimpleNamespace(
-            distillation_loss=distillation_loss, found_by_keras=False, before_training=[], step=None
+            distillation_loss=distillation_loss,
+            observer=observers["student"],
+            observes=False,
+            found_by_keras=False,
+            before_training=[],
+            step=None,
         )
         self._label_weight = label_weight
         self._loss_weights = None
@@ -134,16 +171,18 @@ class Distiller(keras.Model):
         # A weight that changes may be anything in between, at any step.
         self._hears_labels = callable(label_weight) or label_weight > 0
         self._hears_teacher = callable(label_weight) or label_weight < 1
+        self._needs_teacher = self._hears_teacher or feature_matching is not None
         temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(distillation_loss))
         self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
         self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if self._hears_teacher else None
+        self._feature_loss_tracker = None if feature_matching is None else keras.metrics.Mean(name="feature_loss")
         self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(label_weight) else None
         self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
         self.supports_masking = True
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in teacher._flatten_layers())
         self.built = student.built
 
-    # Read-only, all three: a compiled step would go on with the old value, without a word.
+    # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property
     def teacher(self):
         return self._teaching.teacher
@@ -157,6 +196,10 @@ class Distiller(keras.Model):
         return self._label_weight
 
     @property
+    def feature_matching(self):
+        return self._feature_matching
+
+    @property
     def output_names(self):
         """The student's, by which Keras pairs outputs with losses and metrics; of functional models only."""
         return self.student.output_names
@@ -168,7 +211,11 @@ class Distiller(keras.Model):
         return [name for name in super().__dir__() if name != "teacher" or found]
 
     def call(self, inputs, training=None):
-        return self.student(inputs, training=training)
+        if not self._hidden.observes:
+            return self.student(inputs, training=training)
+        outputs, features = self._hidden.observer(inputs, training=training)
+        named = zip(self.feature_matching.layers, features, strict=True)
+        return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
         """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
@@ -220,8 +267,10 @@ class Distiller(keras.Model):
         """
         self._assert_compile_called("fit")
         _checks.check_not_empty(x)
-        x = self._prepare_augmentation(x)
+        x = prepare_augmentation(self, x)
         in_arrays = split_targets(y)[1] is not None and not _checks.is_dataset(x)
+        if self.feature_matching is not None and (soft_targets is not None or isinstance(x, PairedDataset)):
+            raise ValueError(_NO_FEATURES)
         if soft_targets is not None or in_arrays or isinstance(x, PairedDataset):
             x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
             args = ()
@@ -230,7 +279,7 @@ class Distiller(keras.Model):
             if labels is None:
                 raise ValueError(_NO_LABELS)
             _checks.check_labels(labels, self.loss, self.student)
-        if self._hears_teacher:
+        if self._needs_teacher:
             x = self._prepare_soft_targets(x, soft_targets)
         try:
             return super().fit(x, y, *args, **kwargs)
@@ -241,8 +290,8 @@ class Distiller(keras.Model):
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
-        self._prepare_augmentation(x)
-        if self._hears_teacher:
+        prepare_augmentation(self, x)
+        if self._needs_teacher:
             self._prepare_soft_targets(x, split_targets(y)[1])
         return super().train_on_batch(x, y, *args, **kwargs)
 
@@ -265,6 +314,10 @@ class Distiller(keras.Model):
         super().make_train_function(force)
         self._hidden.before_training = _backend.values_before_training(self)
 
+    def count_params(self):
+        """As `keras.Model.count_params`, of the student."""
+        return self.student.count_params()
+
     def export(self, *args, **kwargs):
         """As `keras.Model.export`, of the student."""
         return self.student.export(*args, **kwargs)
@@ -274,24 +327,27 @@ class Distiller(keras.Model):
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         labels, soft_targets = split_targets(y)
-        x, state = self._augment(x, y, state)
+        x, state = augment_batch(self, x, y, state)
         if labels is None and self._hears_labels:
             raise ValueError(_NO_LABELS)
-        if not self._hears_teacher:
+        if not self._needs_teacher:
             y = labels
-        else:
-            if soft_targets is None:
-                soft_targets = self._teaching.in_step(x, state)
-            y = join_targets(labels, soft_targets)
+        elif soft_targets is None:
+            soft_targets, features = split_observed(self._teaching.in_step(x, state))
+            y = join_targets(labels, soft_targets, teacher_features=features)
+        elif self.feature_matching is not None:
+            raise ValueError(_NO_FEATURES)
         if self._label_weight_tracker is not None or self._temperature_tracker is not None:
             self._hidden.step = _backend.step_of(self.optimizer, state[0][2] if state else None)
+        self._hidden.observes = self._hidden.observer is not None
         try:
             return super().train_step(*state, (x, y, sample_weight))
         finally:
-            self._hidden.step = None
+            self._hidden.step, self._hidden.observes = None, False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels, soft_targets = split_targets(y)
+        y_pred, features = split_observed(y_pred)
         sample_weight = _of_labels(sample_weight)
         if soft_targets is None or not training:
             # Plain training, or evaluation: what the student itself would report.
@@ -302,19 +358,24 @@ class Distiller(keras.Model):
             if training:
                 self._track(self._label_loss_tracker, loss - self._student_losses(), x)
             return loss
-        distillation_loss = self._distill(labels, soft_targets, y_pred, sample_weight)
-        self._track(self._distillation_loss_tracker, distillation_loss, x)
-        if not self._hears_labels:
-            return distillation_loss + self._student_losses()
-        label_loss = self._compile_loss(labels, y_pred, sample_weight)
-        self._track(self._label_loss_tracker, label_loss, x)
-        label_weight = value_at(self.label_weight, self._hidden.step)
-        if self._label_weight_tracker is not None:
-            self._label_weight_tracker.update_state(label_weight)
-        mixture = label_weight * label_loss + (1 - label_weight) * distillation_loss
-        return mixture + self._student_losses()
+        if self._hears_teacher:
+            loss = self._distill(labels, soft_targets, y_pred, sample_weight)
+            self._track(self._distillation_loss_tracker, loss, x)
+        if self._hears_labels:
+            label_loss = self._compile_loss(labels, y_pred, sample_weight)
+            self._track(self._label_loss_tracker, label_loss, x)
+            label_weight = value_at(self.label_weight, self._hidden.step)
+            if self._label_weight_tracker is not None:
+                self._label_weight_tracker.update_state(label_weight)
+            loss = label_weight * label_loss + (1 - label_weight) * loss if self._hears_teacher else label_loss
+        if features is not None:
+            feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
+            self._track(self._feature_loss_tracker, feature_loss, x)
+            loss = loss + self.feature_matching.weight * feature_loss
+        return loss + self._student_losses()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred, _ = split_observed(y_pred)
         return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
 
     @property
@@ -322,7 +383,7 @@ class Distiller(keras.Model):
         metrics = super().metrics
         if self._evaluating:
             ours = (self._label_loss_tracker, self._distillation_loss_tracker)
-            ours += (self._label_weight_tracker, self._temperature_tracker)
+            ours += (self._label_weight_tracker, self._temperature_tracker, self._feature_loss_tracker)
             return [metric for metric in metrics if all(metric is not tracker for tracker in ours)]
         return metrics
 
@@ -338,14 +399,14 @@ class Distiller(keras.Model):
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
             "label_weight": serialize(self.label_weight),
+            "feature_matching": keras.saving.serialize_keras_object(self.feature_matching),
             "augmentation": keras.saving.serialize_keras_object(self.augmentation),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         parts = {
-            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-            for key in ("student", "teacher", "distillation_loss", "label_weight", "augmentation")
+            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects) for key in _PARTS
         }
         return cls(**{**config, **parts})
 
@@ -367,121 +428,26 @@ class Distiller(keras.Model):
     def load_assets(self, directory):
         self._hidden.found_by_keras = True
 
-    def _prepare_augmentation(self, x):
-        """Let the augmentation make its variables, and see whether it can be compiled; return `x`."""
-        if self.augmentation is None or self._augmentation_is_ready:
-            return x
-        x, first_x, _ = _checks.first_examples(x)
-        error = _augmentation.build(self.augmentation, first_x)
-        if self._jit_wanted == "auto" and not self.run_eagerly:
-            if error is None:
-                _augmentation.allow_jit(self, self.augmentation)
-            else:
-                warnings.warn(
-                    f"JAX cannot compile `augmentation` ({type(error).__name__}): training runs uncompiled, which is "
-                    "slow. Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
-                    stacklevel=3,
-                )
-        self._augmentation_is_ready = True
-        return x
-
-    def _augment(self, x, y, state):
-        """What teacher and student are to see of `x` in a training step, and JAX's state after it."""
-        view_seeds = y.get("view_seeds") if isinstance(y, dict) else None
-        if self.augmentation is None:
-            if view_seeds is not None:
-                raise ValueError(
-                    "The batch brings soft targets of views, but the Distiller has no `augmentation` to make them."
-                )
-            return x, state
-        if view_seeds is not None:
-            with _backend.reading(state, self.non_trainable_variables):
-                return _augmentation.views(self.augmentation, x, view_seeds), state
-        if split_targets(y)[1] is not None and self._hears_teacher:
-            raise ValueError(
-                "The batch brings soft targets of the examples as they are, but the Distiller augments them: the "
-                "teacher must have seen what the student sees. Store them of views, `SoftTargets.from_teacher(..., "
-                "augmentation=..., views=...)`, or let the teacher run at each step, without soft targets."
-            )
-        with _backend.reading(state, self.non_trainable_variables) as scope:
-            x = _augmentation.augment(self.augmentation, x)
-        return x, _backend.after(state, scope, self.non_trainable_variables)
-
     def _prepare_soft_targets(self, x, soft_targets):
         """Make the teacher ready for training on `x`, or check the soft targets that take its place; return `x`."""
         if self.teacher is None and soft_targets is None and not _checks.is_dataset(x):
             raise ValueError(NO_TEACHER)
-        if not self._soft_targets_checked or not getattr(self.teacher, "built", True):
-            x = self._check_first_batch(x, soft_targets)
+        unseen = self._hears_teacher and not self._soft_targets_checked
+        if unseen or not getattr(self.teacher, "built", True):
+            x = check_first_batch(self, x, soft_targets)
         if self.teacher is None or soft_targets is not None:
             self._teaching.end()
         else:
             self._teaching.begin(self.student)
         return x
 
-    def _check_first_batch(self, x, soft_targets):
-        must_build = soft_targets is None and self.teacher is not None and not self.teacher.built
-        if _backend.steps_see_values(self) and not must_build:
-            return x  # The first step itself will look, at no cost.
-        x, first_x, first_y = _checks.first_examples(
-            x, None if soft_targets is None else {"soft_targets": soft_targets}
-        )
-        first_x = keras.tree.map_structure(_backend.as_tensor, first_x)
-        _, first_soft_targets = split_targets(first_y)
-        if is_top_k(first_soft_targets):
-            return x  # Looked at when they were made.
-        if first_soft_targets is None and self.teacher is not None:
-            if must_build:
-                self.teacher(first_x)
-            first_soft_targets = self._teaching.outputs(first_x)
-        if isinstance(first_soft_targets, dict) and self.student.built:
-            first_soft_targets = of_same_outputs(first_soft_targets, output_spec(self.student, first_x))
-        if first_soft_targets is not None:
-            self._check_soft_targets(first_soft_targets)
-        return x
-
-    def _check_soft_targets(self, soft_targets):
-        self._soft_targets_checked = True
-        losses = per_output(self.distillation_loss, soft_targets, self.student)
-        for loss, values in zip(losses, keras.tree.flatten(soft_targets), strict=True):
-            if loss is None or values is None:
-                continue
-            message = _checks.check_soft_targets(keras.ops.convert_to_numpy(values), loss)
-            if message:
-                warnings.warn(message, stacklevel=4)
-
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
-        """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output."""
         if is_top_k(soft_targets):
             soft_targets = expand(soft_targets, y_pred.shape[-1])
         soft_targets = of_same_outputs(soft_targets, y_pred)
         if not self._soft_targets_checked and _backend.steps_see_values(self):
-            self._check_soft_targets(soft_targets)
-        outputs = keras.tree.flatten(y_pred)
-        targets = keras.tree.flatten(soft_targets)
-        if len(outputs) != len(targets):
-            raise ValueError(
-                f"The student gives {len(outputs)} outputs, the teacher {len(targets)}: they must be the same. Where "
-                "outputs are a dict, the teacher's may hold more than the student's."
-            )
-        losses = per_output(self.distillation_loss, y_pred, self.student)
-        weights = per_output(self._loss_weights, y_pred, self.student)
-        labels = per_output(labels, y_pred, self.student)
-        sample_weights = per_output(sample_weight, y_pred, self.student)
-        total = 0.0
-        for loss, weight, label, target, output, each_sample_weight in zip(
-            losses, weights, labels, targets, outputs, sample_weights, strict=True
-        ):
-            if loss is None:
-                continue
-            if target is None:
-                raise ValueError(f"The teacher lacks one of the student's outputs, {list(y_pred)}, that has a loss.")
-            check_comparable(loss, target, output)
-            if has_schedule(loss):
-                self._temperature_tracker.update_state(value_at(loss.temperature, self._hidden.step))
-            value = loss(loss_target(loss, label, target, self._hidden.step), output, each_sample_weight)
-            total += value if weight is None else weight * value
-        return total
+            check_soft_targets(self, soft_targets)
+        return compare_outputs(self, labels, soft_targets, y_pred, sample_weight, self._hidden.step)
 
     def _student_losses(self):
         """What `add_loss` and the regularizers add, scaled as Keras scales it."""
@@ -500,12 +466,33 @@ class Distiller(keras.Model):
             self._evaluating = False
 
 
+def _same(features):
+    return features
+
+
+def _check_feature_matching(feature_matching, teacher):
+    if not isinstance(feature_matching, FeatureMatching):
+        raise TypeError(
+            "`feature_matching` must be `keras_ban.FeatureMatching({'student layer': 'teacher layer'})`, received: "
+            f"{feature_matching!r} (of type {type(feature_matching).__name__})."
+        )
+    if teacher is None:
+        raise ValueError(_NO_FEATURES)
+
+
 def _of_labels(sample_weight):
     """The labels' part of sample weights that came in the structure of `y`."""
     if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
         return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
     return sample_weight
 
+
+_PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
+
+_NO_FEATURES = (
+    "`feature_matching` compares layers, so the teacher must run at each step; soft targets hold its outputs alone. "
+    "Pass `Distiller(teacher=..., feature_matching=...)`, and data without soft targets."
+)
 
 _NO_LABELS = (
     "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "

@@ -337,6 +337,23 @@ def test_masked_and_ignored_tokens_are_no_part_of_the_normalisation():
     np.testing.assert_allclose(float(value), (each * weights)[counted].sum() / weights[counted].sum(), rtol=5e-6)
 
 
+def test_in_a_training_step_padding_is_no_part_of_the_normalisation_either():
+    tokens = np.random.default_rng(0).integers(1, 6, (8, 5))
+    tokens[:5, 3:] = 0
+    layers = [keras.layers.Embedding(6, 4, "random_normal", mask_zero=True), keras.layers.Dense(6)]
+    student = keras.Sequential([keras.Input((5,), dtype="int32"), *layers])
+    soft_targets = random_logits((8, 5, 6), 2.0)
+    student_logits = student.predict(tokens, verbose=0)
+    model = keras_ban.Distiller(student=student, distillation_loss=ConfidenceWeighted(), label_weight=0)
+    model.compile("sgd", run_eagerly=True)
+
+    logs = model.train_on_batch(tokens, {"labels": tokens, "soft_targets": soft_targets}, return_dict=True)
+
+    counted = tokens > 0
+    expected = oracles.confidence_weighted(soft_targets, student_logits, tokens, counted)
+    np.testing.assert_allclose(expected[counted].mean(), float(logs["distillation_loss"]), rtol=1e-5)
+
+
 def test_a_batch_in_which_nothing_counts_has_no_loss():
     y_true, student = a_batch()
 
@@ -460,8 +477,3 @@ def test_standardising_sigmoid_outputs_is_refused():
 def test_weights_that_are_no_finite_numbers_of_at_least_zero_are_refused(loss_class, name, weight):
     with pytest.raises(ValueError, match=f"`{name}` must be a finite number of at least 0, received: "):
         loss_class(**{name: weight})
-
-
-def test_a_loss_of_keras_distillation_is_refused_with_what_takes_its_place():
-    with pytest.raises(TypeError, match="is meant for is `keras_ban.losses.KnowledgeDistillation\\(temperature=T\\)`"):
-        keras_ban.Distiller(student=classifier(), distillation_loss=keras.distillation.LogitsDistillation())

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_ban import _backend
+from keras_ban._masks import mask_of
 from keras_ban._schedules import check_schedule, serialize, value_at
 
 # Probabilities below this count as this: log(1e-30) = -69, far under anything that a float32 softmax is trusted to
@@ -147,7 +148,7 @@ class SoftTargetLoss(keras.losses.Loss):
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_true = y_true if isinstance(y_true, dict) else {"soft_targets": y_true}
         # Keras leaves padding out when it reduces, after `call`: too late for a loss that normalises over the batch.
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         y_true = {name: value for name, value in {**y_true, "mask": mask}.items() if value is not None}
         y_true = {name: ops.convert_to_tensor(value, self.dtype) for name, value in y_true.items()}
         if "soft_targets" not in y_true:
