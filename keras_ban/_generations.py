@@ -254,6 +254,7 @@ class Generations:
             teacher=teacher,
             distillation_loss=self._sequence.distillation_loss,
             label_weight=label_weight,
+            feature_matching=self._sequence.feature_matching,
             augmentation=self._sequence.augmentation,
         )
 

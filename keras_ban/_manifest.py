@@ -66,6 +66,7 @@ def _describe(sequence, compile_arguments, arguments, teacher, starts):
         "views": sequence.views,
         "augmentation": essence(as_config(sequence.augmentation)),
         "distillation_loss": as_config(sequence.distillation_loss),
+        "feature_matching": as_config(sequence.feature_matching),
         "compile": compile_arguments.to_config(),
         "fit": _plain({name: value for name, value in arguments.items() if name not in _DATA}),
         "data": {name: None if value is None else _describe_data(value) for name, value in data.items()},

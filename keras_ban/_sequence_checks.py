@@ -51,6 +51,24 @@ def check_views(views, augmentation, soft_targets):
     return _checks.check_count("views", views)
 
 
+def check_feature_matching(feature_matching, sequence):
+    """Return `feature_matching`, which wants a single model as teacher at each step, or raise."""
+    if feature_matching is None:
+        return None
+    if sequence.soft_targets == "cached" or sequence.views is not None:
+        raise ValueError(
+            "`feature_matching` needs the teacher at each step, and soft targets that are cached, of views too, hold "
+            f"its outputs alone. Received soft_targets={sequence.soft_targets!r}, views={sequence.views!r}: leave "
+            "them out."
+        )
+    if sequence.teach_from == "ensemble" or sequence.distill_ensemble:
+        raise ValueError(
+            "`feature_matching` needs a teacher that has layers, and an ensemble has none of its own: leave "
+            "`teach_from='ensemble'` and `distill_ensemble` out."
+        )
+    return feature_matching
+
+
 def check_choice(name, value, choices):
     if value not in choices:
         *others, last = [repr(choice) for choice in choices]

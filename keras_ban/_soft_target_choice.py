@@ -22,7 +22,7 @@ def soft_targets_for_training(sequence, teacher, runs, x, options, path=None):
         x, options: as `keras.Model.fit` takes them.
         path: of the file that the soft targets lie in; `None`: all is in memory.
     """
-    if sequence.soft_targets == "online":
+    if sequence.soft_targets == "online" or sequence.feature_matching is not None:
         return None
     if sequence.soft_targets == "auto" and sequence.views is None and not _worth_keeping(sequence, teacher, x, path):
         return None

@@ -70,6 +70,7 @@ class BornAgainSequence:
             `views`. Its random generators start anew in each generation.
         views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
             `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
+        feature_matching: as in `Distiller`. The teacher then runs at each step: soft targets are computed online.
         keep_soft_targets: whether that file stays when the generation that it taught is finished.
         teach_from: `"last"`: the generation before is the teacher. `"ensemble"`: all generations before are, averaged
             with equal weights, as `ensemble()` averages them (the idea of AdaNet, Cortes et al., 2017).
@@ -104,6 +105,7 @@ class BornAgainSequence:
         soft_targets="auto",
         augmentation=None,
         views=None,
+        feature_matching=None,
         keep_soft_targets=False,
         teach_from="last",
         distill_ensemble=False,
@@ -131,6 +133,7 @@ class BornAgainSequence:
             raise ValueError(f"`distill_ensemble` must be True or False, received: {distill_ensemble!r}.")
         self.distill_ensemble = distill_ensemble
         self.shared_layers = None if shared_layers is None else layer_names("shared_layers", shared_layers)
+        self.feature_matching = _sequence_checks.check_feature_matching(feature_matching, self)
         if directory is not None and not isinstance(directory, (str, os.PathLike)):
             raise TypeError(f"`directory` must be a path, or None, received: {directory!r}.")
         self.directory = directory
@@ -314,8 +317,8 @@ class BornAgainSequence:
         ]
         plain = ("generations", "soft_targets", "teach_from", "distill_ensemble", "shared_layers")
         settings = {name: begun_with[name] for name in plain if name in begun_with}
-        for name in ("distillation_loss", "label_weight"):
-            settings[name] = keras.saving.deserialize_keras_object(begun_with[name], custom_objects)
+        for name in ("distillation_loss", "label_weight", "feature_matching"):
+            settings[name] = keras.saving.deserialize_keras_object(begun_with.get(name), custom_objects)
         sequence = cls(models[0], **settings, directory=directory, seed=run.manifest["seed"])
         sequence.models, sequence.history, sequence._to_compile = models, run.history(), list(models)
         try:

@@ -444,3 +444,37 @@ def test_sample_weights_of_more_axes_than_the_features_are_refused(blobs):
 
     with pytest.raises(ValueError, match="pass one weight for each example"):
         feature_loss(loss, [x], [x], np.ones((96, 5), "float32"))
+
+
+def test_a_sequence_matches_features_with_the_teacher_at_each_step(blobs, tmp_path):
+    x, y = blobs
+    matching = FeatureMatching(["hidden"], "mae", weight=0.3)
+    sequence = keras_ban.BornAgainSequence(
+        network(), generations=1, feature_matching=matching, directory=tmp_path / "run", seed=0
+    )
+    sequence.compile("sgd", crossentropy(), run_eagerly=True)
+
+    history = sequence.fit(x, y, batch_size=96, verbose=0)
+    restored = keras_ban.BornAgainSequence.load(tmp_path / "run")
+
+    logs = history.records[1].logs
+    expected = 0.5 * logs["label_loss"][0] + 0.5 * logs["distillation_loss"][0] + 0.3 * logs["feature_loss"][0]
+    np.testing.assert_allclose(expected, logs["loss"][0], rtol=1e-5)
+    assert logs["feature_loss"][0] > 0
+    assert ({"hidden": "hidden"}, "mae", 0.3) == tuple(
+        getattr(restored.feature_matching, name) for name in ("layers", "loss", "weight")
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"soft_targets": "cached"}, {"views": 2, "augmentation": keras.layers.GaussianNoise(1.0)}]
+)
+def test_a_sequence_refuses_to_match_features_with_cached_soft_targets(arguments):
+    with pytest.raises(ValueError, match="`feature_matching` needs the teacher at each step"):
+        keras_ban.BornAgainSequence(network(), feature_matching=FeatureMatching(TO_HIDDEN), **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"teach_from": "ensemble"}, {"distill_ensemble": True}])
+def test_a_sequence_refuses_to_match_features_of_an_ensemble(arguments):
+    with pytest.raises(ValueError, match="an ensemble has none of its own"):
+        keras_ban.BornAgainSequence(network(), feature_matching=FeatureMatching(TO_HIDDEN), **arguments)
