@@ -66,6 +66,12 @@ class Generations:
         for place in range(1, last + 1):
             self._distiller(starts[place], starts[place - 1], self.label_weight(place))
         check_known_outputs(starts[last], starts[last], sequence.distillation_loss)
+        for output in getattr(starts[last], "outputs", None) or []:
+            if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
+                raise ValueError(
+                    f"`top_k` must be at most the number of classes, the last axis of the models' outputs. Received "
+                    f"top_k={sequence.top_k}; the outputs have shape {tuple(output.shape)}."
+                )
         if sequence.teach_from == ENSEMBLE or sequence.distill_ensemble:
             average_of(starts.values(), sequence.distillation_loss)
         if sequence.shared_layers is not None:

@@ -64,6 +64,7 @@ def _describe(sequence, compile_arguments, arguments, teacher, starts):
         "shared_layers": sequence.shared_layers,
         "soft_targets": sequence.soft_targets,
         "views": sequence.views,
+        "top_k": sequence.top_k,
         "augmentation": essence(as_config(sequence.augmentation)),
         "distillation_loss": as_config(sequence.distillation_loss),
         "feature_matching": as_config(sequence.feature_matching),

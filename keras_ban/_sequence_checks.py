@@ -55,11 +55,11 @@ def check_feature_matching(feature_matching, sequence):
     """Return `feature_matching`, which wants a single model as teacher at each step, or raise."""
     if feature_matching is None:
         return None
-    if sequence.soft_targets == "cached" or sequence.views is not None:
+    if sequence.soft_targets == "cached" or sequence.views is not None or sequence.top_k is not None:
         raise ValueError(
             "`feature_matching` needs the teacher at each step, and soft targets that are cached, of views too, hold "
-            f"its outputs alone. Received soft_targets={sequence.soft_targets!r}, views={sequence.views!r}: leave "
-            "them out."
+            f"its outputs alone. Received soft_targets={sequence.soft_targets!r}, views={sequence.views!r}, "
+            f"top_k={sequence.top_k!r}: leave them out."
         )
     if sequence.teach_from == "ensemble" or sequence.distill_ensemble:
         raise ValueError(
@@ -67,6 +67,23 @@ def check_feature_matching(feature_matching, sequence):
             "`teach_from='ensemble'` and `distill_ensemble` out."
         )
     return feature_matching
+
+
+def check_top_k(top_k, soft_targets, distillation_loss):
+    """Return it, a whole number or `None`, or raise `ValueError` where nothing is kept, or not of a softmax."""
+    if top_k is None:
+        return None
+    if soft_targets == "online":
+        raise ValueError(
+            f"`top_k={top_k}` is about soft targets that are kept, and with soft_targets='online' none are: leave one "
+            "of the two out."
+        )
+    if getattr(distillation_loss, "activation", "softmax") != "softmax":
+        raise ValueError(
+            f"`top_k={top_k}` keeps the largest of one softmax, but the distillation loss has activation='sigmoid': "
+            "each output is a distribution of its own. Leave `top_k` out."
+        )
+    return _checks.check_count("top_k", top_k)
 
 
 def check_choice(name, value, choices):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _checks
+from keras_ban import _checks, _top_k
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import output_spec
 from keras_ban.targets import SoftTargets
@@ -35,6 +35,7 @@ def soft_targets_for_training(sequence, teacher, runs, x, options, path=None):
         runs,
         x,
         options["batch_size"] or 32,
+        top_k=sequence.top_k,
         path=path,
         verbose=options["verbose"] in ("auto", 1),
         from_logits=getattr(sequence.distillation_loss, "from_logits", None),
@@ -58,7 +59,7 @@ def _read_again(path, sequence, teacher, x):
         soft_targets.check_augmentation(sequence.augmentation)
     except ValueError:
         return None
-    own = soft_targets.views == sequence.views
+    own = (soft_targets.views, soft_targets.top_k) == (sequence.views, sequence.top_k)
     return soft_targets if own and soft_targets.teacher_fingerprint == model_fingerprint(teacher) else None
 
 
@@ -76,7 +77,9 @@ def _worth_keeping(sequence, teacher, x, path):
     count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
     bytes_of_x = count * sum(getattr(leaf[:1], "nbytes", 0) for leaf in keras.tree.flatten(first_x) if leaf is not None)
     most = _MOST_BYTES if path is None else max(_MOST_BYTES, bytes_of_x)
-    return 4 * count * np.prod(outputs.shape[1:], dtype="int64") <= most
+    classes, top_k = outputs.shape[-1], sequence.top_k
+    bytes_of_row = 4 * classes if top_k is None else _top_k.row_dtype(classes, top_k, from_logits=True).itemsize
+    return count * np.prod(outputs.shape[1:-1], dtype="int64") * bytes_of_row <= most
 
 
 def _open(path):

@@ -71,6 +71,8 @@ class BornAgainSequence:
         views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
             `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
         feature_matching: as in `Distiller`. The teacher then runs at each step: soft targets are computed online.
+        top_k: where soft targets are cached, keep so many logits of each example or token (see `SoftTargets`): for many
+            classes, at temperature 1. `"auto"` then goes by the size that is left.
         keep_soft_targets: whether that file stays when the generation that it taught is finished.
         teach_from: `"last"`: the generation before is the teacher. `"ensemble"`: all generations before are, averaged
             with equal weights, as `ensemble()` averages them (the idea of AdaNet, Cortes et al., 2017).
@@ -106,6 +108,7 @@ class BornAgainSequence:
         augmentation=None,
         views=None,
         feature_matching=None,
+        top_k=None,
         keep_soft_targets=False,
         teach_from="last",
         distill_ensemble=False,
@@ -128,6 +131,7 @@ class BornAgainSequence:
         self.soft_targets = _sequence_checks.check_choice("soft_targets", soft_targets, ways)
         self.augmentation = augmentation
         self.views = _sequence_checks.check_views(views, augmentation, soft_targets)
+        self.top_k = _sequence_checks.check_top_k(top_k, soft_targets, distillation_loss)
         self.teach_from = _sequence_checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
         if not isinstance(distill_ensemble, bool):
             raise ValueError(f"`distill_ensemble` must be True or False, received: {distill_ensemble!r}.")
@@ -315,7 +319,7 @@ class BornAgainSequence:
         models = [
             _model_files.load(run.model_file(generation), custom_objects) for generation in range(len(run.entries))
         ]
-        plain = ("generations", "soft_targets", "teach_from", "distill_ensemble", "shared_layers")
+        plain = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
         settings = {name: begun_with[name] for name in plain if name in begun_with}
         for name in ("distillation_loss", "label_weight", "feature_matching"):
             settings[name] = keras.saving.deserialize_keras_object(begun_with.get(name), custom_objects)

@@ -43,7 +43,7 @@ ALLOWED = {
     "_schedules": set(),
     "_scoring": {"_arrays", "_checks", "history"},
     "_sequence_checks": {"_augmentation", "_checks", "_pairing"},
-    "_soft_target_choice": {"_checks", "_fingerprints", "_outputs", "targets"},
+    "_soft_target_choice": {"_checks", "_fingerprints", "_outputs", "_top_k", "targets"},
     "_storage": set(),
     "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
     "_teaching": {"_backend"},

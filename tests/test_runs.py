@@ -288,7 +288,7 @@ def test_random_generators_go_on_from_a_state_that_was_put_back():
     assert expected == [draw(), draw()]
 
 
-WAYS = ["online", "memory-mapped", "dataset", "build", "unbuilt", "augmented", "views", "permuted"]
+WAYS = ["online", "memory-mapped", "dataset", "build", "unbuilt", "augmented", "views", "top-k", "permuted"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -308,6 +308,8 @@ def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, mon
     elif way in ("augmented", "views"):
         arguments["augmentation"] = keras.layers.GaussianNoise(0.5)
         arguments["views"] = 2 if way == "views" else None
+    elif way == "top-k":
+        arguments["top_k"] = 2
     elif way == "unbuilt":
         layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.3), keras.layers.Dense(3)]
         arguments["model"] = keras.Sequential(layers)
@@ -326,6 +328,7 @@ def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, mon
             go("cut")
 
     assert_same_run(whole, go("cut"))
+    assert arguments.get("top_k") == keras_ban.BornAgainSequence.load(tmp_path / "cut").top_k
 
 
 def test_a_finished_run_is_loaded_by_fit(finished, blobs, capsys):
@@ -491,7 +494,7 @@ def test_each_difference_is_named_with_what_was_and_what_came(finished, blobs):
     model = classifier(dropout=0.3, batch_norm=True, units=17)
     changed = {"model": model, "optimizer": keras.optimizers.Adam(0.01), "seed": 4, "label_weight": 0.3}
     changed |= {"distillation_loss": KnowledgeDistillation(temperature=2.0), "eager": True, "generations": 3}
-    changed |= {"augmentation": keras.layers.GaussianNoise(0.5), "views": 2}
+    changed |= {"augmentation": keras.layers.GaussianNoise(0.5), "views": 2, "top_k": 2}
     with pytest.raises(ValueError) as error:
         run(finished.directory, (x[::-1], y), **changed, fitting={**COMPILED, "batch_size": 16, "shuffle": False})
 
@@ -502,6 +505,7 @@ def test_each_difference_is_named_with_what_was_and_what_came(finished, blobs):
         "generations": (2, 3),
         "label_weight": (0.5, 0.3),
         "views": ("null", 2),
+        "top_k": ("null", 2),
         "distillation_loss.config.temperature": (1.0, 2.0),
         "fit.batch_size": (32, 16),
         "fit.shuffle": ("null", "false"),

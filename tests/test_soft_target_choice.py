@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import Batches, assert_same, classifier, crossentropy, values
 
+import keras_ban
 from keras_ban import BornAgainSequence, Distiller, SoftTargets
 from keras_ban.losses import KnowledgeDistillation
 
@@ -54,6 +55,49 @@ def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeyp
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 3 * 4)
     trained(blobs)
     assert 2 == len(computed)
+
+
+def test_top_k_is_counted_by_what_it_keeps(blobs, computed, monkeypatch):
+    # An example's row: two classes as bytes, two logits and the mass of the third in float16, 8 bytes of 12.
+    monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 8 - 1)
+    trained(blobs, top_k=2)
+    assert not computed
+    monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 8)
+    trained(blobs)
+    assert not computed
+    trained(blobs, top_k=2)
+    assert 2 == len(computed)
+
+
+def test_students_of_top_k_soft_targets_are_those_of_a_distiller_that_is_given_them(blobs):
+    x, y = blobs
+    sequence = trained(blobs, generations=1, top_k=1)
+    keras.utils.set_random_seed(sequence.history.records[1].seed)
+    distiller = Distiller(student=keras_ban.reborn(sequence.models[0]))
+    distiller.compile(keras.optimizers.Adam(0.02), crossentropy(), metrics=["accuracy"], run_eagerly=True)
+    targets = SoftTargets.from_teacher(sequence.models[0], x, top_k=1, verbose=0)
+    distiller.fit(x, y, soft_targets=targets, epochs=2, verbose=0)
+
+    for expected, actual in zip(values(distiller.student), values(sequence.models[1]), strict=True):
+        # Keras predicts in another batch size than the sequence, by which the last bits differ.
+        np.testing.assert_allclose(expected, actual, rtol=0, atol=1e-5)
+    dense = values(trained(blobs, generations=1).models[1])
+    assert np.abs(dense[0] - values(sequence.models[1])[0]).max() > 1e-3, "top-k makes no difference here"
+
+
+def test_top_k_that_cannot_be_kept_is_refused_before_training(blobs):
+    for options, message in [
+        ({"top_k": 0}, "`top_k` must be a whole number of at least 1, received: 0"),
+        ({"top_k": 2, "soft_targets": "online"}, "with soft_targets='online' none are"),
+        ({"top_k": 2, "distillation_loss": KnowledgeDistillation(activation="sigmoid")}, "activation='sigmoid'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            BornAgainSequence(classifier(), **options)
+    sequence = BornAgainSequence(classifier(), top_k=4)
+    sequence.compile("adam", crossentropy())
+    with pytest.raises(ValueError, match=r"top_k=4; the outputs have shape \(None, 3\)"):
+        sequence.fit(*blobs, verbose=0)
+    assert not sequence.models
 
 
 def test_models_of_several_outputs_hear_their_teacher_at_each_step(blobs, computed):
