@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._keras_losses import compare_whole_batch, is_of_keras_distillation
-from keras_ban._outputs import has_schedule, loss_target, per_output
+from keras_ban._outputs import has_schedule, loss_target, own_weights, per_output
 from keras_ban._schedules import value_at
 from keras_ban.losses._base import check_comparable
 
@@ -48,6 +48,6 @@ def compare_outputs(distiller, labels, soft_targets, y_pred, sample_weight, step
         else:
             if has_schedule(loss):
                 distiller._temperature_tracker.update_state(value_at(loss.temperature, step))
-            value = loss(loss_target(loss, label, target, step), output, each_sample_weight)
+            value = loss(loss_target(loss, label, target, step), output, own_weights(each_sample_weight))
         total += value if weight is None else weight * value
     return total

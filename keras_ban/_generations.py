@@ -65,6 +65,9 @@ class Generations:
             )
         for place in range(1, last + 1):
             self._distiller(starts[place], starts[place - 1], self.label_weight(place))
+        if last == 0:
+            # What a student cannot be made with is told now, not when generation 0 is trained.
+            self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
         check_known_outputs(starts[last], starts[last], sequence.distillation_loss)
         for output in getattr(starts[last], "outputs", None) or []:
             if sequence.top_k is not None and sequence.top_k > output.shape[-1]:

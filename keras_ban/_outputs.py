@@ -84,6 +84,11 @@ def loss_target(loss, labels, soft_targets, step=None):
     return {**y_true, "step": step} if has_schedule(loss) else y_true
 
 
+def own_weights(sample_weight):
+    """The sample weights for one loss alone: on torch Keras multiplies them by a mask in place."""
+    return keras.tree.map_structure(lambda each: None if each is None else keras.ops.copy(each), sample_weight)
+
+
 def has_schedule(loss):
     """Whether a distillation loss's temperature changes over the run."""
     return callable(getattr(loss, "temperature", None))

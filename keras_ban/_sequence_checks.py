@@ -32,6 +32,19 @@ def check_label_weights(label_weight, generations):
     return checked
 
 
+def check_distill_ensemble(distill_ensemble, label_weight):
+    """Return it, or raise where the ensemble's student, whose label weight is the last, would not hear its teacher."""
+    if not isinstance(distill_ensemble, bool):
+        raise ValueError(f"`distill_ensemble` must be True or False, received: {distill_ensemble!r}.")
+    last = label_weight[-1] if isinstance(label_weight, list) else label_weight
+    if distill_ensemble and last == 1:
+        raise ValueError(
+            "The ensemble's student has the label weight of the last, which is 1: it would not hear its teacher. "
+            "Leave `distill_ensemble` out, or let the last label weight be less than 1."
+        )
+    return distill_ensemble
+
+
 def check_views(views, augmentation, soft_targets):
     """Return `views`, which go with an augmentation, or raise."""
     if augmentation is not None:
@@ -78,10 +91,11 @@ def check_top_k(top_k, soft_targets, distillation_loss):
             f"`top_k={top_k}` is about soft targets that are kept, and with soft_targets='online' none are: leave one "
             "of the two out."
         )
-    if getattr(distillation_loss, "activation", "softmax") != "softmax":
+    if getattr(distillation_loss, "activation", None) != "softmax":
         raise ValueError(
-            f"`top_k={top_k}` keeps the largest of one softmax, but the distillation loss has activation='sigmoid': "
-            "each output is a distribution of its own. Leave `top_k` out."
+            f"`top_k={top_k}` keeps the largest of one softmax, and the distillation loss is not known to compare those"
+            f" of one: {distillation_loss!r}. Leave `top_k` out, or use a loss of `keras_ban.losses` with "
+            "activation='softmax' (one of your own says so by an attribute `activation`)."
         )
     return _checks.check_count("top_k", top_k)
 
@@ -139,6 +153,8 @@ def split_off_validation(x, y, sample_weight, validation_split):
     """As Keras does it: the last part of the arrays, before any shuffling."""
     if _checks.is_dataset(x):
         raise ValueError("`validation_split` is for arrays; pass `validation_data` with a dataset.")
+    if y is None:
+        raise ValueError("`validation_split` keeps labelled examples to measure on, but the data brings no labels.")
     at = split_at(len(keras.tree.flatten(x)[0]), validation_split)
 
     def part(which):

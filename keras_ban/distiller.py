@@ -20,6 +20,7 @@ from keras_ban._outputs import (
     has_schedule,
     join_targets,
     of_same_outputs,
+    own_weights,
     seed_generators,
     split_targets,
     with_own_seed,
@@ -232,6 +233,7 @@ class Distiller(keras.Model):
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         self._loss_weights = loss_weights
+        self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = False
 
@@ -279,6 +281,11 @@ class Distiller(keras.Model):
             if labels is None:
                 raise ValueError(_NO_LABELS)
             _checks.check_labels(labels, self.loss, self.student)
+        elif labels is None and self._measures_labels and not _checks.is_dataset(x):
+            raise ValueError(
+                "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
+                "compile without metrics."
+            )
         if self._needs_teacher:
             x = self._prepare_soft_targets(x, soft_targets)
         try:
@@ -362,7 +369,7 @@ class Distiller(keras.Model):
             loss = self._distill(labels, soft_targets, y_pred, sample_weight)
             self._track(self._distillation_loss_tracker, loss, x)
         if self._hears_labels:
-            label_loss = self._compile_loss(labels, y_pred, sample_weight)
+            label_loss = self._compile_loss(labels, y_pred, own_weights(sample_weight))
             self._track(self._label_loss_tracker, label_loss, x)
             label_weight = value_at(self.label_weight, self._hidden.step)
             if self._label_weight_tracker is not None:

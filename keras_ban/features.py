@@ -147,7 +147,7 @@ def _weights_of_positions(sample_weight, features):
             f"{tuple(features.shape)}: pass one weight for each example, or one for each position of the features."
         )
     weights = [ops.reshape(each, (*ops.shape(each), *[1] * (positions - len(each.shape)))) for each in weights]
-    return ops.broadcast_to(sum(weights) / len(weights), ops.shape(features)[:-1])
+    return ops.copy(ops.broadcast_to(sum(weights) / len(weights), ops.shape(features)[:-1]))
 
 
 class _FunctionLoss(keras.losses.Loss):

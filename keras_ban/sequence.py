@@ -133,9 +133,7 @@ class BornAgainSequence:
         self.views = _sequence_checks.check_views(views, augmentation, soft_targets)
         self.top_k = _sequence_checks.check_top_k(top_k, soft_targets, distillation_loss)
         self.teach_from = _sequence_checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
-        if not isinstance(distill_ensemble, bool):
-            raise ValueError(f"`distill_ensemble` must be True or False, received: {distill_ensemble!r}.")
-        self.distill_ensemble = distill_ensemble
+        self.distill_ensemble = _sequence_checks.check_distill_ensemble(distill_ensemble, self.label_weight)
         self.shared_layers = None if shared_layers is None else layer_names("shared_layers", shared_layers)
         self.feature_matching = _sequence_checks.check_feature_matching(feature_matching, self)
         if directory is not None and not isinstance(directory, (str, os.PathLike)):

@@ -203,6 +203,35 @@ def test_padding_counts_nothing_in_either_loss(label_weight):
     np.testing.assert_allclose(logs[0]["distillation_loss"], [expected], rtol=1e-4)  # a KL of 1e-3 out of LSTM outputs
 
 
+def test_padding_counts_nothing_beside_weights_of_each_token():
+    # Under torch Keras multiplies sample weights by the mask in place: two losses must not do it to the same ones.
+    tokens = np.random.default_rng(0).integers(1, 12, (16, 6))
+    tokens[:, 4:] = 0
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, (16, 6)).astype("float32")
+    teacher, student = language_model(1), language_model(2)
+    of_teacher, of_student = (model.predict(tokens, verbose=0)[:, :4] for model in (teacher, student))
+
+    model = distiller(student, teacher, keras.optimizers.SGD(0.5), label_weight=0.5)
+    logs = model.fit(tokens, tokens, sample_weight=weights, batch_size=16, shuffle=False, verbose=0).history
+
+    # Weighted sums over the count of what is no padding, as Keras has it.
+    values = oracles.knowledge_distillation(of_teacher, of_student)
+    np.testing.assert_allclose(logs["distillation_loss"], [(weights[:, :4] * values).mean()], rtol=1e-4)  # as above
+    crossentropies = -np.take_along_axis(oracles.log_softmax(of_student), tokens[:, :4, None], axis=-1)[..., 0]
+    np.testing.assert_allclose(logs["label_loss"], [(weights[:, :4] * crossentropies).mean()], rtol=1e-5)
+
+
+def test_metrics_without_labels_are_refused_before_training(blobs):
+    x, _ = blobs
+    model, measured = (keras_ban.Distiller(student=classifier(), teacher=classifier(), label_weight=0) for _ in "12")
+    measured.compile("sgd", metrics=["accuracy"])
+    with pytest.raises(ValueError, match="metrics, which are measured on labels, but the data brings none"):
+        measured.fit(x, verbose=0)
+
+    model.compile("sgd")
+    assert ["distillation_loss", "loss"] == sorted(model.fit(x, verbose=0).history)
+
+
 @pytest.mark.parametrize("label_weight", [0.0, 0.5, 1.0])
 def test_penalties_of_the_student_count_whole_and_once(blobs, label_weight):
     x, y = blobs

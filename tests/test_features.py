@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, crossentropy, loss_and_gradient, values
+from conftest import CLASSES, assert_same, classifier, crossentropy, loss_and_gradient, values
 from keras import ops
 
 import keras_ban
@@ -30,6 +30,7 @@ def distiller(student, teacher, matching, optimizer=None, loss=None, eager=True,
 
 
 def logs_of(model, x, y, **arguments):
+    model.reset_metrics()  # Older versions of Keras average over calls.
     return {name: float(value) for name, value in model.train_on_batch(x, y, return_dict=True, **arguments).items()}
 
 
@@ -478,3 +479,12 @@ def test_a_sequence_refuses_to_match_features_with_cached_soft_targets(arguments
 def test_a_sequence_refuses_to_match_features_of_an_ensemble(arguments):
     with pytest.raises(ValueError, match="an ensemble has none of its own"):
         keras_ban.BornAgainSequence(network(), feature_matching=FeatureMatching(TO_HIDDEN), **arguments)
+
+
+def test_a_sequence_tells_of_layers_that_are_not_there_before_it_trains(blobs):
+    matching = FeatureMatching(["nowhere"])
+    sequence = keras_ban.BornAgainSequence(classifier(), generations=1, feature_matching=matching)
+    sequence.compile("sgd", crossentropy())
+    with pytest.raises(ValueError, match="has no layer named 'nowhere'"):
+        sequence.fit(*blobs, verbose=0)
+    assert not sequence.models

@@ -274,6 +274,8 @@ def test_a_run_taught_by_ensembles_goes_on_to_the_same_end(blobs, tmp_path, soft
         ({"teach_from": "first"}, "`teach_from` must be 'last' or 'ensemble', received: 'first'"),
         ({"teach_from": ["last"]}, "`teach_from` must be 'last' or 'ensemble'"),
         ({"distill_ensemble": 2}, "`distill_ensemble` must be True or False, received: 2"),
+        ({"distill_ensemble": True, "label_weight": 1.0}, "it would not hear its teacher"),
+        ({"distill_ensemble": True, "label_weight": [0.5, 0.5, 1]}, "it would not hear its teacher"),
     ],
 )
 def test_other_ways_to_teach_are_refused(arguments, message):
@@ -406,3 +408,10 @@ def test_students_may_be_deeper_or_narrower_than_their_teacher(blobs, soft_targe
     keras.utils.set_random_seed(sequence.history.records[1].seed)
     student, soft = deep(*sizes[1]), np.log(probabilities(sequence.models[:1], x))
     close(taught_by_hand(sequence, 1, soft, blobs, model=student), values(sequence.models[1]))
+
+
+def test_a_validation_split_of_data_without_labels_is_refused(blobs):
+    x, _ = blobs
+    sequence = compiled(label_weight=0)
+    with pytest.raises(ValueError, match="`validation_split` keeps labelled examples .* brings no labels"):
+        sequence.fit(x, validation_split=0.2, teacher=classifier(), **FIT)

@@ -89,7 +89,9 @@ def test_top_k_that_cannot_be_kept_is_refused_before_training(blobs):
     for options, message in [
         ({"top_k": 0}, "`top_k` must be a whole number of at least 1, received: 0"),
         ({"top_k": 2, "soft_targets": "online"}, "with soft_targets='online' none are"),
-        ({"top_k": 2, "distillation_loss": KnowledgeDistillation(activation="sigmoid")}, "activation='sigmoid'"),
+        ({"top_k": 2, "distillation_loss": KnowledgeDistillation(activation="sigmoid")}, "not known to compare those"),
+        ({"top_k": 2, "distillation_loss": keras.losses.MeanSquaredError()}, "Leave `top_k` out"),
+        ({"top_k": 2, "distillation_loss": {"a": KnowledgeDistillation()}}, "not known to compare those"),
     ]:
         with pytest.raises(ValueError, match=message):
             BornAgainSequence(classifier(), **options)

@@ -630,6 +630,8 @@ def test_soft_targets_that_do_not_suit_the_distiller_are_refused(teacher, blobs)
     with pytest.raises(ValueError, match="keeps the largest of one softmax"):
         loss = keras_ban.losses.KnowledgeDistillation(activation="sigmoid")
         fit(soft_targets=make(teacher, x, top_k=2), distillation_loss=loss)
+    with pytest.raises(ValueError, match="not known to compare those of one"):
+        fit(soft_targets=make(teacher, x, top_k=2), distillation_loss=keras.losses.MeanSquaredError())
     with pytest.raises(ValueError, match="let the dataset yield"):
         fit(x=Batches(x, y), y=None, fit={"class_weight": {0: 1.0}})
     with pytest.raises(ValueError, match="`class_weight` and `sample_weight` at the same time"):
