@@ -225,17 +225,16 @@ def report(arguments, lines):
     images = lines[0]["models"][0]["images"]
     table = Table(title=f"Accuracy on {images:,} {part} images: mean (standard error) over seeds")
     for column in ("", "seeds", "accuracy %", "against the teacher", "error cut %", "p: seeds", "p: images", "NLL"):
-        table.add_column(column, justify="left" if column == "" else "right")
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=column == "")
     for name, pairs in rows:
         table.add_row(name, *cells(pairs))
-    Console(width=110).print(table)
+    Console(width=140).print(table)
     print("against the teacher: of the same seed, in points. error cut: relative, of the means.")
     print("p: exact and two-sided; of the seeds' changes, by flipping signs, and of mended against broken predictions.")
-    for line in lines[:1]:
-        print(", ".join(f"{key}: {line[key]}" for key in ("settings", "versions", "machine")))
-    print(
-        f"seeds {sorted({line['seed'] for line in lines})}; {sum(line['seconds'] for line in lines) / 3600:.1f} hours"
-    )
+    longest = max(lines, key=lambda line: len(line["settings"]))
+    print(", ".join(f"{key}: {longest[key]}" for key in ("settings", "versions", "machine")))
+    hours = sum(line["seconds"] for line in lines) / 3600
+    print(f"seeds: {sorted({line['seed'] for line in lines})}, {hours:.1f} hours of training")
     plot(rows, arguments.out / "born_again.png", part)
 
 
@@ -294,7 +293,7 @@ def plot(rows, path, part):
         axes.plot(change, [height] * len(change), "o", color="tab:blue", markersize=4)
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axes.set_xlabel(f"accuracy on the {part} images against the teacher of the same seed, in points")
+    axes.set_xlabel(f"accuracy against the same seed's teacher, in points ({part} images)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
     print(f"Wrote {path}")
