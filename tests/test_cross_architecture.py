@@ -53,7 +53,14 @@ def probabilities(model, **options):
     return keras.ops.convert_to_numpy(model(X, **options)).astype("float64")
 
 
-@pytest.mark.parametrize("teacher, student", [(densenet, resnet), (resnet, densenet)])
+@pytest.mark.parametrize(
+    "teacher, student",
+    [
+        # One of the two alone as a rule, because compiling these takes long.
+        pytest.param(densenet, resnet, marks=pytest.mark.slow),
+        (resnet, densenet),
+    ],
+)
 def test_kerascv_classifiers_teach_each_other_by_their_probabilities(kerascv, teacher, student, tmp_path):
     teacher, student = teacher(kerascv), student(kerascv)
     # As it is trained: normalized by the batch.
