@@ -14,6 +14,15 @@ def check_model(name, model):
         raise TypeError(f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
 
 
+def layer_names(layers):
+    """A list of names, or a dict from the student's to the teacher's, as such a dict; `None` where it is neither."""
+    if isinstance(layers, (list, tuple)) and all(isinstance(name, str) for name in layers):
+        return {name: name for name in layers}
+    if isinstance(layers, dict) and all(isinstance(name, str) for pair in layers.items() for name in pair):
+        return dict(layers)
+    return None
+
+
 def check_label_weight(label_weight):
     """Return `label_weight` as a float, or raise `ValueError`."""
     is_number = isinstance(label_weight, numbers.Real) and not isinstance(label_weight, bool)

@@ -66,9 +66,9 @@ def _draw_curves(axis, records, monitor):
         shade = 0.25 + 0.75 * i / max(len(records) - 1, 1)
         values = record.logs[monitor]
         epochs = range(1, len(values) + 1)
-        colour, label = (COLOUR, f"generation {record.generation}")
+        colour, label = COLOUR, f"generation {record.generation}"
         if record.distilled:
-            colour, label = (ENSEMBLE_COLOUR, "distilled from the ensemble")
+            colour, label = ENSEMBLE_COLOUR, "distilled from the ensemble"
         axis.plot(epochs, values, color=colour, alpha=shade, label=label)
     axis.set_xlabel("epoch")
     axis.set_ylabel(monitor)

@@ -4,7 +4,7 @@ import types
 
 import keras
 
-from keras_ban import _augmentation, _checks
+from keras_ban import _augmentation, _checks, _top_k
 from keras_ban._pairing import split_at, take
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
@@ -91,12 +91,7 @@ def check_top_k(top_k, soft_targets, distillation_loss):
             f"`top_k={top_k}` is about soft targets that are kept, and with soft_targets='online' none are: leave one "
             "of the two out."
         )
-    if getattr(distillation_loss, "activation", None) != "softmax":
-        raise ValueError(
-            f"`top_k={top_k}` keeps the largest of one softmax, and the distillation loss is not known to compare those"
-            f" of one: {distillation_loss!r}. Leave `top_k` out, or use a loss of `keras_ban.losses` with "
-            "activation='softmax' (one of your own says so by an attribute `activation`)."
-        )
+    _top_k.check_loss(distillation_loss)
     return _checks.check_count("top_k", top_k)
 
 

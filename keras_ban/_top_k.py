@@ -10,6 +10,16 @@ from keras_ban import _backend
 _SMALLEST = -65504.0
 
 
+def check_loss(loss):
+    """Raise `ValueError` where a distillation loss is not known to compare what is kept."""
+    if getattr(loss, "activation", None) != "softmax":
+        raise ValueError(
+            "`top_k` keeps the largest of one softmax, and the distillation loss is not known to compare those of one: "
+            f"{loss!r}. Leave `top_k` out, so that all are kept; or use a loss of `keras_ban.losses` with "
+            "activation='softmax' (one of your own says so by an attribute `activation`)."
+        )
+
+
 def row_dtype(classes, k, from_logits, dtype="float16"):
     """The dtype of one compressed row."""
     index = np.min_scalar_type(classes - 1)

@@ -7,6 +7,8 @@ import tempfile
 
 import keras
 
+from keras_ban import _checks
+
 
 def reborn(model):
     """Return a new model of the same architecture with independent, fresh initial weights.
@@ -100,9 +102,8 @@ def share_layers(student, teacher, layers):
         ValueError: a model has no layer of a name (names like it are told), or several; a layer is not built; two
             layers have other weights; or both are the same layer. Nothing is changed then.
     """
-    for name, model in (("student", student), ("teacher", teacher)):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
+    _checks.check_model("student", student)
+    _checks.check_model("teacher", teacher)
     pairs = pair_layers(student, teacher, layers)
     of_teacher = {id(layer) for layer in teacher._flatten_layers()}
     same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in own._flatten_layers())]
@@ -127,7 +128,7 @@ def share_layers(student, teacher, layers):
 def pair_layers(student, teacher, layers):
     """`[(student's layer, teacher's layer), ...]`, checked as `share_layers` says; nothing is changed."""
     pairs = []
-    for name, teachers_name in layer_names("layers", layers).items():
+    for name, teachers_name in check_shared("layers", layers).items():
         own = _find_layer("student", student, name)
         teachers = _find_layer("teacher", teacher, teachers_name)
         shapes, theirs = ([(w.path.split("/")[-1], tuple(w.shape)) for w in layer.weights] for layer in (own, teachers))
@@ -140,17 +141,15 @@ def pair_layers(student, teacher, layers):
     return pairs
 
 
-def layer_names(argument, layers):
+def check_shared(argument, layers):
     """The layers to share as a dict `{student's layer name: teacher's layer name}`."""
-    names = layers if isinstance(layers, dict) else None
-    if isinstance(layers, (list, tuple)) and all(isinstance(name, str) for name in layers):
-        names = {name: name for name in layers}
-    if not names or not all(isinstance(name, str) for pair in names.items() for name in pair):
+    names = _checks.layer_names(layers)
+    if not names:
         raise TypeError(
             f"`{argument}` must be a list of layer names, or a dict {{student's layer name: teacher's layer name}}, "
             f"with at least one name, received: {layers!r}."
         )
-    return dict(names)
+    return names
 
 
 def _find_layer(whose, model, name):

@@ -1,12 +1,11 @@
 """Average several models into one `keras.Model`."""
 
 import math
-import numbers
 
 import keras
 from keras import ops
 
-from keras_ban.losses._base import as_logits, check_activation
+from keras_ban.losses._base import as_logits, check_activation, is_finite_number
 
 AVERAGES = ("probabilities", "logits", "outputs")
 
@@ -178,7 +177,7 @@ def _check_weights(weights, count):
     weights = list(weights)
     if len(weights) != count:
         raise ValueError(f"`weights` must hold one number for each of the {count} members, received: {weights}.")
-    numeric = all(isinstance(w, numbers.Real) and not isinstance(w, bool) and math.isfinite(w) for w in weights)
+    numeric = all(is_finite_number(w) for w in weights)
     if not numeric or min(weights) < 0 or sum(weights) == 0:
         raise ValueError(
             "`weights` must be finite, non-negative and not all 0 (they are divided by their sum), received: "

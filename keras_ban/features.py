@@ -1,12 +1,10 @@
 """Feature matching: a student's hidden layers learn from its teacher's."""
 
-import math
-import numbers
-
 import keras
 from keras import ops
 
-from keras_ban.losses._base import same_shape
+from keras_ban import _checks
+from keras_ban.losses._base import is_finite_number, precision, same_shape
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -90,7 +88,7 @@ class FeatureMatching:
                 )
             if came[-1] != wanted[-1]:
                 name = f"{ours}_projection"
-                projections[ours] = keras.layers.Dense(wanted[-1], use_bias=False, dtype=_precision(), name=name)
+                projections[ours] = keras.layers.Dense(wanted[-1], use_bias=False, dtype=precision(), name=name)
                 projections[ours].build(came)
         return projections
 
@@ -136,7 +134,7 @@ def feature_loss(loss, teacher_features, student_features, sample_weight=None):
 
 def _weights_of_positions(sample_weight, features):
     """Weights of each position, `(batch, ...)`, without the width; Keras would line up the wrong axes."""
-    weights = [ops.cast(each, _precision()) for each in keras.tree.flatten(sample_weight) if each is not None]
+    weights = [ops.cast(each, precision()) for each in keras.tree.flatten(sample_weight) if each is not None]
     if not weights:
         return None
     positions = len(features.shape) - 1
@@ -147,6 +145,7 @@ def _weights_of_positions(sample_weight, features):
             f"{tuple(features.shape)}: pass one weight for each example, or one for each position of the features."
         )
     weights = [ops.reshape(each, (*ops.shape(each), *[1] * (positions - len(each.shape)))) for each in weights]
+    # A copy, because torch multiplies them by a mask in place, which it does not do to a broadcast.
     return ops.copy(ops.broadcast_to(sum(weights) / len(weights), ops.shape(features)[:-1]))
 
 
@@ -154,7 +153,7 @@ class _FunctionLoss(keras.losses.Loss):
     """A function of `(y_true, y_pred)`, reduced and scaled over replicas as Keras does a loss."""
 
     def __init__(self, function):
-        super().__init__(name="feature_loss", dtype=_precision())
+        super().__init__(name="feature_loss", dtype=precision())
         self._function = function
 
     def call(self, y_true, y_pred):
@@ -179,27 +178,21 @@ def _as_loss(loss):
 
 def _check_layers(layers):
     """Names as a dict from the student's to the teacher's, or an error."""
-    if isinstance(layers, (list, tuple)):
-        layers = {name: name for name in layers} if all(isinstance(name, str) for name in layers) else layers
-    if not isinstance(layers, dict) or not all(isinstance(name, str) for pair in layers.items() for name in pair):
+    names = _checks.layer_names(layers)
+    if names is None:
         raise TypeError(
             "`layers` must be a dict from names of the student's layers to names of the teacher's, or a list of names "
             f"that both have, received: {layers!r}."
         )
-    if not layers:
+    if not names:
         raise ValueError("`layers` names none: without feature matching leave `feature_matching` out.")
-    return dict(layers)
+    return names
 
 
 def _check_weight(weight):
-    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-    if not is_number or not math.isfinite(weight) or weight <= 0:
+    if not is_finite_number(weight) or weight <= 0:
         raise ValueError(
             f"`weight` must be a positive, finite number, received: {weight!r}. Without feature matching leave "
             "`feature_matching` out."
         )
     return float(weight)
-
-
-def _precision():
-    return "float64" if keras.config.floatx() == "float64" else "float32"

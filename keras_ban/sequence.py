@@ -11,7 +11,7 @@ from keras_ban import _checks, _manifest, _model_files, _sequence_checks
 from keras_ban._fresh import CompileArguments, callback_maker
 from keras_ban._generations import Generations, average_of, taught_by
 from keras_ban._scoring import Scorer
-from keras_ban.cloning import layer_names
+from keras_ban.cloning import check_shared
 from keras_ban.history import BornAgainHistory, GenerationRecord, better
 from keras_ban.losses import KnowledgeDistillation
 from keras_ban.runs import RunDirectory
@@ -134,7 +134,7 @@ class BornAgainSequence:
         self.top_k = _sequence_checks.check_top_k(top_k, soft_targets, distillation_loss)
         self.teach_from = _sequence_checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
         self.distill_ensemble = _sequence_checks.check_distill_ensemble(distill_ensemble, self.label_weight)
-        self.shared_layers = None if shared_layers is None else layer_names("shared_layers", shared_layers)
+        self.shared_layers = None if shared_layers is None else check_shared("shared_layers", shared_layers)
         self.feature_matching = _sequence_checks.check_feature_matching(feature_matching, self)
         if directory is not None and not isinstance(directory, (str, os.PathLike)):
             raise TypeError(f"`directory` must be a path, or None, received: {directory!r}.")

@@ -443,12 +443,7 @@ class SoftTargets:
             )
         if self.top_k is None:
             return
-        if getattr(loss, "activation", None) != "softmax":
-            raise ValueError(
-                "`top_k` keeps the largest of one softmax, and the distillation loss is not known to compare those of "
-                f"one: {loss!r}. Keep all: `SoftTargets.from_teacher(teacher, x)`; or use a loss of `keras_ban.losses` "
-                "with activation='softmax' (one of your own says so by an attribute `activation`)."
-            )
+        _top_k.check_loss(loss)
         temperature = getattr(loss, "temperature", 1.0)
         if temperature != 1:
             warnings.warn(

@@ -125,9 +125,7 @@ class SoftTargetLoss(keras.losses.Loss):
     """
 
     def __init__(self, temperature, from_logits, activation, reduction, name):
-        # Half precision would be lost on the logits before they reach `call`: 257 is no bfloat16.
-        dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        super().__init__(name=name, reduction=reduction, dtype=precision())
         self._temperature = check_schedule(check_temperature, temperature)
         self._from_logits = bool(from_logits)
         self._activation = check_activation(activation)
@@ -232,10 +230,18 @@ def counted_examples(y_true, like):
     return ops.broadcast_to(mask, ops.shape(like))
 
 
+def precision():
+    """The dtype that losses are computed in. Half precision would be lost before `call`: 257 is no bfloat16."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
+
+
+def is_finite_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_temperature(temperature):
     """Return `temperature` as a float, or raise `ValueError`."""
-    is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
-    if not is_number or not math.isfinite(temperature) or temperature <= 0:
+    if not is_finite_number(temperature) or temperature <= 0:
         raise ValueError(
             f"`temperature` must be a positive, finite number, received: {temperature!r}. 1.0 is what Born-Again "
             "Networks used; 2 to 4 are common elsewhere."
@@ -245,8 +251,7 @@ def check_temperature(temperature):
 
 def check_weight(name, weight):
     """Return `weight` as a float, or raise `ValueError`."""
-    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-    if not is_number or not math.isfinite(weight) or weight < 0:
+    if not is_finite_number(weight) or weight < 0:
         raise ValueError(f"`{name}` must be a finite number of at least 0, received: {weight!r}.")
     return float(weight)
 
