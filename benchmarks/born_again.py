@@ -22,7 +22,6 @@ Settings are chosen with `--measure-on validation`: the last 5,000 training imag
 
 import argparse
 import concurrent.futures
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -32,6 +31,7 @@ import sys
 import time
 
 import numpy as np
+from _figures import mean, versions
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -108,7 +108,9 @@ def run_cell(arguments, method, seed):
         members = logits[:STUDENTS]  # Not the ensemble's own student.
         line["ensemble"] = measure(members, y, teacher)
         line["ensemble with the teacher"] = measure(np.concatenate([teacher, members]), y, teacher)
-    line |= {"seconds": round(seconds, 1), "weights": models[0].count_params(), **described(arguments, method)}
+    line |= {"seconds": round(seconds, 1), "weights": models[0].count_params()}
+    line |= {"measured_on": arguments.measure_on, "settings": settings(arguments, method)}
+    line |= {"versions": versions(arguments.backend), "machine": f"{platform.platform()}, {os.cpu_count()} cores"}
     with (arguments.out / "results.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -265,7 +267,7 @@ def cells(pairs):
     accuracies = 100 * np.array([measured["accuracy"] for measured, _ in pairs])
     before = 100 * np.array([teacher["accuracy"] for _, teacher in pairs])
     common = [str(len(pairs)), mean(accuracies, ".2f")]
-    nll = mean([measured["nll"] for measured, _ in pairs], ".3f")
+    nll = mean([measured["nll"] for measured, _ in pairs], ".3f", ".3f")
     if all(measured is teacher for measured, teacher in pairs):
         return [*common, "", "", "", "", nll]
     change = accuracies - before
@@ -274,11 +276,6 @@ def cells(pairs):
     mended, broken = (sum(measured[key] for measured, _ in pairs) for key in ("mended", "broken"))
     of_images = stats.binomtest(mended, mended + broken).pvalue if mended + broken else 1.0
     return [*common, mean(change, "+.2f"), f"{cut:.1f}", f"{of_seeds:.3f}", f"{of_images:.1g}", nll]
-
-
-def mean(values, form):
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{np.mean(values):{form}} ({error:{form.lstrip('+')}})"
 
 
 def plot(rows, path, part):
@@ -299,18 +296,12 @@ def plot(rows, path, part):
     print(f"Wrote {path}")
 
 
-def described(arguments, method):
-    """What a line says of the way that it was made."""
+def settings(arguments, method):
+    """The options that a method's results depend on."""
     names = ["backend", "epochs", "learning_rate"]
     if method == "ban+l":
         names += ["temperature", "label_weight", "teach_from"]
-    packages = ("keras", {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow-cpu"}[arguments.backend], "numpy")
-    import keras_ban
-
-    versions = {"keras_ban": keras_ban.__version__, **{name: importlib.metadata.version(name) for name in packages}}
-    settings = {name: getattr(arguments, name) for name in names}
-    machine = f"{platform.platform()}, {os.cpu_count()} cores"
-    return {"measured_on": arguments.measure_on, "settings": settings, "versions": versions, "machine": machine}
+    return {name: getattr(arguments, name) for name in names}
 
 
 def read_lines(arguments):
@@ -319,8 +310,8 @@ def read_lines(arguments):
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if not arguments.report:
         for line in lines:
-            for key in ("settings", "measured_on"):
-                now = described(arguments, line["method"])[key]
+            wanted = {"settings": settings(arguments, line["method"]), "measured_on": arguments.measure_on}
+            for key, now in wanted.items():
                 if line[key] != now:
                     sys.exit(f"{file} holds results with {key}={line[key]}, not {now}: choose another --out.")
     return lines

@@ -7,7 +7,6 @@ seed that are already in `--out` are read, not computed again.
 """
 
 import argparse
-import importlib
 import os
 import pathlib
 import platform
@@ -15,6 +14,7 @@ import subprocess
 import sys
 
 import numpy as np
+from _figures import mean, versions
 from rich.console import Console
 from rich.table import Table
 
@@ -45,9 +45,8 @@ def main():
     first = [history.records[0].scores.accuracy for history in histories]
     Console(width=110).print(table)
     print("chosen by validation loss, against generation 0:", mean(100 * (np.array(chosen) - np.array(first)), "+.2f"))
-    modules = [importlib.import_module(name) for name in ("keras_ban", "keras", arguments.backend, "numpy")]
-    versions = [f"{module.__name__} {module.__version__}" for module in modules]
-    print("seeds", arguments.seeds, "|", *versions, "|", platform.platform())
+    ran_on = [f"{name} {version}" for name, version in versions(arguments.backend).items()]
+    print("seeds", arguments.seeds, "|", *ran_on, "|", platform.platform())
 
 
 def cells(scores):
@@ -59,11 +58,6 @@ def cells(scores):
         mean([100 * s.change for s in scores], "+.2f") if changed else "",
         mean([100 * s.negative_flips / s.examples for s in scores], ".2f") if changed else "",
     ]
-
-
-def mean(values, form):
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{np.mean(values):{form}} ({error:.2f})"
 
 
 def parse_arguments():

@@ -16,13 +16,13 @@ the ratio within a round. The first call, which compiles, is told apart. CPU tim
 """
 
 import argparse
-import importlib
 import os
 import platform
 import textwrap
 import time
 
 import numpy as np
+from _figures import versions
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -67,10 +67,9 @@ def main():
     for failure in failures:
         print("failed:", failure)
     print("rounds", arguments.rounds, "| batches a call", arguments.batches, "| seed", arguments.seed)
-    modules = [importlib.import_module(module) for module in ("keras_ban", "keras", arguments.backend, "numpy")]
-    versions = [f"{module.__name__} {module.__version__}" for module in modules]
+    ran_on = [f"{name} {version}" for name, version in versions(arguments.backend).items()]
     threads = f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
-    print(*versions, "|", platform.platform(), "|", os.cpu_count(), "CPUs,", threads)
+    print(*ran_on, "|", platform.platform(), "|", os.cpu_count(), "CPUs,", threads)
 
 
 def prepare(name, batch_size, arguments):

@@ -7,7 +7,6 @@ already in `--out` are read, not computed again; all of them are in `results.jso
 """
 
 import argparse
-import importlib
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ import subprocess
 import sys
 
 import numpy as np
+from _figures import mean, versions
 
 EXAMPLE = pathlib.Path(__file__).resolve().parent.parent / "examples" / "language_model.py"
 
@@ -46,14 +46,8 @@ def main():
     chosen = gains[np.arange(len(best)), best]
     print(f"\nchosen by validation perplexity, generations {best}: {mean(chosen, '+.2f')} % lower than generation 0's")
     os.environ["KERAS_BACKEND"] = arguments.backend
-    modules = [importlib.import_module(name) for name in ("keras_ban", "keras", arguments.backend, "numpy")]
-    versions = [f"{module.__name__} {module.__version__}" for module in modules]
-    print("seeds", arguments.seeds, "| settings", results[0]["settings"], "|", *versions, "|", platform.platform())
-
-
-def mean(values, form):
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{np.mean(values):{form}} ({error:.2f})"
+    ran_on = [f"{name} {version}" for name, version in versions(arguments.backend).items()]
+    print("seeds", arguments.seeds, "| settings", results[0]["settings"], "|", *ran_on, "|", platform.platform())
 
 
 def parse_arguments():

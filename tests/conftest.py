@@ -1,5 +1,6 @@
 """Shared by all tests; every test runs on the backend that `KERAS_BACKEND` names."""
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -8,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+
+from keras_ban._epochs import KeepEpochs
 
 CLASSES = 3
 
@@ -100,3 +103,29 @@ def loss_and_gradient(function, student):
             total = ops.sum(value)
         gradient = tape.gradient(total, student)
     return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)
+
+
+def constants(levels):
+    """`build(generation)`: models whose only output is `levels[generation]`, whatever comes in."""
+
+    def build(generation):
+        bias = keras.initializers.Constant(levels[generation])
+        dense = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=bias)
+        return keras.Sequential([keras.Input((8,)), dense])
+
+    return build
+
+
+@contextlib.contextmanager
+def interrupted_after(generation, epoch=0):
+    """Stops the run after an epoch, without a callback of the user's: the state of that epoch is on disk."""
+    original = KeepEpochs.on_epoch_end
+
+    def stop(self, now, logs=None):
+        original(self, now, logs)
+        if (self._generation, now) == (generation, epoch):
+            raise InterruptedError("by the test")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(KeepEpochs, "on_epoch_end", stop)
+        yield

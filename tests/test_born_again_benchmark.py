@@ -1,22 +1,11 @@
 """`benchmarks/born_again.py`: what it measures, and the table that it makes of its file."""
 
 import argparse
-import importlib.util
 import json
-import pathlib
 
+import born_again
 import numpy as np
 import pytest
-
-FILE = pathlib.Path(__file__).resolve().parent.parent / "benchmarks" / "born_again.py"
-
-
-@pytest.fixture(scope="module")
-def born_again():
-    spec = importlib.util.spec_from_file_location("born_again", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def logits_of(*probabilities):
@@ -24,7 +13,7 @@ def logits_of(*probabilities):
     return np.log(np.array(probabilities)) + 3.0
 
 
-def test_a_model_is_measured_by_its_probabilities_and_against_its_teacher(born_again):
+def test_a_model_is_measured_by_its_probabilities_and_against_its_teacher():
     teacher = logits_of([[0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
     model = logits_of([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6]])
     # The teacher is right on images 0 and 1, the model on 0 alone.
@@ -34,7 +23,7 @@ def test_a_model_is_measured_by_its_probabilities_and_against_its_teacher(born_a
     assert measured["nll"] == pytest.approx(-np.log([0.9, 0.2, 0.4]).mean(), rel=1e-12)
 
 
-def test_an_ensemble_is_measured_by_the_average_of_its_probabilities(born_again):
+def test_an_ensemble_is_measured_by_the_average_of_its_probabilities():
     members = logits_of([[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.1, 0.9]])
     measured = born_again.measure(members, np.array([0, 1]), members[1:])
 
@@ -53,7 +42,7 @@ def line(method, seed, *accuracies, **more):
     }
 
 
-def test_the_table_and_the_plot_are_made_of_the_file_alone(born_again, tmp_path, capsys):
+def test_the_table_and_the_plot_are_made_of_the_file_alone(tmp_path, capsys):
     ensemble = {"images": 100, "accuracy": 0.75, "nll": 0.25, "mended": 20, "broken": 0}
     ensembles = {"ensemble": ensemble, "ensemble with the teacher": ensemble}
     lines = [
@@ -80,7 +69,7 @@ def test_the_table_and_the_plot_are_made_of_the_file_alone(born_again, tmp_path,
     assert (tmp_path / "born_again.png").stat().st_size > 1000
 
 
-def test_results_of_other_settings_are_not_mixed(born_again, tmp_path):
+def test_results_of_other_settings_are_not_mixed(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps(line("teacher", 0, 0.5)) + "\n")
     arguments = {"out": tmp_path, "report": False, "measure_on": "test", "backend": "jax", "epochs": 20}
 

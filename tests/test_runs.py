@@ -19,7 +19,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy, values
+from conftest import Batches, assert_same, classifier, crossentropy, interrupted_after, values
 
 import keras_ban
 from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, _backend, runs
@@ -45,21 +45,6 @@ class Interruption(keras.callbacks.Callback):
 
 def interrupt_in(generation, epoch=0):
     return lambda now: [Interruption(epoch)] if now == generation else []
-
-
-@contextlib.contextmanager
-def interrupted_after(generation, epoch):
-    """Stops the run after an epoch, without a callback of the user's: the state of that epoch is on disk."""
-    original = KeepEpochs.on_epoch_end
-
-    def stop(self, now, logs=None):
-        original(self, now, logs)
-        if (self._generation, now) == (generation, epoch):
-            raise InterruptedError("by the test")
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(KeepEpochs, "on_epoch_end", stop)
-        yield
 
 
 @pytest.fixture

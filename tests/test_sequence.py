@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, values
+from conftest import CLASSES, assert_same, classifier, constants, crossentropy, values
 
 import keras_ban
 from keras_ban import BornAgainSequence, Distiller, reborn
@@ -32,17 +32,6 @@ def compiled(model=None, optimizer="adam", loss=None, metrics=None, generations=
     sequence = BornAgainSequence(model, generations=generations, **{"seed": 3, **arguments})
     sequence.compile(optimizer=optimizer, loss=loss or crossentropy(), metrics=metrics, run_eagerly=run_eagerly)
     return sequence
-
-
-def constants(levels):
-    """`build(generation)`: models whose only output is `levels[generation]`, whatever comes in."""
-
-    def build(generation):
-        bias = keras.initializers.Constant(levels[generation])
-        dense = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=bias)
-        return keras.Sequential([keras.Input((8,)), dense])
-
-    return build
 
 
 def regression(build, generations, metrics=None, learning_rate=0.0):

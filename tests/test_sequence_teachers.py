@@ -1,16 +1,14 @@
 """Who teaches each generation of a sequence, and with which label weight."""
 
-import contextlib
 import re
 
 import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, values
+from conftest import CLASSES, assert_same, classifier, constants, crossentropy, interrupted_after, values
 
 from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets, reborn
-from keras_ban._epochs import KeepEpochs
 from keras_ban.losses import KnowledgeDistillation
 
 BACKEND = keras.config.backend()
@@ -23,17 +21,6 @@ def compiled(model=None, generations=2, optimizer=None, loss=None, run_eagerly=T
     optimizer = optimizer or keras.optimizers.Adam(0.02)
     sequence.compile(optimizer, loss or crossentropy(), run_eagerly=run_eagerly)
     return sequence
-
-
-def levels(constants):
-    """`build(generation)`: models whose only output is `constants[generation]`, whatever comes in."""
-
-    def build(generation):
-        bias = keras.initializers.Constant(constants[generation])
-        dense = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=bias)
-        return keras.Sequential([keras.Input((8,)), dense])
-
-    return build
 
 
 def taught_by_hand(sequence, number, soft_targets, data, label_weight=0.5, loss=None, model=None):
@@ -59,20 +46,6 @@ def close(expected, actual):
     # Averages in float32 against float64, outputs of compiled passes against eager ones: the last bits, moved by Adam.
     for e, a in zip(expected, actual, strict=True):
         np.testing.assert_allclose(e, a, rtol=0, atol=2e-5)
-
-
-@contextlib.contextmanager
-def interrupted_in(generation, epoch=0):
-    original = KeepEpochs.on_epoch_end
-
-    def stop(self, now, logs=None):
-        original(self, now, logs)
-        if (self._generation, now) == (generation, epoch):
-            raise InterruptedError("by the test")
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(KeepEpochs, "on_epoch_end", stop)
-        yield
 
 
 def assert_same_run(expected, actual):
@@ -190,7 +163,7 @@ def test_a_run_goes_on_with_its_own_label_weights_alone(blobs, tmp_path):
     fit = {**FIT, "epochs": 2, "validation_data": blobs}
     whole = compiled(label_weight=[0.2, 0.7])
     whole.fit(*blobs, **fit)
-    with interrupted_in(generation=2):
+    with interrupted_after(generation=2):
         compiled(label_weight=(0.2, 0.7), directory=tmp_path).fit(*blobs, **fit)
 
     with pytest.raises(ValueError, match=r"label_weight\[1\]: 0.7 in the directory, 0.6 now"):
@@ -239,7 +212,7 @@ def test_the_ensemble_of_models_that_end_in_a_softmax_averages_their_probabiliti
 def test_regressions_are_averaged_as_they_are():
     x, y = np.ones((8, 8), "float32"), np.zeros((8, 1), "float32")
     loss = keras.losses.MeanSquaredError()
-    build, optimizer = levels([1.0, 3.0, 5.0]), keras.optimizers.SGD(0.0)
+    build, optimizer = constants([1.0, 3.0, 5.0]), keras.optimizers.SGD(0.0)
     sequence = compiled(build, 2, optimizer, loss, distillation_loss=loss, teach_from="ensemble")
 
     logs = sequence.fit(x, y, **FIT).records[2].logs
@@ -253,7 +226,7 @@ def test_a_run_taught_by_ensembles_goes_on_to_the_same_end(blobs, tmp_path, soft
     options = {"teach_from": "ensemble", "distill_ensemble": True, "soft_targets": soft_targets}
     whole = compiled(classifier(dropout=0.3, batch_norm=True), **options)
     whole.fit(*blobs, **fit)
-    with interrupted_in(generation):  # The last one, or the ensemble's student.
+    with interrupted_after(generation):  # The last one, or the ensemble's student.
         compiled(classifier(dropout=0.3, batch_norm=True), directory=tmp_path, **options).fit(*blobs, **fit)
     with pytest.raises(ValueError, match='teach_from: "ensemble" in the directory, "last" now'):
         compiled(classifier(dropout=0.3, batch_norm=True), directory=tmp_path).fit(*blobs, **fit)
@@ -308,7 +281,7 @@ def test_the_ensemble_of_all_generations_is_distilled_into_one_more_student(blob
 
 def test_the_ensembles_student_is_built_chosen_and_announced_as_such(capsys):
     x, y = np.zeros((8, 8), "float32"), np.zeros((8, 1), "float32")
-    asked, build = [], levels([3.0, 2.0, 4.0, 1.0])
+    asked, build = [], constants([3.0, 2.0, 4.0, 1.0])
 
     def noting(generation):
         asked.append(generation)
@@ -330,7 +303,7 @@ def test_generations_that_patience_ended_are_distilled_too(tmp_path):
     loss = keras.losses.MeanSquaredError()
 
     def sequence(directory=None):
-        build = levels([1.0, 2.0, 3.0, 4.0, 5.0])
+        build = constants([1.0, 2.0, 3.0, 4.0, 5.0])
         options = {"distillation_loss": loss, "distill_ensemble": True, "directory": directory}
         return compiled(build, 3, keras.optimizers.SGD(0.0), loss, **options)
 
@@ -340,7 +313,7 @@ def test_generations_that_patience_ended_are_distilled_too(tmp_path):
 
     assert [(0, False), (1, False), (2, True)] == [(r.generation, r.distilled) for r in whole.history.records]
     assert [1.0, 2.0, 5.0] == [float(model.predict(x, verbose=0)[0, 0]) for model in whole.models]
-    with interrupted_in(generation=2):
+    with interrupted_after(generation=2):
         sequence(tmp_path).fit(x, y, **fit)
     for _ in range(2):  # Trained on, and loaded.
         again = sequence(tmp_path)

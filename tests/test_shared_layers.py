@@ -5,8 +5,8 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, assert_same, crossentropy, values
-from test_sequence_teachers import FIT, assert_same_run, interrupted_in
+from conftest import CLASSES, assert_same, crossentropy, interrupted_after, values
+from test_sequence_teachers import FIT, assert_same_run
 
 from keras_ban import BornAgainSequence, Distiller, reborn, share_layers
 
@@ -213,7 +213,7 @@ def test_a_run_with_shared_layers_goes_on_to_the_same_end(blobs, tmp_path):
     options, fit = {"shared_layers": ["stem", "norm"]}, {**FIT, "epochs": 2, "validation_data": blobs}
     whole = compiled(network(), **options)
     whole.fit(*blobs, **fit)
-    with interrupted_in(generation=2):
+    with interrupted_after(generation=2):
         compiled(network(), directory=tmp_path, **options).fit(*blobs, **fit)
     with pytest.raises(ValueError, match="shared_layers.norm: "):
         compiled(network(), directory=tmp_path, shared_layers=["stem"]).fit(*blobs, **fit)
