@@ -39,8 +39,8 @@ class Distiller(keras.Model):
 
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own
     `add_loss` and regularizer terms, whole, once. A term of weight 0 is neither computed nor reported: with
-    `label_weight=0` labels are read by a distillation loss that wants them (and else need not be given), with
-    `label_weight=1` the teacher never runs and training is the student's own `fit`, bit for bit.
+    `label_weight=0` labels are read by a distillation loss that wants them, and by metrics (and else need not be
+    given), with `label_weight=1` the teacher never runs and training is the student's own `fit`, bit for bit.
 
     `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks and mixed precision are those of Keras, and act
     on the distillation loss as on the label loss; so do `loss_weights` where there are several outputs. `fit` reports

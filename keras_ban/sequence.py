@@ -198,7 +198,8 @@ class BornAgainSequence:
 
         Args:
             x: arrays, or a dataset that can be iterated once a generation (no generator).
-            y: labels, for arrays. None are needed where a `teacher` is given and no student has a label weight.
+            y: labels, for arrays. None are needed where a `teacher` is given, no student has a
+                label weight, and no metrics are compiled.
             batch_size: as in `keras.Model.fit`.
             epochs: epochs for each generation.
             verbose: as in `keras.Model.fit`; unless 0, a line announces each generation.
