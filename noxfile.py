@@ -38,6 +38,12 @@ def run_pytest(session: nox.Session, backend: str) -> None:
     # Agg, so that no test needs a display or opens a window; one thread, because the models are too small for more,
     # and threads that wait for each other on busy cores take minutes over what one does in seconds.
     env = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    # JAX spends most of its tests' time in its compiler, and the oldest Keras asks for the same programs as the newest.
+    env |= {
+        "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     session.run("pytest", "-q", "-n", "2", "--durations=10", *session.posargs, env=env)
 
 
