@@ -110,7 +110,8 @@ class Generations:
         loaded = number < len(self._finished)
         if options["verbose"] != 0 and (loaded or number > 0 or self._teacher is None):
             what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
-            about = "on labels alone" if by is None else f"taught by {in_words(by, number)}"
+            alone = by is None or self.label_weight(place) == 1
+            about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]

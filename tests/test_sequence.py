@@ -1077,10 +1077,13 @@ def test_with_all_the_label_weight_the_students_are_plain_models(blobs):
 def test_each_generation_is_announced_unless_fit_is_silent(blobs, capsys):
     compiled().fit(*blobs, batch_size=96, verbose=2)
     said = capsys.readouterr().out
+    compiled(label_weight=1.0).fit(*blobs, batch_size=96, verbose=2)
+    said_without_a_teacher = capsys.readouterr().out
     compiled().fit(*blobs, **FIT)
 
     assert "Generation 0 of 1, on labels alone" in said
     assert "Generation 1 of 1, taught by generation 0" in said
+    assert "Generation 1 of 1, on labels alone" in said_without_a_teacher
     assert capsys.readouterr().out == ""
 
 
