@@ -314,7 +314,8 @@ def read_lines(arguments):
             for key, now in wanted.items():
                 if line[key] != now:
                     sys.exit(f"{file} holds results with {key}={line[key]}, not {now}: choose another --out.")
-    return lines
+    # Two processes that were started on one file may both have run a cell: it counts once.
+    return list({(line["method"], line["seed"]): line for line in lines}.values())
 
 
 def parse_arguments():
