@@ -5,6 +5,7 @@ from keras_ban.cloning import reborn, share_layers
 from keras_ban.decomposition import GradientDecomposition, gradient_decomposition
 from keras_ban.distiller import Distiller
 from keras_ban.ensemble import EnsembleModel
+from keras_ban.exporting import export
 from keras_ban.features import FeatureMatching
 from keras_ban.history import BornAgainHistory, GenerationRecord
 from keras_ban.sequence import BornAgainSequence
@@ -21,6 +22,7 @@ __all__ = [
     "GenerationRecord",
     "GradientDecomposition",
     "SoftTargets",
+    "export",
     "gradient_decomposition",
     "losses",
     "reborn",

@@ -330,3 +330,24 @@ class _CollatePaired:
         import torch
 
         return self._join(batch, keras.tree.map_structure(torch.from_numpy, rows))
+
+
+def litert_from(saved_model, representative=None):
+    """A LiteRT file's bytes, from a SavedModel; under any backend, where TensorFlow is installed.
+
+    Args:
+        saved_model: its path; the signature `serving_default` is converted.
+        representative: inputs by their names, `(examples, ...)`. Weights and activations are then quantised to int8, by
+            the ranges that these inputs take; inputs and outputs keep their dtype.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
+    if representative is not None:
+        count = len(next(iter(representative.values())))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: (
+            {name: rows[i : i + 1] for name, rows in representative.items()} for i in range(count)
+        )
+    return converter.convert()

@@ -1,0 +1,103 @@
+"""The command line: `python -m keras_ban export RUN_OR_MODEL OUT`."""
+
+import argparse
+import fractions
+import importlib
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_ban import _model_files
+from keras_ban.exporting import FORMATS, export
+from keras_ban.sequence import BornAgainSequence
+
+DESCRIPTION = """\
+Write a model as one graph for serving, load it again in a process without keras_ban, and compare its outputs with the
+model's. Exit codes: 0, it is there and checked; 1, it could not be exported, and nothing was written; 2, the command
+line is wrong. KERAS_BACKEND says which backend loads the model; TensorFlow must be installed with any."""
+
+
+def main(arguments=None):
+    arguments = parse(arguments)
+    try:
+        for module in arguments.modules:
+            importlib.import_module(module)
+        options = {"choose": arguments.choose} if arguments.choose else {}
+        if arguments.rescaling is not None:
+            options["preprocessing"] = keras.layers.Rescaling(arguments.rescaling)
+        if arguments.labels is not None:
+            options["labels"] = arguments.labels.read_text().splitlines()
+        if arguments.examples is not None:
+            options["examples"] = read_examples(arguments.examples)
+        for name in ("format", "members", "int8", "verify", "tolerance", "overwrite", "verbose"):
+            options[name] = getattr(arguments, name)
+        export(read_model(arguments.model), arguments.out, **options)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_model(path):
+    """A run's sequence, or a `.keras` file's model."""
+    if path.is_dir():
+        return BornAgainSequence.load(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is neither the directory of a run nor a .keras file.")
+    return _model_files.load(path)
+
+
+def read_examples(path):
+    """Inputs from a `.npy` file, or `(x, y)` from an `.npz` file."""
+    if path.suffix == ".npy":
+        return np.load(path)
+    with np.load(path) as arrays:
+        if "x" not in arrays.files:
+            raise ValueError(f"{path} must hold an array `x` (and may hold `y`), but it holds {arrays.files}.")
+        return (arrays["x"], arrays["y"]) if "y" in arrays.files else arrays["x"]
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser("python -m keras_ban", description="Born-Again Neural Networks for Keras 3.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("export", help="write a model for serving, and check it", description=DESCRIPTION)
+    command.add_argument(
+        "model",
+        metavar="RUN_OR_MODEL",
+        type=pathlib.Path,
+        help="a BornAgainSequence's directory, or a .keras file",
+    )
+    command.add_argument("out", metavar="OUT", type=pathlib.Path, help="where to; for TensorFlow Serving .../NAME/1")
+    command.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
+    command.add_argument("--choose", choices=["ensemble", "best"], help="of a run (default: ensemble)")
+    command.add_argument("--members", action="store_true", help="also output each member, and how far they disagree")
+    command.add_argument(
+        "--rescaling",
+        metavar="FACTOR",
+        type=lambda text: float(fractions.Fraction(text)),
+        help="multiply inputs, uint8 unless the examples are other, by this in the graph: 1/255",
+    )
+    command.add_argument("--labels", metavar="FILE", type=pathlib.Path, help="names of the classes, one to a line")
+    command.add_argument(
+        "--examples", metavar="FILE", type=pathlib.Path, help="inputs to check too: .npy, or .npz with x (and y)"
+    )
+    command.add_argument("--int8", action="store_true", help="quantise LiteRT, by the examples")
+    command.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the model")
+    command.add_argument("--tolerance", type=float, default=1e-5, help="largest difference (default: %(default)s)")
+    command.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    command.add_argument("--quiet", dest="verbose", action="store_false", help="print nothing but errors")
+    command.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module that registers classes of your own; may be repeated",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

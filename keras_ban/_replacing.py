@@ -1,0 +1,50 @@
+"""Files and folders that are complete or absent."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+
+# What makes a folder a SavedModel.
+SAVED_MODEL = "saved_model.pb"
+
+
+def check_may_replace(path, format, overwrite):
+    """Raise `ValueError` where `path` exists and may not be replaced."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise ValueError(f"{path} exists. Choose another path, or pass `overwrite=True` to replace it.")
+    if path.is_dir() != (format == "tf_saved_model") or (path.is_dir() and not (path / SAVED_MODEL).is_file()):
+        raise ValueError(
+            f"{path} is {'a folder' if path.is_dir() else 'a file'}, but no {format} model that `overwrite=True` could "
+            "replace. Choose another path, or remove it yourself."
+        )
+
+
+@contextlib.contextmanager
+def temporary_folder(path):
+    """A hidden folder, on the file system that `path` is or will be on; removed at the end with all that is in it."""
+    beside = next(folder for folder in path.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=beside) as folder:
+        yield pathlib.Path(folder)
+
+
+def put_in_place(finished, path, folder):
+    """Give a file or folder its final name, in one step; what had the name before goes into `folder`."""
+    for each in [finished, *finished.rglob("*")]:
+        if each.is_file():
+            with open(each, "rb+") as file:
+                os.fsync(file.fileno())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_dir():
+        os.replace(finished, path)
+        return
+    # A folder cannot be renamed over another: there is an instant without any.
+    previous = folder / "previous"
+    os.rename(path, previous)
+    try:
+        os.rename(finished, path)
+    except BaseException:
+        os.rename(previous, path)
+        raise

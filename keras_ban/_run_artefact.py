@@ -1,0 +1,62 @@
+"""A script, not a module: loads an exported model as a server would, in a process that knows nothing of keras_ban.
+
+    python -P _run_artefact.py ARTEFACT FORMAT INPUTS OUTPUTS
+
+`INPUTS` and `OUTPUTS` are `.npz` files, whose arrays are called `0/name`, `1/name`, ...: the number of a batch, and the
+name of an input or output.
+"""
+
+import sys
+
+import numpy as np
+
+
+def saved_model(path):
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(path).signatures
+    if not {"serve", "serving_default"} <= set(signatures):
+        raise ValueError(f"The signatures are {list(signatures)}, and not 'serve' and 'serving_default'.")
+    run = signatures["serving_default"]
+
+    def predict(inputs):
+        outputs = run(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: output.numpy() for name, output in outputs.items()}
+
+    return predict
+
+
+def onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(path).get_signature_runner("serving_default")
+    return lambda inputs: run(**inputs)
+
+
+def main(artefact, format, inputs, outputs):
+    predict = {"tf_saved_model": saved_model, "onnx": onnx, "litert": litert}[format](artefact)
+    batches = {}
+    with np.load(inputs) as arrays:
+        for key in arrays.files:
+            number, name = key.split("/", 1)
+            batches.setdefault(number, {})[name] = arrays[key]
+    results = {}
+    for number, batch in batches.items():
+        for name, value in predict(batch).items():
+            # bfloat16 is not a dtype of NumPy's own.
+            results[f"{number}/{name}"] = value.astype("float32") if value.dtype.kind == "V" else value
+    np.savez(outputs, **results)
+    # TensorFlow imports Keras itself; what is exported must not need keras_ban.
+    assert not [name for name in sys.modules if name.split(".")[0] == "keras_ban"]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
