@@ -99,8 +99,8 @@ def export(
     served = ServedModel(model, _check_layers(preprocessing), members)
     path = _check_path(path)
     _check_choices(model, members, labels, examples, int8, format)
-    _check_packages(format)
     check_may_replace(path, format, overwrite)
+    _check_packages(format)
     if _backend.BACKEND != "tensorflow":
         check_importable(served)
     examples, y = _split(examples)

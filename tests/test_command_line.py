@@ -1,0 +1,119 @@
+"""`python -m keras_ban`: what the command line asks of `export`, and its exit codes."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import classifier
+
+import keras_ban
+import keras_ban.__main__ as command_line
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `export` was called with, in place of what it does."""
+    calls = []
+    monkeypatch.setattr(command_line, "export", lambda model, out, **options: calls.append((model, out, options)))
+    return calls
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    model = classifier()
+    model.save(tmp_path / "model.keras")
+    return model, str(tmp_path / "model.keras")
+
+
+def test_a_model_file_is_exported_as_export_does_by_itself(tmp_path, asked, model_file, blobs):
+    model, file = model_file
+
+    assert 0 == command_line.main(["export", file, str(tmp_path / "out")])
+
+    ((loaded, out, options),) = asked
+    np.testing.assert_array_equal(model.predict(blobs[0], verbose=0), loaded.predict(blobs[0], verbose=0))
+    defaults = {name: keras_ban.export.__kwdefaults__.get(name, "tf_saved_model") for name in options}
+    assert (tmp_path / "out", defaults) == (out, options)
+
+
+def test_every_option_reaches_export(tmp_path, asked, model_file):
+    (tmp_path / "labels.txt").write_text("zero\none\ntwo\n")
+    np.savez(tmp_path / "examples.npz", x=np.ones((2, 8)), y=[0, 1])
+    options = ["--format", "litert", "--int8", "--members", "--no-verify", "--overwrite", "--quiet"]
+    options += ["--tolerance", "0.5", "--rescaling", "1/255", "--labels", str(tmp_path / "labels.txt")]
+    options += ["--examples", str(tmp_path / "examples.npz"), "--choose", "best", "--import", "keras_ban.losses"]
+
+    assert 0 == command_line.main(["export", model_file[1], "out", *options])
+
+    ((_, _, received),) = asked
+    x, y = received.pop("examples")
+    assert ((2, 8), [0, 1]) == (x.shape, y.tolist())
+    assert 1 / 255 == received.pop("preprocessing").scale
+    assert received == {
+        **{"format": "litert", "int8": True, "members": True, "verify": False, "overwrite": True, "verbose": False},
+        **{"tolerance": 0.5, "labels": ["zero", "one", "two"], "choose": "best"},
+    }
+
+
+def test_a_runs_directory_is_exported_as_its_sequence(tmp_path, asked, blobs):
+    x = blobs[0]
+    sequence = keras_ban.BornAgainSequence(classifier(), generations=1, directory=tmp_path / "run")
+    sequence.compile(loss="mse", run_eagerly=True)
+    sequence.fit(x, x[:, :3], validation_data=(x, x[:, :3]), verbose=0)
+
+    assert 0 == command_line.main(["export", str(tmp_path / "run"), "out"])
+
+    ((loaded, _, _),) = asked
+    assert isinstance(loaded, keras_ban.BornAgainSequence)
+    assert 2 == len(loaded.models)
+
+
+def test_what_cannot_be_exported_is_said_on_standard_error_with_exit_code_1(tmp_path, model_file, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.keras").write_text("no model")
+    np.savez(tmp_path / "examples.npz", images=np.ones((2, 8)))
+    wrong = [
+        ([str(tmp_path / "missing.keras"), "out"], "missing.keras is neither the directory of a run nor a .keras file"),
+        ([str(tmp_path / "empty"), "out"], "empty holds no run"),
+        ([str(tmp_path / "broken.keras"), "out"], "broken.keras cannot be loaded"),
+        ([model_file[1], str(tmp_path / "empty")], "empty exists"),
+        ([model_file[1], "out", "--examples", str(tmp_path / "examples.npz")], "must hold an array `x`"),
+        ([model_file[1], "out", "--import", "no_such_module"], "No module named 'no_such_module'"),
+    ]
+
+    for arguments, message in wrong:
+        assert 1 == command_line.main(["export", *arguments])
+        assert message in capsys.readouterr().err
+
+
+def test_a_wrong_command_line_ends_with_exit_code_2_and_help_with_0(capsys):
+    for arguments in ([], ["export"], ["export", "a", "b", "--format", "pb"], ["export", "a", "b", "--rescaling", "x"]):
+        with pytest.raises(SystemExit) as end:
+            command_line.main(arguments)
+        assert 2 == end.value.code
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["export", "--help"])
+    assert 0 == end.value.code
+    shown = capsys.readouterr().out
+    assert [] == [
+        words for words in ("RUN_OR_MODEL", "OUT", "--format", "--overwrite", "Exit codes") if words not in shown
+    ]
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_run_as_a_process(tmp_path, blobs):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed, which writes what is exported")
+    x, y = blobs
+    sequence = keras_ban.BornAgainSequence(classifier(), generations=1, directory=tmp_path / "run")
+    sequence.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    sequence.fit(x, y, validation_data=(x, y), verbose=0)
+    command = [sys.executable, "-m", "keras_ban", "export", tmp_path / "run", tmp_path / "serving" / "1", "--members"]
+
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+
+    assert 0 == result.returncode, result.stderr
+    assert "difference" in result.stdout
+    assert (tmp_path / "serving" / "1" / "saved_model.pb").is_file()
