@@ -9,11 +9,13 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.errors import InferenceError
 from mlserver.types import InferenceResponse
+from mlserver.utils import get_model_uri
 
 
 class SavedModelRuntime(MLModel):
     async def load(self):
-        self._loaded = tf.saved_model.load(self.settings.parameters.uri)  # Held: a signature alone keeps no weights.
+        uri = await get_model_uri(self.settings)  # Relative to the settings.
+        self._loaded = tf.saved_model.load(uri)  # Held: a signature alone keeps no weights.
         self._signature = self._loaded.signatures["serving_default"]
         self._inputs = self._signature.structured_input_signature[1]
         return True
