@@ -266,6 +266,48 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
     )
 
 
+def shuffles_each_epoch_anew():
+    """Whether Keras shuffles arrays by random numbers that go on from epoch to epoch; see `_shuffling`."""
+    return BACKEND != "tensorflow" or replica_count() > 1
+
+
+def tf_batches(data, order, batch_size):
+    """Arrays as a `tf.data.Dataset` of batches, in an order that is asked for each time that it is iterated.
+
+    Args:
+        data: arrays `(n, ...)` in lists, tuples and dicts.
+        order: a function that returns indices `(n,)`; it is called in another thread.
+    """
+    import tensorflow as tf
+
+    def tensors(nest):
+        if isinstance(nest, dict):
+            return {name: tensors(each) for name, each in nest.items()}
+        if isinstance(nest, (list, tuple)):
+            return tuple(tensors(each) for each in nest)  # A list would be taken for a tensor.
+        if nest is None:
+            return None
+        return tf.convert_to_tensor(nest, keras.config.floatx() if nest.dtype.kind == "f" else None)
+
+    data = tensors(data)
+    size = len(tf.nest.flatten(data)[0])
+    orders = tf.data.Dataset.from_generator(lambda: [order()], output_signature=tf.TensorSpec((size,), "int64"))
+    starts = tf.data.Dataset.range(0, size, batch_size)
+    rows = orders.flat_map(lambda whole: starts.map(lambda start: whole[start : start + batch_size]))
+    batches = rows.map(
+        lambda some: tf.nest.map_structure(lambda leaf: leaf if leaf is None else tf.gather(leaf, some), data),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    options = tf.data.Options()
+    # As Keras: the batches are small, and to rewrite the pipeline each epoch would take longer than it saves.
+    options.experimental_optimization.apply_default_optimizations = False
+    return (
+        batches.with_options(options)
+        .apply(tf.data.experimental.assert_cardinality(-(-size // batch_size)))
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
 def cast_tf(tensor, dtype):
     """Cast within a `tf.data` pipeline, whatever the backend."""
     import tensorflow as tf

@@ -5,8 +5,9 @@ The rules:
 1. After each epoch the state is written to one file, which is replaced as a whole: all variables of what is trained
    (the states of its random generators too) and of the optimizer, the states of the global random generators, the logs
    and the time taken. That is all that an epoch of Keras leaves to the next, callbacks and data apart.
-2. What callbacks have counted no file can hold. So a generation with callbacks begins again; so do one with
-   `steps_per_epoch`, whose epochs begin where the last one stopped in the data, and a model that is built by its data.
+2. What callbacks have counted no file can hold. So a generation with callbacks begins again, but for those of Keras
+   that count nothing (`_fresh.STATELESS_CALLBACKS`); so do one with `steps_per_epoch`, whose epochs begin where the
+   last one stopped in the data, and a model that is built by its data.
 3. A file that is not whole, of another generation or of another Keras, is as good as none: the generation begins again.
 4. A generation that ended in NaN or infinity begins again.
 """
@@ -19,7 +20,7 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_ban import _backend
+from keras_ban import _backend, _storage
 
 
 class KeepEpochs(keras.callbacks.Callback):
@@ -30,19 +31,22 @@ class KeepEpochs(keras.callbacks.Callback):
         generation: which generation it is of.
 
     Attributes:
+        generation: the same.
         logs: of all epochs, those before the interruption included: a list for each name.
+        epochs_kept: how many epochs the file holds.
     """
 
     def __init__(self, path, generation):
         super().__init__()
         self._path = path
-        self._generation = generation
+        self.generation = generation
         self._begin = time.perf_counter()
         self.logs = {}
         self._kept = self._read()
         if self._kept is not None:
             self.logs = self._about["logs"]
             self._begin -= self._about["seconds"]
+        self.epochs_kept = self.initial_epoch or 0
 
     @property
     def initial_epoch(self):
@@ -75,16 +79,21 @@ class KeepEpochs(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             self.logs.setdefault(name, []).append(float(value))
         states = _backend.random_states()
-        about = {"generation": self._generation, "keras": keras.__version__, "epochs": epoch + 1, "logs": self.logs}
+        about = {"generation": self.generation, "keras": keras.__version__, "epochs": epoch + 1, "logs": self.logs}
         about |= {"seconds": self.seconds(), "random_states": list(states)}
         arrays = {"about": np.array(json.dumps(about)), **states}
         for index, variable in enumerate(self._variables()):
             # As bytes, because `.npz` has no bfloat16.
             arrays[f"variable_{index}"] = np.frombuffer(keras.ops.convert_to_numpy(variable.value).tobytes(), "uint8")
         partial = self._path.with_name(f".{self._path.name}.partial")
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, self._path)
+        with _storage.writing(self._path):
+            try:
+                _write_npz(partial, arrays)
+                os.replace(partial, self._path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+        self.epochs_kept = epoch + 1
 
     def _variables(self):
         if not self.model.optimizer.built:
@@ -98,5 +107,13 @@ class KeepEpochs(keras.callbacks.Callback):
         except (OSError, ValueError, zipfile.BadZipFile):
             return None
         self._about = json.loads(str(kept["about"]))
-        fits = self._about["generation"] == self._generation and self._about["keras"] == keras.__version__
+        fits = self._about["generation"] == self.generation and self._about["keras"] == keras.__version__
         return kept if fits else None
+
+
+def _write_npz(path, arrays):
+    """As `np.savez`, which leaves its archive open where the disk is full."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)

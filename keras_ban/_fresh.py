@@ -90,13 +90,7 @@ class CompileArguments:
         lost = [f"`{name}` ({value[_UNWRITTEN]})" for name, value in config.items() if _is_unwritten(value)]
         if lost:
             raise ValueError(f"{', '.join(lost)} could not be written down")
-        arguments = {}
-        for name, value in config.items():
-            try:
-                arguments[name] = keras.saving.deserialize_keras_object(value, custom_objects)
-            except Exception as error:
-                raise ValueError(f"`{name}` is not known to Keras: {error}") from error
-        return cls(**arguments)
+        return cls(**{name: from_config(name, value, custom_objects) for name, value in config.items()})
 
 
 _UNWRITTEN = "cannot be written down"
@@ -113,8 +107,31 @@ def as_config(value):
         return {_UNWRITTEN: ", ".join(kinds)}
 
 
+def from_config(name, value, custom_objects=None):
+    """The reverse of `as_config`.
+
+    Raises:
+        ValueError: it could not be written down, or its class or function is not known; `name` and it are named.
+    """
+    if _is_unwritten(value):
+        raise ValueError(f"`{name}` ({value[_UNWRITTEN]}) could not be written down")
+    try:
+        return keras.saving.deserialize_keras_object(value, custom_objects)
+    except Exception as error:
+        raise ValueError(f"`{name}` is not known to Keras: {error}") from error
+
+
 def _is_unwritten(value):
     return isinstance(value, dict) and _UNWRITTEN in value
+
+
+# What these do in an epoch depends on nothing that they did in those before: with them too a generation can go on after
+# any epoch. (Their subclasses may count.)
+STATELESS_CALLBACKS = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.TerminateOnNaN,
+)
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):

@@ -9,9 +9,10 @@ import numpy as np
 from keras_ban import _augmentation, _checks, _model_files
 from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
-from keras_ban._fresh import StopOnNonFiniteLoss
+from keras_ban._fresh import STATELESS_CALLBACKS, StopOnNonFiniteLoss
 from keras_ban._outputs import check_known_outputs
 from keras_ban._scoring import known_probabilities
+from keras_ban._shuffling import in_order_of_epoch
 from keras_ban._soft_target_choice import soft_targets_for_training
 from keras_ban.cloning import pair_layers, reborn, share_layers
 from keras_ban.distiller import Distiller
@@ -42,6 +43,7 @@ class Generations:
         self._starts = {}
         self._teacher = None
         self._bench = None
+        self._keeper = None  # Of the generation that is being trained.
 
     def start(self, teacher):
         """The models that generations start from, by place, as far as they can be made and checked at once."""
@@ -119,9 +121,18 @@ class Generations:
         model = self._make(record, place, by, models, x, y, make_callbacks, options)
         if self._run is not None:
             self._run.commit(record, functools.partial(_model_files.save, model))
+            self._keeper = None
             if not sequence.keep_soft_targets:
                 self._run.remove_soft_targets()
         return record, model
+
+    def kept(self):
+        """What the run directory holds, and how to go on, in words."""
+        count = len(self._run.entries)
+        whole = ("no finished generation", "generation 0")[count] if count < 2 else f"generations 0 to {count - 1}"
+        epochs = 0 if self._keeper is None or self._keeper.generation != count else self._keeper.epochs_kept
+        what = f"{whole}, and the next one up to the end of epoch {epochs}" if epochs else whole
+        return f"{self._run.path} keeps {what}. Call `fit` as before, in this process or another, to go on from there."
 
     @functools.cached_property
     def _finished(self):
@@ -193,15 +204,19 @@ class Generations:
         if sequence.augmentation is not None:
             self._start_augmentation(x, record.seed)
         keeper = None
-        if self._run is not None and model.built and not callbacks and "steps_per_epoch" not in options:
-            keeper = KeepEpochs(self._run.epoch_file, record.generation)
-            callbacks = [keeper]
+        countless = all(type(callback) in STATELESS_CALLBACKS for callback in callbacks)
+        if self._run is not None and model.built and countless and "steps_per_epoch" not in options:
+            keeper = self._keeper = KeepEpochs(self._run.epoch_file, record.generation)
+            callbacks = [*callbacks, keeper]
             if keeper.initial_epoch is not None:
                 options = {**options, "initial_epoch": keeper.initial_epoch}
                 if options["verbose"] != 0:
                     print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
+        options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
+        if not _checks.is_dataset(x):
+            x, y, options = in_order_of_epoch(trained, x, y, options, record.seed)
         begin = time.perf_counter()
-        logs = trained.fit(x, y, callbacks=[*callbacks, StopOnNonFiniteLoss()], **options).history
+        logs = trained.fit(x, y, **options).history
         record.seconds = time.perf_counter() - begin
         if keeper is not None:
             logs, record.seconds = keeper.logs, keeper.seconds()

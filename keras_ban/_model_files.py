@@ -6,6 +6,8 @@ import tempfile
 
 import keras
 
+from keras_ban import _storage
+
 
 def save(model, path):
     """Write a model without what it was compiled with: that is noted once for all generations."""
@@ -40,9 +42,11 @@ def classes_of(model):
 def check_can_be_kept(model):
     """Raise `ValueError` where a model, which is built, would not come back from a file; before it is trained."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _storage.writing(folder):
             save(model, pathlib.Path(folder, "model.keras"))
             load(pathlib.Path(folder, "model.keras"), classes_of(model))
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(
             f"The model {model.name!r} (of type {type(model).__name__}) cannot be kept in a directory: {error}\n"

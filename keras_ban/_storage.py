@@ -22,6 +22,24 @@ _CHUNK_BYTES = 2**24
 _SMALL_BYTES = 2**26
 
 
+@contextlib.contextmanager
+def writing(path):
+    """A context in which `path` is written: an error of the operating system names it, and what to do.
+
+    Raises:
+        OSError: as it came, of the same kind and number.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror or error}. It was not written; what was finished before it stays. Make room, or mend "
+            "what the operating system complains of, and start again",
+            str(path),
+        ) from error
+
+
 class RowWriter:
     """Writes rows as they come, in constant memory, into a file that is complete or absent.
 
@@ -34,8 +52,9 @@ class RowWriter:
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
         self._count, self._checksum = 0, 0
         self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
-        self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by __exit__)
-        self._file.write(_header((self._count, *self._row_shape), self._dtype))
+        with writing(self.path):
+            self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+            self._file.write(_header((self._count, *self._row_shape), self._dtype))
 
     def __enter__(self):
         return self
@@ -43,7 +62,8 @@ class RowWriter:
     def append(self, rows):
         data = np.ascontiguousarray(rows, self._dtype).tobytes()
         self._checksum = zlib.crc32(data, self._checksum)
-        self._file.write(data)
+        with writing(self.path):
+            self._file.write(data)
         self._count += len(rows)
 
     def commit(self, keys, description):
@@ -57,18 +77,20 @@ class RowWriter:
             "keys_checksum": zlib.crc32(keys),
         }
         text = json.dumps(description).encode()
-        self._file.write(keys + text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _LETTERS)
-        self._file.seek(0)
-        self._file.write(_header((self._count, *self._row_shape), self._dtype))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self.path)
+        with writing(self.path):
+            self._file.write(keys + text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _LETTERS)
+            self._file.seek(0)
+            self._file.write(_header((self._count, *self._row_shape), self._dtype))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self.path)
 
     def __exit__(self, *_):
-        self._file.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._temporary.unlink()
+        # Where the disk is full, closing fails as writing did, and is closed all the same.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def check_may_replace(path):

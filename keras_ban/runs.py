@@ -22,13 +22,16 @@ The rules of resume:
    instant before that the generation does not exist, and is trained again, from its own seed or from `epoch.npz`.
 4. Who takes the lock first removes what a process that died has left: hidden `.partial` files and folders, and a
    generation's folder that `run.json` does not name. Nothing else is ever removed, and nothing is written over.
-5. A run is continued with what it was begun with, or not at all: each difference is named.
+5. A run is continued with what it was begun with, or not at all: each difference is named. But there may be more
+   generations, if no student of the ensemble of them all was asked for.
 6. A file of a finished generation whose checksum is not the one noted is refused. It is never used, and not trained
    again either: the generations after it were taught by the true one.
 7. A manifest of a newer format is refused.
+8. Where the disk is full, or has another fault, the file is named, and what was being written is taken away again.
 """
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -37,6 +40,7 @@ import re
 import shutil
 import socket
 
+from keras_ban._storage import writing
 from keras_ban.history import BornAgainHistory
 
 FORMAT = 1
@@ -77,8 +81,18 @@ class RunDirectory:
 
     def __enter__(self):
         self._check_free()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, "No permission to write")
+            self._lock = _take_lock(self.path / LOCK)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}. No run can be kept here: choose another `directory`, one that you may write to. "
+                "(One that is there already can be read, `BornAgainSequence.load`.) Nothing was trained",
+                str(self.path),
+            ) from error
         try:
             self._check_free()
             self._read()
@@ -127,18 +141,22 @@ class RunDirectory:
         """
         description = json.loads(json.dumps(description))
         if self.manifest is None:
-            self.manifest = {"format": FORMAT, "versions": versions, "seed": seed, "finished": False}
-            self.manifest |= {"generations": [], "ensemble": None, "begun_with": description}
-            self._write_manifest()
+            manifest = {"format": FORMAT, "versions": versions, "seed": seed, "finished": False}
+            self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
             return
-        begun_with = {"seed": self.manifest["seed"], **self.manifest["begun_with"]}
-        found = list(differences(begun_with, {"seed": seed, **description}))
+        begun_with = self.manifest["begun_with"]
+        more = description.get("generations", 0) > begun_with.get("generations", 0)
+        if more:
+            begun_with = self._with_more(begun_with, description)
+        found = list(differences({"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}))
         if found:
             raise ValueError(
                 f"{self.path} holds a run that was begun with something else:\n"
                 + "".join(f"- {line}\n" for line in found)
                 + f"Continue it with what it was begun with, {_ELSEWHERE}"
             )
+        if more:
+            self._write_manifest({**self.manifest, "begun_with": description, "finished": False, "ensemble": None})
 
     def commit(self, record, write_model):
         """Put a generation on disk, by rule 3.
@@ -149,27 +167,31 @@ class RunDirectory:
         """
         name = f"generation-{record.generation:02d}"
         partial = self.path / f".{name}.partial"
-        partial.mkdir()
-        write_model(partial / MODEL)
-        _write_logs(partial / LOGS, record.logs)
-        (partial / RECORD).write_text(json.dumps(BornAgainHistory([record]).to_dict()["records"][0], indent=2) + "\n")
-        files = {}
-        for file in sorted(partial.iterdir()):
-            _flush(file)
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
-        _flush(partial)
-        os.rename(partial, self.path / name)
-        _flush(self.path)
+        with writing(self.path / name):
+            try:
+                partial.mkdir()
+                write_model(partial / MODEL)
+                _write_logs(partial / LOGS, record.logs)
+                text = json.dumps(BornAgainHistory([record]).to_dict()["records"][0], indent=2)
+                (partial / RECORD).write_text(text + "\n")
+                files = {}
+                for file in sorted(partial.iterdir()):
+                    _flush(file)
+                    files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
+                _flush(partial)
+                os.rename(partial, self.path / name)
+                _flush(self.path)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)  # The room that it takes may be what is wanting.
+                raise
         entry = {"generation": record.generation, "folder": name, "files": files}
-        self.manifest = {**self.manifest, "generations": [*self.entries, entry]}
-        self._write_manifest()
+        self._write_manifest({**self.manifest, "generations": [*self.entries, entry]})
         self.epoch_file.unlink(missing_ok=True)
 
     def finish(self, ensemble):
         """Note that no generation is to come, and the ensemble's `Scores`, or `None`."""
         ensemble = BornAgainHistory(ensemble=ensemble).to_dict()["ensemble"]
-        self.manifest = {**self.manifest, "finished": True, "ensemble": ensemble}
-        self._write_manifest()
+        self._write_manifest({**self.manifest, "finished": True, "ensemble": ensemble})
 
     def model_file(self, generation):
         """The path of a finished generation's model, whose checksum was looked at.
@@ -258,12 +280,38 @@ class RunDirectory:
             if _PARTIAL.fullmatch(path.name) or (match and int(match[1]) >= len(self.entries)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _write_manifest(self):
+    def _with_more(self, begun_with, description):
+        """What the run was begun with, had it been begun with as many generations as are wanted now."""
+        before = begun_with["generations"]
+        if begun_with["distill_ensemble"]:
+            raise ValueError(
+                f"{self.path} holds a run of {before} generations with `distill_ensemble`, whose student is taught by "
+                f"just these: it cannot go on to {description['generations']}. Continue it with generations={before}, "
+                f"{_ELSEWHERE}"
+            )
+        weights, now = begun_with["label_weight"], description["label_weight"]
+        if isinstance(weights, list) and isinstance(now, list):
+            weights = weights + now[len(weights) :]
+        later = {number: model for number, model in description["model"].items() if int(number) > before}
+        return {
+            **begun_with,
+            "generations": description["generations"],
+            "label_weight": weights,
+            "model": {**begun_with["model"], **later},
+        }
+
+    def _write_manifest(self, manifest):
         partial = self.path / f".{MANIFEST}.partial"
-        partial.write_text(json.dumps(self.manifest, indent=2) + "\n")
-        _flush(partial)
-        os.replace(partial, self.path / MANIFEST)
-        _flush(self.path)
+        with writing(self.path / MANIFEST):
+            try:
+                partial.write_text(json.dumps(manifest, indent=2) + "\n")
+                _flush(partial)
+                os.replace(partial, self.path / MANIFEST)
+                _flush(self.path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+        self.manifest = manifest
 
 
 def differences(there, now, name=""):

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from keras_ban import _checks, _manifest, _model_files, _sequence_checks
-from keras_ban._fresh import CompileArguments, callback_maker
+from keras_ban._fresh import CompileArguments, callback_maker, from_config
 from keras_ban._generations import Generations, average_of, taught_by
+from keras_ban._interruptions import told
 from keras_ban._scoring import Scorer
 from keras_ban.cloning import check_shared
 from keras_ban.history import BornAgainHistory, GenerationRecord, better
@@ -146,6 +147,7 @@ class BornAgainSequence:
         self.history = BornAgainHistory()
         self._compile_arguments = None
         self._to_compile = []  # What `load` gave, until it is known how.
+        self._lacks = []  # What `load` could not give.
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """Set how every generation is trained; arguments are those of `keras.Model.compile`.
@@ -192,9 +194,13 @@ class BornAgainSequence:
         If it is interrupted, or a generation fails, those before it stay in `models` and `history`, and with a
         `directory` on disk. There each call continues what the directory holds: finished generations are loaded, the
         one that was interrupted goes on after its last finished epoch, or begins again if it has callbacks (which may
-        count, and are not kept), `steps_per_epoch`, or a model that is built by its data. Model, data, seed, backend
-        and arguments must be those that the run was begun with (but for `verbose` and callbacks, which are not
-        compared; of a dataset only the form of its first batch is).
+        count, and are not kept; Keras's `LearningRateScheduler`, `TerminateOnNaN` and `ProgbarLogger` do not),
+        `steps_per_epoch`, or a model that is built by its data. Model, data, seed, backend and arguments must be those
+        that the run was begun with (but for `verbose` and callbacks, which are not compared; of a dataset only the form
+        of its first batch is); `generations` may be more, without `distill_ensemble`.
+
+        What stops training, Ctrl-C too, carries a note on what the directory keeps. SIGTERM, if nobody else handles
+        it and `fit` runs in the main thread, raises `SystemExit` (exit code 143) for as long as `fit` trains.
 
         Args:
             x: arrays, or a dataset that can be iterated once a generation (no generator).
@@ -227,6 +233,7 @@ class BornAgainSequence:
             ValueError: `compile` was not called, or something above is not as it says, or the directory holds another
                 run, or other files. Raised before training.
             RuntimeError: another process uses the directory; it is named.
+            OSError: the directory may not be written to (raised before training), or the disk is full; it names what.
             FloatingPointError: a generation's loss or weights became NaN or infinite.
 
         Warns:
@@ -235,6 +242,12 @@ class BornAgainSequence:
         """
         if self._compile_arguments is None:
             raise ValueError("You must call `compile()` before calling `fit()`.")
+        if self._lacks:
+            raise ValueError(
+                f"This sequence was loaded from {self.directory}, whose run was begun with {' and '.join(self._lacks)}"
+                ", which no file holds. To go on with the run, make the sequence as it was made, with this "
+                "`directory`, and call `fit` on that."
+            )
         _checks.check_count("epochs", epochs)
         mode = _sequence_checks.resolve_mode(mode, monitor)
         if patience is not None:
@@ -266,23 +279,29 @@ class BornAgainSequence:
 
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
             options["verbose"] = verbose
-            best, waited = None, 0
-            for _ in range(self.generations + 1):
-                self._add(generations, x, y, make_callbacks, options)
-                if patience is not None:
-                    value = self.history.records[-1].metrics[monitor]
-                    best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
-                    if waited >= patience:
-                        break
-            if self.distill_ensemble:
-                self._add(generations, x, y, make_callbacks, options, distilled=True)
-            if run is not None and run.finished:
-                self.history.ensemble = run.history().ensemble
-            else:
-                self.history.ensemble = scorer.score_ensemble(len(self.history.members))
-                if run is not None:
-                    run.finish(self.history.ensemble)
+            with contextlib.nullcontext() if run is None else told(generations.kept):
+                self._train(generations, x, y, make_callbacks, options, patience)
+                if run is not None and run.finished:
+                    self.history.ensemble = run.history().ensemble
+                else:
+                    self.history.ensemble = scorer.score_ensemble(len(self.history.members))
+                    if run is not None:
+                        run.finish(self.history.ensemble)
         return self.history
+
+    def _train(self, generations, x, y, make_callbacks, options, patience):
+        """Train or load all generations, or those up to where patience ends, and the ensemble's student."""
+        monitor, mode = self.history.monitor, self.history.mode
+        best, waited = None, 0
+        for _ in range(self.generations + 1):
+            self._add(generations, x, y, make_callbacks, options)
+            if patience is not None:
+                value = self.history.records[-1].metrics[monitor]
+                best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
+                if waited >= patience:
+                    break
+        if self.distill_ensemble:
+            self._add(generations, x, y, make_callbacks, options, distilled=True)
 
     def _add(self, generations, x, y, make_callbacks, options, distilled=False):
         record, model = generations.add(self.models, distilled, x, y, make_callbacks, options)
@@ -304,8 +323,9 @@ class BornAgainSequence:
 
         Raises:
             FileNotFoundError: there is no run.
-            ValueError: no generation is finished yet, a file is not what was written, or a model is of classes that
-                Keras does not know; they are named.
+            ValueError: no generation is finished yet, a file is not what was written, a model is of classes that
+                Keras does not know, or the distillation loss, label weight or feature matching is, or could not be
+                written down; they are named.
 
         Warns:
             UserWarning: the loss, say, is a lambda, or a function that Keras does not know: it is named, and nothing is
@@ -321,9 +341,23 @@ class BornAgainSequence:
         plain = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
         settings = {name: begun_with[name] for name in plain if name in begun_with}
         for name in ("distillation_loss", "label_weight", "feature_matching"):
-            settings[name] = keras.saving.deserialize_keras_object(begun_with.get(name), custom_objects)
+            try:
+                settings[name] = from_config(name, begun_with.get(name), custom_objects)
+            except ValueError as error:
+                raise ValueError(
+                    f"{directory} cannot be loaded as a sequence: {error}. Register your own classes and functions "
+                    "with `keras.saving.register_keras_serializable`, or pass them as `custom_objects`. Where that "
+                    "does not help, make the sequence as it was made, with this `directory`, and call `fit`, which "
+                    "loads what is finished. The models are whole, and need none of it: "
+                    f"`keras.saving.load_model('{run.model_file(0)}')`."
+                ) from error
         sequence = cls(models[0], **settings, directory=directory, seed=run.manifest["seed"])
         sequence.models, sequence.history, sequence._to_compile = models, run.history(), list(models)
+        lacks = {
+            "a callable `model`": len(begun_with["model"]) > 1,
+            "an `augmentation`": begun_with["augmentation"] is not None,
+        }
+        sequence._lacks = [name for name, is_so in lacks.items() if is_so]
         try:
             arguments = CompileArguments.from_config(begun_with["compile"], custom_objects)
         except ValueError as error:

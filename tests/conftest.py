@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 
 from keras_ban._epochs import KeepEpochs
+from keras_ban._shuffling import in_order_of_epoch
 
 CLASSES = 3
 
@@ -76,6 +77,12 @@ def assert_same(expected, actual):
         np.testing.assert_array_equal(e, a)
 
 
+def fit_in_order(model, seed, x, y, **options):
+    """Keras's `fit` in the order of a generation with that seed, which under TensorFlow is not that of Keras."""
+    x, y, options = in_order_of_epoch(model, x, y, {"callbacks": [], "verbose": 0, **options}, seed)
+    return model.fit(x, y, **options)
+
+
 def random_logits(shape, scale, seed=0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype("float32")
 
@@ -123,7 +130,7 @@ def interrupted_after(generation, epoch=0):
 
     def stop(self, now, logs=None):
         original(self, now, logs)
-        if (self._generation, now) == (generation, epoch):
+        if (self.generation, now) == (generation, epoch):
             raise InterruptedError("by the test")
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):

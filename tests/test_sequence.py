@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, constants, crossentropy, values
+from conftest import CLASSES, assert_same, classifier, constants, crossentropy, fit_in_order, values
 
 import keras_ban
 from keras_ban import BornAgainSequence, Distiller, reborn
@@ -113,7 +113,8 @@ def test_generation_0_is_plain_keras_training_under_its_recorded_seed(trained):
     plain = reborn(trained.model)
     plain.compile(keras.optimizers.Adam(0.02), crossentropy(), metrics=["accuracy"])
     data = {"validation_data": (trained.x_val, trained.y_val)}
-    logs = plain.fit(trained.x, trained.y, batch_size=32, epochs=3, verbose=0, **data).history
+    seed = trained.history.records[0].seed
+    logs = fit_in_order(plain, seed, trained.x, trained.y, batch_size=32, epochs=3, **data).history
 
     assert_same(values(plain), values(trained.sequence.models[0]))
     assert logs == trained.history.records[0].logs
@@ -132,8 +133,9 @@ def test_later_generations_are_a_distiller_under_their_recorded_seed(trained, ge
     )
     distiller.compile(keras.optimizers.Adam(0.02), crossentropy(), metrics=["accuracy"])
     data = {"validation_data": (trained.x_val, trained.y_val)}
-    fit = {"soft_targets": soft_targets, "batch_size": 32, "epochs": 3, "verbose": 0}
-    logs = distiller.fit(trained.x, trained.y, **fit, **data).history
+    fit = {"soft_targets": soft_targets, "batch_size": 32, "epochs": 3}
+    seed = trained.history.records[generation].seed
+    logs = fit_in_order(distiller, seed, trained.x, trained.y, **fit, **data).history
 
     assert_same(values(student), values(trained.sequence.models[generation]))
     assert logs == trained.history.records[generation].logs
@@ -149,7 +151,7 @@ def test_a_built_generation_0_is_plain_keras_training_under_its_recorded_seed(bl
     keras.utils.set_random_seed(history.records[0].seed)
     plain = build(0)
     plain.compile("adam", crossentropy(), run_eagerly=True)
-    plain.fit(*blobs, batch_size=32, epochs=2, verbose=0)
+    fit_in_order(plain, history.records[0].seed, *blobs, batch_size=32, epochs=2)
     assert_same(values(plain), values(sequence.models[0]))
 
 
@@ -522,7 +524,7 @@ def test_the_students_of_a_teacher_given_are_those_of_a_distiller(blobs):
     student = reborn(sequence.model)
     distiller = Distiller(student=student, teacher=teacher)
     distiller.compile("adam", crossentropy(), run_eagerly=True)
-    distiller.fit(*blobs, **FIT, epochs=2)
+    fit_in_order(distiller, history.records[1].seed, *blobs, **FIT, epochs=2)
     assert_same(values(student), values(sequence.models[1]))
 
 
@@ -1041,13 +1043,13 @@ def test_weights_of_examples_and_classes_reach_every_generation(weighting, blobs
     keras.utils.set_random_seed(history.records[0].seed)
     plain = reborn(sequence.model)
     plain.compile("adam", crossentropy(), run_eagerly=True)
-    plain.fit(x, y, **options)
+    fit_in_order(plain, history.records[0].seed, x, y, **options)
     assert_same(values(plain), values(sequence.models[0]))
     keras.utils.set_random_seed(history.records[1].seed)
     student = reborn(sequence.model)
     distiller = Distiller(student=student, teacher=plain)
     distiller.compile("adam", crossentropy(), run_eagerly=True)
-    distiller.fit(x, y, **options)
+    fit_in_order(distiller, history.records[1].seed, x, y, **options)
     assert_same(values(student), values(sequence.models[1]))
 
 
@@ -1070,7 +1072,7 @@ def test_with_all_the_label_weight_the_students_are_plain_models(blobs):
     keras.utils.set_random_seed(history.records[1].seed)
     plain = reborn(sequence.model)
     plain.compile("adam", crossentropy(), run_eagerly=True)
-    plain.fit(*blobs, **FIT)
+    fit_in_order(plain, history.records[1].seed, *blobs, **FIT)
     assert_same(values(plain), values(sequence.models[1]))
 
 

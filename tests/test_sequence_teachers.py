@@ -12,7 +12,7 @@ from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets, 
 from keras_ban.losses import KnowledgeDistillation
 
 BACKEND = keras.config.backend()
-FIT = {"batch_size": 96, "verbose": 0}  # One step an epoch.
+FIT = {"batch_size": 96, "shuffle": False, "verbose": 0}  # One step an epoch.
 
 
 def compiled(model=None, generations=2, optimizer=None, loss=None, run_eagerly=True, **arguments):

@@ -1,0 +1,80 @@
+"""The order in which arrays are trained on, where Keras's own does not do.
+
+Keras shuffles arrays under JAX and torch by random numbers that go on from epoch to epoch. Under TensorFlow, once
+`keras.utils.set_random_seed` was called, each epoch of a `fit` begins with the same random numbers, and so has the same
+order. There the order is derived here, from the generation's seed and the epoch.
+"""
+
+import keras
+import numpy as np
+
+from keras_ban import _backend, _checks
+from keras_ban._attaching import attach
+
+
+def in_order_of_epoch(trained, x, y, options, seed):
+    """`fit`'s `x`, `y` and other arguments, with the arrays in a dataset that shuffles as above.
+
+    As they are, where Keras does as well, or where they are not NumPy arrays of numbers, not shuffled, or read for so
+    many steps an epoch.
+
+    Args:
+        trained: the model, or the Distiller, to be trained.
+        options: the other arguments, by name.
+        seed: the generation's.
+    """
+    shuffle = options.get("shuffle", True)
+    arrays = [leaf for leaf in keras.tree.flatten((x, y, options.get("sample_weight"))) if leaf is not None]
+    numbers = all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in arrays)
+    if _backend.shuffles_each_epoch_anew() or not shuffle or not numbers or "steps_per_epoch" in options:
+        return x, y, options
+    if y is None and trained._measures_labels:
+        return x, y, options  # Which the Distiller refuses, of arrays.
+    options = dict(options)
+    if "soft_targets" in options:
+        x, y, options = attach(trained, options.pop("soft_targets"), x, y, (), options)
+        if _checks.is_dataset(x):
+            return x, y, options  # It shuffles by itself.
+    options.pop("shuffle", None)
+    weights, class_weight = options.pop("sample_weight", None), options.pop("class_weight", None)
+    if class_weight is not None:
+        weights = _checks.class_weights(y, weights, class_weight)
+    if weights is not None and keras.tree.is_nested(y) and not keras.tree.is_nested(weights):
+        one_for_all = weights
+        weights = keras.tree.map_structure(lambda _: one_for_all, y)  # As Keras does.
+    batch_size = options.pop("batch_size", None) or 32
+    options.setdefault("validation_batch_size", batch_size)
+    order = OrderOfEpoch(seed, len(keras.tree.flatten(x)[0]), batch_size if shuffle == "batch" else None)
+    data = keras.utils.pack_x_y_sample_weight(x, y, weights)
+    dataset = _backend.tf_batches(data, order, batch_size)
+    return dataset, None, {**options, "shuffle": False, "callbacks": [order, *options["callbacks"]]}
+
+
+class OrderOfEpoch(keras.callbacks.Callback):
+    """Gives the examples' order in the epoch that is being trained, from `seed` and the epoch alone.
+
+    Args:
+        seed: a whole number.
+        size: how many examples there are.
+        within: shuffle within batches of this size; `None`: over all.
+    """
+
+    def __init__(self, seed, size, within=None):
+        super().__init__()
+        self._seed = seed
+        self._size = size
+        self._within = within
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def __call__(self):
+        """The indices `(size,)` in their order."""
+        rng = np.random.default_rng([self._seed, self._epoch])
+        if self._within is None:
+            return rng.permutation(self._size)
+        order = np.arange(self._size)
+        for start in range(0, self._size, self._within):
+            rng.shuffle(order[start : start + self._within])
+        return order
