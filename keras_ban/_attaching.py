@@ -7,7 +7,7 @@ import keras
 from keras_ban import _checks
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import join_targets, split_targets
-from keras_ban._pairing import ArrayRows, PairedDataset, ViewOfEpoch, split_at, take
+from keras_ban._pairing import ArrayRows, PairedDataset, ViewOfEpoch, size_of, split_at, take
 from keras_ban.losses._base import check_comparable
 from keras_ban.targets import SoftTargets
 
@@ -34,7 +34,7 @@ def attach(distiller, soft_targets, x, y, args, kwargs):
     split = arguments.pop("validation_split", 0.0)
     if split and arguments.get("validation_data") is None:
         data = (x, labels, weights)
-        at = split_at(len(keras.tree.flatten(x)[0]), split)
+        at = split_at(size_of(x), split)
         (x, labels, weights), in_y = take(data, slice(0, at)), take(in_y, slice(0, at))
         arguments["validation_data"] = tuple(part for part in take(data, slice(at, None)) if part is not None)
         soft_targets = None if soft_targets is None else soft_targets[:at]
@@ -97,5 +97,5 @@ def _check_stored(distiller, soft_targets, y):
 def _like(weights, targets):
     """The same weights for each of nested targets."""
     if keras.tree.is_nested(weights):
-        return weights
+        return weights if keras.tree.is_nested(targets) else keras.tree.flatten(weights)[0]
     return keras.tree.map_structure(lambda _: weights, targets)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import numbers
+import os
 import types
 
 import keras
@@ -49,7 +50,8 @@ def check_distillation_loss(loss):
 
 def is_dataset(x):
     """Whether `x` yields batches by itself, rather than being arrays."""
-    return not all(hasattr(leaf, "shape") or isinstance(leaf, (int, float)) for leaf in keras.tree.flatten(x))
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    return not all(hasattr(leaf, "shape") or isinstance(leaf, (int, float)) for leaf in leaves)
 
 
 def check_not_empty(x):
@@ -70,8 +72,14 @@ def first_examples(x, y=None, size=32):
     Returns:
         `(x, first_x, first_y)`. The first `x` is the data with nothing missing: of a generator a new one.
     """
+    return first_batch(x, y, size=size)[:3]
+
+
+def first_batch(x, y=None, sample_weight=None, size=32):
+    """As `first_examples`, with the sample weights: `(x, first_x, first_y, first_sample_weight)`."""
     if not is_dataset(x):
-        first = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:size], (x, y))
+        data = (x, y, sample_weight)
+        first = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:size], data)
     elif isinstance(x, keras.utils.PyDataset):
         first = x[0]
     else:
@@ -82,15 +90,19 @@ def first_examples(x, y=None, size=32):
             raise ValueError("`x` yields no batch: there is nothing to train on.") from None
         if isinstance(x, types.GeneratorType):
             x = (batch for batch in itertools.chain([first], iterator))
-    first_x, first_y, _ = keras.utils.unpack_x_y_sample_weight(first)
-    return x, *keras.tree.map_structure(_numeric_array, (first_x, first_y))
+    first = keras.utils.unpack_x_y_sample_weight(tuple(first) if isinstance(first, list) else first)
+    return x, *keras.tree.map_structure(_numeric_array, first)
 
 
 def as_array(leaf):
     """An array or tensor of any framework as a NumPy array."""
     if hasattr(leaf, "toarray"):  # SciPy's sparse matrices
         return leaf.toarray()
-    return leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else np.asarray(leaf)
+    if hasattr(leaf, "detach"):
+        leaf = leaf.detach().cpu()
+        # NumPy has no such type.
+        return (leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf).numpy()
+    return np.asarray(leaf)
 
 
 def _numeric_array(leaf):
@@ -101,7 +113,7 @@ def _numeric_array(leaf):
     return array if array.dtype.kind in "biuf" else leaf
 
 
-def check_labels(labels, loss, model):
+def check_labels(labels, loss, model, name="y"):
     """Raise `ValueError` where labels in memory cannot be meant for the loss and the model's outputs."""
     outputs = getattr(model, "outputs", None)
     if keras.tree.is_nested(labels):
@@ -114,8 +126,9 @@ def check_labels(labels, loss, model):
     if not isinstance(array, np.ndarray) or dtype.kind not in "biu":
         hint = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`. " if _one_hot(array) else ""
         raise ValueError(
-            f"A sparse categorical crossentropy wants labels as whole numbers, received `y` of dtype {dtype} and shape "
-            f"{getattr(labels, 'shape', None)}. {hint}Whole numbers held as floats are cast with `y.astype('int32')`."
+            f"A sparse categorical crossentropy wants labels as whole numbers, received `{name}` of dtype {dtype} and "
+            f"shape {getattr(labels, 'shape', None)}. {hint}Whole numbers held as floats are cast with "
+            "`y.astype('int32')`."
         )
     if shape is None or array.size == 0:
         return
@@ -126,7 +139,7 @@ def check_labels(labels, loss, model):
     if wrong.any():
         example = array[wrong].ravel()[0]
         raise ValueError(
-            f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `y` holds "
+            f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `{name}` holds "
             f"{int(wrong.sum())} others, {example} for instance (labels range from {array.min()} to {array.max()})."
         )
 
@@ -156,7 +169,8 @@ def _is_sparse_crossentropy(loss):
 
 
 def _one_hot(array):
-    return isinstance(array, np.ndarray) and array.ndim > 1 and array.shape[-1] > 1 and bool((array.sum(-1) == 1).all())
+    is_table = isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim > 1 and array.shape[-1] > 1
+    return is_table and bool((array.sum(-1) == 1).all())
 
 
 def check_soft_targets(soft_targets, loss):
@@ -169,7 +183,7 @@ def check_soft_targets(soft_targets, loss):
     if not np.isfinite(values[~np.isneginf(values)]).all():
         raise ValueError(
             "The teacher's outputs on the first batch hold NaN or inf: it has nothing to teach. Was it trained to the "
-            "end, and is the data scaled as it was for the teacher?"
+            "end, and is `x` free of NaN and scaled as it was for the teacher?"
         )
     from_logits, activation = (getattr(loss, name, None) for name in ("from_logits", "activation"))
     if from_logits is None:
@@ -193,20 +207,51 @@ def check_soft_targets(soft_targets, loss):
     return None
 
 
-def check_count(name, value):
-    """Return `value` as an int of at least 1, or raise `ValueError`."""
+def check_choice(name, value, choices):
+    if not isinstance(value, str) or value not in choices:
+        *others, last = [repr(choice) for choice in choices]
+        raise ValueError(f"`{name}` must be {', '.join(others)} or {last}, received: {value!r}.")
+    return value
+
+
+def check_flag(name, value):
+    """Return `value` as a bool, or raise `ValueError`: what is merely true, the text "no" for instance, is refused."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False, received: {value!r}.")
+    return bool(value)
+
+
+def check_text(name, value):
+    """Raise unless `value` is a text or `None`."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"`{name}` must be a string or None, received: {value!r} (of type {type(value).__name__}).")
+
+
+def check_path(name, path):
+    """Raise where `path` names no file or folder."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"`{name}` must be a path, received: {path!r} (of type {type(path).__name__}).")
+    if os.fspath(path) == "" or "\0" in os.fspath(path):
+        raise ValueError(f"`{name}` must be the path of a file or folder, received: {path!r}.")
+
+
+def check_count(name, value, below=None):
+    """Return `value` as an int of at least 1 (and `below` a limit), or raise `ValueError`."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < 1:
-        raise ValueError(f"`{name}` must be a whole number of at least 1, received: {value!r}.")
+    if not is_whole or value < 1 or (below is not None and value >= below):
+        most = "" if below is None else f" and less than {below}"
+        raise ValueError(f"`{name}` must be a whole number of at least 1{most}, received: {value!r}.")
     return int(value)
 
 
-def check_seed(seed):
-    """Return `seed`, a whole number of at least 0 or `None`, or raise `ValueError`."""
+def check_seed(seed, below=None):
+    """Return `seed`, a whole number of at least 0 (and `below` a limit) or `None`, or raise `ValueError`."""
     if seed is None:
         return None
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"`seed` must be a whole number of at least 0, or None, received: {seed!r}.")
+    is_whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not is_whole or seed < 0 or (below is not None and seed >= below):
+        most = "" if below is None else f" and less than {below}"
+        raise ValueError(f"`seed` must be a whole number of at least 0{most}, or None, received: {seed!r}.")
     return int(seed)
 
 

@@ -36,6 +36,15 @@ def check_of_keras_distillation(loss, student=None, teacher=None):
         loss.validate_model_compatibility(teacher, student)
 
 
+def cannot_act(loss, what):
+    """The message that weights or masks do not reach such a loss."""
+    return (
+        f"`{type(loss).__name__}` of keras.distillation gives one number for a whole batch, so that {what} cannot act "
+        "on it. Take `keras_ban.losses.KnowledgeDistillation(temperature=...)`, or write yours as a "
+        "`keras.losses.Loss`."
+    )
+
+
 def compare_whole_batch(loss, soft_targets, outputs, sample_weight):
     """What such a loss makes of a batch, scaled as Keras scales a loss where replicas share it.
 
@@ -50,11 +59,7 @@ def compare_whole_batch(loss, soft_targets, outputs, sample_weight):
     flat = keras.tree.flatten(outputs)
     weighs = [each for each in keras.tree.flatten(sample_weight) if each is not None]
     if weighs or any(mask_of(each) is not None for each in flat):
-        raise ValueError(
-            f"`{type(loss).__name__}` of keras.distillation gives one number for a whole batch, so that "
-            f"{'sample weights and class weights' if weighs else 'masks'} cannot act on it. Take "
-            "`keras_ban.losses.KnowledgeDistillation(temperature=...)`, or write yours as a `keras.losses.Loss`."
-        )
+        raise ValueError(cannot_act(loss, "`sample_weight` and `class_weight`" if weighs else "masks"))
     loss.validate_outputs(soft_targets, outputs)
     soft_targets, outputs = keras.tree.map_structure(_at_least_float32, (soft_targets, outputs))
     # Losses of Keras inside would divide by the number of replicas, functions would not.

@@ -32,12 +32,13 @@ def output_spec(model, x):
 
     Keras's layers expect symbols here: `Flatten` asks for an attribute that tensors have not.
     """
-
-    def symbol(leaf):
-        tensor = _backend.as_tensor(leaf)
-        return None if leaf is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
-
     return model.compute_output_spec(keras.tree.map_structure(symbol, x))
+
+
+def symbol(leaf):
+    """An array as a symbol of its shape and dtype."""
+    tensor = _backend.as_tensor(leaf)
+    return None if leaf is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
 def of_same_outputs(soft_targets, outputs):
@@ -126,9 +127,17 @@ def check_independent(student, teacher):
 
 
 def check_known_outputs(student, teacher, distillation_loss):
-    """Compare output shapes where they are known before any data is seen; a training step compares the rest."""
+    """Hold losses and output shapes together where they are known before any data is seen; a step does the rest."""
     ours, theirs = (getattr(model, "outputs", None) or [] for model in (student, teacher))
-    if keras.tree.is_nested(distillation_loss) or len(ours) != len(theirs):
+    if not ours:
         return
-    for output, target in zip(ours, theirs, strict=True):
-        check_comparable(distillation_loss, target, output)
+    try:
+        # In the structure in which the model gives them: a dict has names.
+        losses = per_output(distillation_loss, getattr(student, "output", ours), student)
+    except ValueError as error:
+        raise ValueError(f"`distillation_loss` does not fit the student's outputs. {error}") from None
+    if len(ours) != len(theirs):
+        return
+    for loss, output, target in zip(losses, ours, theirs, strict=True):
+        if loss is not None:
+            check_comparable(loss, target, output)

@@ -213,19 +213,22 @@ def _inputs(batch):
     if batch is None:
         raise ValueError("The dataset yields no batch.")
     x = keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)[0]
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else _checks.as_array(leaf), x)
+    x = keras.tree.map_structure(lambda leaf: None if leaf is None else _checks.as_array(leaf), x)
+    if any(leaf is not None and leaf.ndim == 0 for leaf in keras.tree.flatten(x)):
+        raise TypeError("`x` is no dataset: what it yields are single values, and no batches of examples.")
+    return x
 
 
 def size_of(x):
     """How many examples nested arrays hold."""
-    return len(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
+    return int(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0])
 
 
 def _check_fixed(dataset):
     """Raise where a second look at the first batch shows another."""
     if iter(dataset) is dataset:
         raise ValueError(
-            "The data is a generator or an iterator, which can be read once only: nothing would be left to train on. "
+            "`x` is a generator or an iterator, which can be read once only: nothing would be left to train on. "
             "Pass arrays, a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
         )
     shuffled = _backend.is_data_loader(dataset) and type(dataset.sampler).__name__ == "RandomSampler"

@@ -4,12 +4,19 @@ import keras
 from keras import ops
 
 
-def check_schedule(check, value):
+def check_schedule(name, check, value):
     """Return what `check` returns of a number; of a callable the callable itself, if its value at step 0 passes."""
     if not callable(value):
         return check(value)
-    first = ops.convert_to_tensor(value(ops.convert_to_tensor(0, dtype="int32")), dtype="float32")
-    check(float(ops.convert_to_numpy(first)))
+    try:
+        first = ops.convert_to_tensor(value(ops.convert_to_tensor(0, dtype="int32")), dtype="float32")
+        first = ops.convert_to_numpy(first).item()
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` is callable, so that it must give a number for a training step, but for step 0 it gave none: "
+            f"{error!r}. Received: {value!r}."
+        ) from error
+    check(first)
     return value
 
 

@@ -1,11 +1,11 @@
 """Checks of what a `BornAgainSequence` and its `fit` are given, made before anything is trained."""
 
-import types
-
 import keras
 
-from keras_ban import _augmentation, _checks, _top_k
-from keras_ban._pairing import split_at, take
+from keras_ban import _augmentation, _checks, _data_checks, _top_k, _trial
+from keras_ban._keras_losses import cannot_act, is_of_keras_distillation
+from keras_ban._pairing import size_of, split_at, take
+from keras_ban._schedules import check_schedule
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
 
@@ -13,9 +13,15 @@ _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall
 def check_label_weights(label_weight, generations):
     """A float or a schedule, for all students; or a list of a float for each, of a callable of the generation too."""
     if isinstance(label_weight, keras.optimizers.schedules.LearningRateSchedule):
-        return label_weight
+        return check_schedule("label_weight", _checks.check_label_weight, label_weight)
     if callable(label_weight):
-        label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
+        try:
+            label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
+        except Exception as error:
+            raise ValueError(
+                "`label_weight` is callable, so that it is asked for each student's: label_weight(1), and so on to "
+                f"label_weight({generations}). It failed: {error!r}."
+            ) from error
     if not isinstance(label_weight, (list, tuple)):
         return _checks.check_label_weight(label_weight)
     if len(label_weight) != generations:
@@ -34,8 +40,7 @@ def check_label_weights(label_weight, generations):
 
 def check_distill_ensemble(distill_ensemble, label_weight):
     """Return it, or raise where the ensemble's student, whose label weight is the last, would not hear its teacher."""
-    if not isinstance(distill_ensemble, bool):
-        raise ValueError(f"`distill_ensemble` must be True or False, received: {distill_ensemble!r}.")
+    distill_ensemble = _checks.check_flag("distill_ensemble", distill_ensemble)
     last = label_weight[-1] if isinstance(label_weight, list) else label_weight
     if distill_ensemble and last == 1:
         raise ValueError(
@@ -95,19 +100,12 @@ def check_top_k(top_k, soft_targets, distillation_loss):
     return _checks.check_count("top_k", top_k)
 
 
-def check_choice(name, value, choices):
-    if value not in choices:
-        *others, last = [repr(choice) for choice in choices]
-        raise ValueError(f"`{name}` must be {', '.join(others)} or {last}, received: {value!r}.")
-    return value
-
-
 def check_data(x, validation_data, views):
     """Raise where the data cannot be read once a generation, or not be told the view."""
     for name, data in (("x", x), ("validation_data", validation_data)):
-        if isinstance(data, types.GeneratorType):
+        if hasattr(data, "__next__"):
             raise ValueError(
-                f"`{name}` is a generator, which is used up after one generation. Pass arrays, a "
+                f"`{name}` is a generator or an iterator, which is used up after one generation. Pass arrays, a "
                 "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, which can be iterated again."
             )
     _checks.check_not_empty(x)
@@ -115,6 +113,33 @@ def check_data(x, validation_data, views):
         raise ValueError(
             f"`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: {x!r}."
         )
+
+
+def check_weights(sequence, x, sample_weight, class_weight):
+    """Raise where a student's distillation loss cannot be weighted, though there are weights."""
+    losses = [loss for loss in keras.tree.flatten(sequence.distillation_loss) if is_of_keras_distillation(loss)]
+    if not losses or all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
+        return
+    in_data = _checks.first_batch(x)[3] if _checks.is_dataset(x) else None
+    if sample_weight is not None or class_weight is not None or in_data is not None:
+        raise ValueError(cannot_act(losses[0], "`sample_weight` and `class_weight`"))
+
+
+def check_fits(model, teacher, x, y, sample_weight, validation_data):
+    """Raise where a compiled model cannot be trained, or measured, or its teacher asked, on data of this form."""
+    if not model.built:
+        return  # Its data build it.
+    batch = _checks.first_batch(x, y, sample_weight)[1:]
+    if isinstance(batch[1], dict) and "soft_targets" in batch[1]:
+        raise ValueError(
+            "`y` brings soft targets, but a sequence asks each generation's teacher itself. Pass the labels alone; "
+            "soft targets of another teacher go with a `Distiller`."
+        )
+    _trial.check_fits(model, *batch)
+    if teacher is not None:
+        _trial.check_fits(teacher, batch[0])
+    if validation_data is not None:
+        _trial.check_validation(model, validation_data, batch)
 
 
 def check_labels(x, y, loss, model, needed):
@@ -127,6 +152,7 @@ def check_labels(x, y, loss, model, needed):
             "pass `y`, or a trained `teacher` and `label_weight=0`."
         )
     _checks.check_labels(y, loss, model)
+    _data_checks.check_label_values("y", y, loss)
 
 
 def check_monitor(monitor, probe, scorer):
@@ -139,7 +165,9 @@ def check_monitor(monitor, probe, scorer):
 
 
 def resolve_mode(mode, monitor):
-    if check_choice("mode", mode, ("auto", "min", "max")) != "auto":
+    if not isinstance(monitor, str):
+        raise ValueError(f"`monitor` must be the name of a metric, 'val_loss' for instance, received: {monitor!r}.")
+    if _checks.check_choice("mode", mode, ("auto", "min", "max")) != "auto":
         return mode
     return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) else "min"
 
@@ -150,7 +178,7 @@ def split_off_validation(x, y, sample_weight, validation_split):
         raise ValueError("`validation_split` is for arrays; pass `validation_data` with a dataset.")
     if y is None:
         raise ValueError("`validation_split` keeps labelled examples to measure on, but the data brings no labels.")
-    at = split_at(len(keras.tree.flatten(x)[0]), validation_split)
+    at = split_at(size_of(x), validation_split)
 
     def part(which):
         return take((x, y, sample_weight), which)

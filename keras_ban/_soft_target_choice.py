@@ -6,6 +6,7 @@ import numpy as np
 from keras_ban import _checks, _top_k
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import output_spec
+from keras_ban._pairing import size_of
 from keras_ban.targets import SoftTargets
 
 # Soft targets that would be larger than this are not kept in memory unless asked for.
@@ -74,7 +75,7 @@ def _worth_keeping(sequence, teacher, x, path):
     # A teacher with one output: who has several is heard at each step.
     if keras.tree.is_nested(outputs) or keras.tree.is_nested(sequence.distillation_loss):
         return False
-    count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else len(keras.tree.flatten(x)[0])
+    count = x.num_batches * outputs.shape[0] if _checks.is_dataset(x) else size_of(x)
     bytes_of_x = count * sum(getattr(leaf[:1], "nbytes", 0) for leaf in keras.tree.flatten(first_x) if leaf is not None)
     most = _MOST_BYTES if path is None else max(_MOST_BYTES, bytes_of_x)
     classes, top_k = outputs.shape[-1], sequence.top_k

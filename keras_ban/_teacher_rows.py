@@ -81,8 +81,8 @@ def _outputs_of(teacher, x):
     outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
     if np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise ValueError(
-            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is the "
-            "data scaled as it was for the teacher?"
+            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is `x` "
+            "free of NaN and scaled as it was for the teacher?"
         )
     return outputs
 

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_ban import _checks
+from keras_ban import _checks, _data_checks, _trial
 from keras_ban._arrays import softmax
 from keras_ban.losses._base import check_temperature
 from keras_ban.targets import SoftTargets
@@ -90,14 +90,19 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     """
     _checks.check_model("student", student)
     temperature = check_temperature(temperature)
-    outputs = student.predict(x, batch_size=batch_size, verbose=0)
+    from_logits = _checks.check_flag("from_logits", from_logits)
+    if batch_size is not None:
+        _checks.check_count("batch_size", batch_size, below=2**31)
+    _checks.check_not_empty(x)
+    _data_checks.check_data("x", x)
+    outputs = _predict(student, x, batch_size)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
         raise ValueError(
             "The gradient is taken apart for one output `(batch, ..., classes)` of a softmax, but the student gives "
             f"{keras.tree.map_structure(np.shape, outputs)}."
         )
     if isinstance(teacher, keras.Model):
-        soft_targets = teacher.predict(x, batch_size=batch_size, verbose=0)
+        soft_targets = _predict(teacher, x, batch_size)
     elif isinstance(teacher, SoftTargets):
         teacher.check(x)
         if teacher.from_logits != from_logits:
@@ -107,21 +112,42 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
             )
         soft_targets = teacher.to_dense()
     else:
-        soft_targets = _checks.as_array(teacher)
+        soft_targets = _array("teacher", teacher)
     if np.shape(soft_targets) != outputs.shape:
         raise ValueError(
             f"The teacher's outputs have shape {np.shape(soft_targets)}, the student's {outputs.shape}: they must be "
             "equal."
         )
-    is_target = _one_hot(_checks.as_array(y), outputs.shape)
+    is_target = _one_hot(_array("y", y), outputs.shape)
     q, p = _softened(outputs, temperature, from_logits), _softened(soft_targets, temperature, from_logits)
     gradient = temperature * (q - p)
     return GradientDecomposition(gradient[is_target].reshape(outputs.shape[:-1]), np.where(is_target, 0.0, gradient))
 
 
+def _array(name, value):
+    try:
+        array = _checks.as_array(value)
+    except Exception as error:
+        raise ValueError(f"`{name}` is no array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` must hold numbers, received an array of dtype {array.dtype}.")
+    return array
+
+
+def _predict(model, x, batch_size):
+    try:
+        return model.predict(x, batch_size=batch_size, verbose=0)
+    except Exception:
+        if not _checks.is_dataset(x):
+            _trial.check_fits(model, x)
+        raise
+
+
 def _one_hot(labels, shape):
     """Whether a class is the true one, `(batch, ..., classes)`."""
     classes = shape[-1]
+    if labels.size == 0:
+        raise ValueError("`y` holds no labels.")
     if labels.shape == shape:
         labels = labels.argmax(axis=-1)
     if labels.shape == (*shape[:-1], 1):

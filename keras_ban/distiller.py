@@ -7,7 +7,7 @@ import types
 import keras
 from keras import ops
 
-from keras_ban import _augmentation, _backend, _checks
+from keras_ban import _augmentation, _backend, _checks, _data_checks, _trial
 from keras_ban._attaching import attach
 from keras_ban._augmenting import augment_batch, prepare_augmentation
 from keras_ban._comparing import compare_outputs
@@ -134,7 +134,7 @@ class Distiller(keras.Model):
             _check_feature_matching(feature_matching, teacher)
             observers["student"] = Observer("student", student, feature_matching.layers.keys())
             observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
-        label_weight = check_schedule(_checks.check_label_weight, label_weight)
+        label_weight = check_schedule("label_weight", _checks.check_label_weight, label_weight)
         if augmentation is not None:
             _augmentation.check_augmentation(augmentation)
             of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
@@ -259,9 +259,11 @@ class Distiller(keras.Model):
 
         Raises:
             TypeError: `soft_targets` are no `SoftTargets`.
-            ValueError: `compile` was not called, there is no data, labels do not fit the loss and the outputs, the
-                teacher's outputs do not fit the student's, there is no teacher where one is needed, or the soft targets
-                are of other data, of another teacher, or of another kind than the loss takes.
+            ValueError: `compile` was not called, there is no data, its parts are of different lengths or no numbers, do
+                not fit the models or the loss, or hold NaN (labels for a loss of Keras, weights, soft targets; inputs
+                are not searched), the teacher's outputs do not fit the student's, there is no teacher where one is
+                needed, or the soft targets are of other data, of another teacher, or of another kind than the loss
+                takes.
 
         Warns:
             UserWarning: once, where the teacher's outputs on the first batch look like probabilities though the
@@ -269,10 +271,14 @@ class Distiller(keras.Model):
         """
         self._assert_compile_called("fit")
         _checks.check_not_empty(x)
+        arguments = _data_checks.arguments_of_fit(self, x, y, args, kwargs)
+        _data_checks.check_fit_arguments(x, y, arguments)
         x = prepare_augmentation(self, x)
         in_arrays = split_targets(y)[1] is not None and not _checks.is_dataset(x)
         if self.feature_matching is not None and (soft_targets is not None or isinstance(x, PairedDataset)):
             raise ValueError(_NO_FEATURES)
+        if in_arrays:
+            _data_checks.check_soft_target_values(y["soft_targets"])
         if soft_targets is not None or in_arrays or isinstance(x, PairedDataset):
             x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
             args = ()
@@ -281,15 +287,28 @@ class Distiller(keras.Model):
             if labels is None:
                 raise ValueError(_NO_LABELS)
             _checks.check_labels(labels, self.loss, self.student)
+            _data_checks.check_label_values("y", labels, self.loss)
         elif labels is None and self._measures_labels and not _checks.is_dataset(x):
             raise ValueError(
                 "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
                 "compile without metrics."
             )
-        if self._needs_teacher:
-            x = self._prepare_soft_targets(x, soft_targets)
+        weights = _of_labels(arguments.get("sample_weight"))
+        validation_data = arguments.get("validation_data")
+        if self.built and isinstance(validation_data, (list, tuple)):
+            batch = None if _checks.is_dataset(x) else (x, labels, weights)
+            _trial.check_validation(self, validation_data, batch, measure=False)
         try:
-            return super().fit(x, y, *args, **kwargs)
+            if self._needs_teacher:
+                x = self._prepare_soft_targets(x, soft_targets)
+            return self._train(x, y, *args, **kwargs)
+        except Exception:
+            _trial.explain(self, x, y, weights, validation_data)
+            raise
+
+    def _train(self, *args, **kwargs):
+        try:
+            return super().fit(*args, **kwargs)
         finally:
             _backend.restore(self._hidden.before_training)
             self._hidden.before_training = []

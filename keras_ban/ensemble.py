@@ -3,8 +3,10 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_ban import _checks
 from keras_ban.losses._base import as_logits, check_activation, is_finite_number
 
 AVERAGES = ("probabilities", "logits", "outputs")
@@ -60,9 +62,10 @@ class EnsembleModel(keras.Model):
     ):
         members = _check_members(members)
         member_weights = _check_weights(weights, len(members))
-        if average not in AVERAGES:
+        if not isinstance(average, str) or average not in AVERAGES:
             raise ValueError(f"`average` must be one of {AVERAGES}, received: {average!r}.")
         check_activation(activation)
+        from_logits = _checks.check_flag("from_logits", from_logits)
         # Each member casts its inputs as its own dtype policy says.
         super().__init__(name=name, autocast=False)
         self.members = members
@@ -174,13 +177,16 @@ def _could_be_equal(shapes, others):
 def _check_weights(weights, count):
     if weights is None:
         return [1.0 / count] * count
-    weights = list(weights)
-    if len(weights) != count:
+    is_list = isinstance(weights, (list, tuple)) or (isinstance(weights, np.ndarray) and weights.ndim == 1)
+    if not is_list or len(weights) != count:
         raise ValueError(f"`weights` must hold one number for each of the {count} members, received: {weights}.")
+    weights = list(weights)
     numeric = all(is_finite_number(w) for w in weights)
     if not numeric or min(weights) < 0 or sum(weights) == 0:
         raise ValueError(
             "`weights` must be finite, non-negative and not all 0 (they are divided by their sum), received: "
             f"{weights}."
         )
-    return [float(w) / float(sum(weights)) for w in weights]
+    # By the largest first: the sum of large numbers may be more than a float holds.
+    shares = [float(w) / float(max(weights)) for w in weights]
+    return [share / sum(shares) for share in shares]

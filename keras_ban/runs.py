@@ -23,7 +23,8 @@ The rules of resume:
 4. Who takes the lock first removes what a process that died has left: hidden `.partial` files and folders, and a
    generation's folder that `run.json` does not name. Nothing else is ever removed, and nothing is written over.
 5. A run is continued with what it was begun with, or not at all: each difference is named. But there may be more
-   generations, if no student of the ensemble of them all was asked for.
+   generations, if no student of the ensemble of them all was asked for. One that has neither a generation nor an epoch
+   to its name holds nothing, and is begun anew.
 6. A file of a finished generation whose checksum is not the one noted is refused. It is never used, and not trained
    again either: the generations after it were taught by the true one.
 7. A manifest of a newer format is refused.
@@ -140,7 +141,7 @@ class RunDirectory:
             ValueError: the run was begun with something else.
         """
         description = json.loads(json.dumps(description))
-        if self.manifest is None:
+        if self.manifest is None or (not self.entries and not self.epoch_file.exists()):
             manifest = {"format": FORMAT, "versions": versions, "seed": seed, "finished": False}
             self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
             return

@@ -1,13 +1,12 @@
 """Train a model, then train it again with its former self as teacher, generation after generation."""
 
 import contextlib
-import os
 import warnings
 
 import keras
 import numpy as np
 
-from keras_ban import _checks, _manifest, _model_files, _sequence_checks
+from keras_ban import _checks, _data_checks, _manifest, _model_files, _sequence_checks
 from keras_ban._fresh import CompileArguments, callback_maker, from_config
 from keras_ban._generations import Generations, average_of, taught_by
 from keras_ban._interruptions import told
@@ -129,20 +128,20 @@ class BornAgainSequence:
         self.label_weight = _sequence_checks.check_label_weights(label_weight, self.generations)
         self.seed = _checks.check_seed(seed)
         ways = ("auto", "cached", "online")
-        self.soft_targets = _sequence_checks.check_choice("soft_targets", soft_targets, ways)
+        self.soft_targets = _checks.check_choice("soft_targets", soft_targets, ways)
         self.augmentation = augmentation
         self.views = _sequence_checks.check_views(views, augmentation, soft_targets)
         self.top_k = _sequence_checks.check_top_k(top_k, soft_targets, distillation_loss)
-        self.teach_from = _sequence_checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
+        self.teach_from = _checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
         self.distill_ensemble = _sequence_checks.check_distill_ensemble(distill_ensemble, self.label_weight)
         self.shared_layers = None if shared_layers is None else check_shared("shared_layers", shared_layers)
         self.feature_matching = _sequence_checks.check_feature_matching(feature_matching, self)
-        if directory is not None and not isinstance(directory, (str, os.PathLike)):
-            raise TypeError(f"`directory` must be a path, or None, received: {directory!r}.")
+        if directory is not None:
+            _checks.check_path("directory", directory)
         self.directory = directory
+        self.keep_soft_targets = _checks.check_flag("keep_soft_targets", keep_soft_targets)
         if keep_soft_targets and directory is None:
             raise ValueError("`keep_soft_targets` is about the files in a `directory`: pass one, or leave it out.")
-        self.keep_soft_targets = bool(keep_soft_targets)
         self.models = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
@@ -248,11 +247,16 @@ class BornAgainSequence:
                 ", which no file holds. To go on with the run, make the sequence as it was made, with this "
                 "`directory`, and call `fit` on that."
             )
-        _checks.check_count("epochs", epochs)
+        _checks.check_flag("resume", resume)
         mode = _sequence_checks.resolve_mode(mode, monitor)
         if patience is not None:
             _checks.check_count("patience", patience)
         _sequence_checks.check_data(x, validation_data, self.views)
+        others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
+        others |= {"validation_data": validation_data, "sample_weight": sample_weight}
+        _data_checks.check_fit_arguments(x, y, {**others, **kwargs})
+        batch_size = None if batch_size is None else int(batch_size)
+        _sequence_checks.check_weights(self, x, sample_weight, kwargs.get("class_weight"))
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = _sequence_checks.split_off_validation(
                 x, y, sample_weight, validation_split
@@ -269,6 +273,9 @@ class BornAgainSequence:
             starts = generations.start(teacher)
             needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
             _sequence_checks.check_labels(x, y, self._compile_arguments.loss, starts[0], needed)
+            start = starts[0 if teacher is None else 1]
+            start.compile(**self._compile_arguments.make())
+            _sequence_checks.check_fits(start, teacher, x, y, sample_weight, validation_data)
             if monitor != "val_loss" and validation_data is not None:
                 _sequence_checks.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
@@ -331,6 +338,7 @@ class BornAgainSequence:
             UserWarning: the loss, say, is a lambda, or a function that Keras does not know: it is named, and nothing is
                 compiled until `compile` is called.
         """
+        _checks.check_path("directory", directory)
         run = RunDirectory(directory).read()
         if not run.entries:
             raise ValueError(f"{directory} holds a run of which no generation is finished yet: continue it by `fit`.")

@@ -8,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _pairing, _storage, _teacher_rows, _top_k
+from keras_ban import _augmentation, _checks, _data_checks, _pairing, _storage, _teacher_rows, _top_k, _trial
 from keras_ban._arrays import softmax
 from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
 
@@ -115,10 +115,15 @@ class SoftTargets:
         _checks.check_count("batch_size", batch_size)
         if top_k is not None:
             _checks.check_count("top_k", top_k)
-        if dtype is not None and dtype not in _DTYPES:
+        if from_logits is not None:
+            from_logits = _checks.check_flag("from_logits", from_logits)
+        if dtype is not None and (not isinstance(dtype, str) or dtype not in _DTYPES):
             raise ValueError(f"`dtype` must be one of {_DTYPES} or None, received: {dtype!r}.")
         if path is not None:
+            _checks.check_path("path", path)
             _storage.check_may_replace(pathlib.Path(path))
+        _checks.check_not_empty(x)
+        _data_checks.check_data("x", x)
         batches, count = _pairing.batches_of(x, batch_size)
         progress = keras.utils.Progbar(count, verbose=int(verbose == "auto" or bool(verbose)), unit_name="batch")
         done, keys, parts = 0, [], []
@@ -129,7 +134,11 @@ class SoftTargets:
                     if augmentation is not None:
                         _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
                     outputs_of = _teacher_rows.look(teacher, augmentation, views)
-                outputs = outputs_of(x_batch, keys[-1])
+                try:
+                    outputs = outputs_of(x_batch, keys[-1])
+                except Exception:
+                    _trial.check_fits(teacher, x_batch)
+                    raise
                 if done == 0:
                     form = example_form(x_batch)
                     description = _teacher_rows.describe(
@@ -143,8 +152,6 @@ class SoftTargets:
                 parts.append(rows) if path is None else writer.append(rows)
                 done += 1
                 progress.update(done)
-            if done == 0:
-                raise ValueError("The dataset yields no batch: there is nothing for the teacher to look at.")
             if count is None:
                 progress.update(done, finalize=True)
             keys = np.concatenate(keys)
@@ -170,6 +177,7 @@ class SoftTargets:
         Raises:
             ValueError: the file is cut short, altered, or holds something else.
         """
+        _checks.check_path("path", path)
         rows, keys, description = _storage.read_rows(path, mmap)
         if description.get("format") != _teacher_rows.FORMAT:
             raise ValueError(
@@ -186,6 +194,7 @@ class SoftTargets:
         Raises:
             ValueError: there is a file of that name that holds no soft targets, or no such folder.
         """
+        _checks.check_path("path", path)
         self.check_content()
         row_shape = self._rows.shape[1:]
         with _storage.RowWriter(path, self._rows.dtype, row_shape) as writer:

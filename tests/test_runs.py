@@ -639,7 +639,7 @@ def test_a_run_of_which_nothing_is_finished_cannot_be_loaded(blobs, tmp_path):
 
 
 def test_directories_of_other_types_are_refused():
-    with pytest.raises(TypeError, match="`directory` must be a path, or None, received: 3"):
+    with pytest.raises(TypeError, match="`directory` must be a path, received: 3"):
         BornAgainSequence(classifier(), directory=3)
     with pytest.raises(ValueError, match="`keep_soft_targets`"):
         BornAgainSequence(classifier(), keep_soft_targets=True)
@@ -970,3 +970,37 @@ def test_a_process_killed_at_any_moment_loses_an_epoch_at_most(
         assert everything[(number - 1) // 3 :] == epochs_trained
     assert everything[len(everything) - len(epochs_trained) :] == epochs_trained
     assert_same_run(finished.sequence, again)
+
+
+def test_of_many_files_that_are_no_run_five_are_named_and_the_others_mentioned(blobs, tmp_path):
+    for number in range(6):
+        (tmp_path / f"note{number}").write_text("mine")
+        named = [f"note{each}" for each in range(min(number + 1, 5))]
+        others = " and others" if number == 5 else ""
+        with pytest.raises(ValueError, match=re.escape(f"{named}{others}. A run is kept in a folder of its own")):
+            run(tmp_path, blobs)
+
+
+def test_names_differ_unless_it_is_by_the_number_that_keras_adds():
+    there = {"optimizer": {"name": "adam_2"}, "size": 1}
+
+    assert [] == list(runs.differences(there, {"optimizer": {"name": "adam_7"}, "size": 1}))
+    assert ['optimizer.name: "adam_2" in the directory, "sgd" now'] == list(
+        runs.differences(there, {"optimizer": {"name": "sgd"}, "size": 1})
+    )
+    long, longer = list(range(30)), list(range(31))
+    assert ["size: 30 entries in the directory, 31 entries now"] == list(
+        runs.differences({"size": long}, {"size": longer})
+    )
+
+
+def test_a_run_with_nothing_to_its_name_is_begun_anew_with_whatever_comes(blobs, tmp_path):
+    def fails(generation):
+        raise InterruptedError("by the test")
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path, blobs, callbacks=fails)
+    assert [] == RunDirectory(tmp_path).read().entries
+
+    x, y = blobs
+    assert 3 == len(run(tmp_path, (x + 1, y)).models)

@@ -1023,9 +1023,9 @@ def test_generators_are_refused(blobs):
             yield blobs
 
     sequence = compiled()
-    with pytest.raises(ValueError, match=r"`x` is a generator, which is used up.*`keras.utils.PyDataset`"):
+    with pytest.raises(ValueError, match=r"`x` is a generator or an iterator, .*`keras.utils.PyDataset`"):
         sequence.fit(generator(), verbose=0, steps_per_epoch=1)
-    with pytest.raises(ValueError, match=r"`validation_data` is a generator, which is used up"):
+    with pytest.raises(ValueError, match=r"`validation_data` is a generator or an iterator"):
         sequence.fit(*blobs, **FIT, validation_data=generator(), validation_steps=1)
     assert [] == sequence.models
 

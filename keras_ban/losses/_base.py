@@ -6,7 +6,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_ban import _backend
+from keras_ban import _backend, _checks
 from keras_ban._masks import mask_of
 from keras_ban._schedules import check_schedule, serialize, value_at
 
@@ -125,9 +125,11 @@ class SoftTargetLoss(keras.losses.Loss):
     """
 
     def __init__(self, temperature, from_logits, activation, reduction, name):
+        _checks.check_text("name", name)
+        _checks.check_text("reduction", reduction)
         super().__init__(name=name, reduction=reduction, dtype=precision())
-        self._temperature = check_schedule(check_temperature, temperature)
-        self._from_logits = bool(from_logits)
+        self._temperature = check_schedule("temperature", check_temperature, temperature)
+        self._from_logits = _checks.check_flag("from_logits", from_logits)
         self._activation = check_activation(activation)
 
     # Settings are read-only: a compiled training step would go on with the old value, without a word.
@@ -236,7 +238,12 @@ def precision():
 
 
 def is_finite_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False  # 10**400 is a number that no float holds.
 
 
 def check_temperature(temperature):
@@ -258,7 +265,7 @@ def check_weight(name, weight):
 
 def check_activation(activation):
     """Return `activation`, or raise `ValueError`."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(
             f"`activation` must be one of {ACTIVATIONS}, received: {activation!r}. 'softmax' is for one class out of "
             "many, 'sigmoid' for outputs that are each a yes or a no."

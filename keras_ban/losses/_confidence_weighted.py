@@ -1,5 +1,7 @@
 """The label loss, weighted by the teacher's confidence."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -47,14 +49,18 @@ class ConfidenceWeighted(SoftTargetLoss):
         sample_weight: as in `keras.losses.Loss`.
 
     Raises:
-        ValueError: there are no labels, or the shapes do not belong together.
+        ValueError: an argument is not as above, there are no labels, or the shapes do not belong together.
     """
 
     def __init__(
         self, from_logits=True, ignore_class=None, reduction="sum_over_batch_size", name="confidence_weighted"
     ):
         super().__init__(1.0, from_logits, "softmax", reduction, name)
-        self._ignore_class = ignore_class
+        if ignore_class is not None and (
+            not isinstance(ignore_class, numbers.Integral) or isinstance(ignore_class, bool)
+        ):
+            raise ValueError(f"`ignore_class` must be a whole number or None, received: {ignore_class!r}.")
+        self._ignore_class = None if ignore_class is None else int(ignore_class)
 
     @property
     def ignore_class(self):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ban import _checks
 from keras_ban.losses._base import SoftTargetLoss, finite_logits, kl_divergence
 
 
@@ -65,9 +66,10 @@ class KnowledgeDistillation(SoftTargetLoss):
         name="knowledge_distillation",
     ):
         super().__init__(temperature, from_logits, activation, reduction, name)
+        standardize = _checks.check_flag("standardize", standardize)
         if standardize and activation == "sigmoid":
             raise ValueError("`standardize` is for `activation='softmax'`: each sigmoid output is a class of its own.")
-        self._standardize = bool(standardize)
+        self._standardize = standardize
 
     @property
     def standardize(self):

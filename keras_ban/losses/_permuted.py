@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ban import _checks
 from keras_ban.losses._base import SoftTargetLoss, kl_divergence
 
 
@@ -47,7 +48,7 @@ class PermutedDarkKnowledge(SoftTargetLoss):
         name="permuted_dark_knowledge",
     ):
         super().__init__(temperature, from_logits, "softmax", reduction, name)
-        self._seed = seed
+        self._seed = _checks.check_seed(seed, below=2**31)
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     @property
