@@ -354,6 +354,34 @@ def test_in_a_training_step_padding_is_no_part_of_the_normalisation_either():
     np.testing.assert_allclose(expected[counted].mean(), float(logs["distillation_loss"]), rtol=1e-5)
 
 
+def test_a_negative_label_may_stand_for_none():
+    y_true, student = a_batch()
+    labels = np.where(np.arange(8) < 3, -1, y_true["labels"])
+    counted = labels != -1
+    weights = oracles.softmax(y_true["soft_targets"]).max(axis=-1)
+    each = -np.log(np.take_along_axis(oracles.softmax(student), y_true["labels"][:, None], axis=-1)[:, 0])
+
+    value = ConfidenceWeighted(ignore_class=-1)({**y_true, "labels": labels}, student)
+
+    np.testing.assert_allclose(float(value), (each * weights)[counted].sum() / weights[counted].sum(), rtol=5e-6)
+
+
+def test_one_class_is_refused_for_tokens_too():
+    with pytest.raises(ValueError, match=r"of shape \(2, 3, 1\), have one class"):
+        KnowledgeDistillation()(np.zeros((2, 3, 1), "float32"), np.zeros((2, 3, 1), "float32"))
+
+
+def test_dist_finds_nothing_to_correlate_over_a_single_token():
+    y_true, student = a_batch((1, 3, 6))
+    outputs = ops.convert_to_tensor(student)
+    outputs._keras_mask = ops.convert_to_tensor(np.array([[True, False, False]]))
+
+    value = DIST(0.0, 1.0)(y_true, outputs)
+
+    # A single value is its own mean: what varies not at all is as constant for the one as for the other.
+    np.testing.assert_allclose(float(value), 0.0, atol=1e-6)
+
+
 def test_a_batch_in_which_nothing_counts_has_no_loss():
     y_true, student = a_batch()
 

@@ -681,3 +681,42 @@ def test_weights_of_each_time_step_act_with_soft_targets():
         results.append(values(student))
 
     assert_close(*results)
+
+
+@pytest.mark.parametrize("by", [-0.5, 0.5])
+def test_verify_reports_a_difference_in_either_direction(by):
+    teacher, x = many_classes()
+    targets = make(teacher, x)
+    shifted = keras.Sequential([keras.Input((50,)), keras.layers.Rescaling(1.0, offset=by)])
+
+    assert abs(by) == pytest.approx(targets.verify(shifted, x), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_verify_refuses_a_teacher_of_more_or_fewer_classes(teacher, blobs, classes):
+    other = keras.Sequential([keras.Input((8,)), keras.layers.Dense(classes)])
+
+    with pytest.raises(ValueError, match=rf"gives outputs of shape \({classes},\), the soft targets are of \(3,\)"):
+        make(teacher, blobs[0]).verify(other, blobs[0])
+
+
+def test_top_k_of_sequences_in_a_file_are_those_in_memory_and_verified(tmp_path):
+    teacher = keras.Sequential([keras.Input((5, 8)), keras.layers.Dense(7)])
+    x = np.random.default_rng(4).standard_normal((6, 5, 8)).astype("float32")
+
+    stored, held = make(teacher, x, top_k=2, path=tmp_path / "targets.npy"), make(teacher, x, top_k=2)
+
+    assert (6, 5, 7) == stored.shape
+    np.testing.assert_array_equal(held.to_dense(), stored.to_dense())
+    assert stored.verify(teacher, x) < 3e-3  # float16
+    assert stored.verify(keras.Sequential([keras.Input((5, 8)), keras.layers.Dense(7)]), x) > 0.01
+    assert "<SoftTargets shape=(6, 5, 7), dtype=float16, top_k=2, teacher=" in repr(stored)
+    assert "top_k" not in repr(make(teacher, x))
+
+
+def test_verify_looks_at_the_last_example_too():
+    teacher, x = many_classes()
+    targets = make(teacher, x)
+    x[-1] += 1.0
+
+    assert 1.0 == pytest.approx(targets.verify(teacher, x, sample=7), rel=1e-5)
