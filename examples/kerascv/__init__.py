@@ -1,0 +1,1 @@
+"""What examples/kerascv_cli.py is made of: options, data, models, training, report."""

@@ -1,0 +1,138 @@
+"""Images of any size, type and number of channels, as 8-bit RGB of one size."""
+
+import dataclasses
+import pathlib
+import sys
+import threading
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Notes:
+    """What was done to images, counted."""
+
+    grey: int = 0
+    transparent: int = 0
+    resized: int = 0
+    sizes: set = dataclasses.field(default_factory=set)
+    size: int = 0
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def count(self, mode, transparent, own_size, size):
+        """Count a picture; several threads read them."""
+        with self.lock:
+            self.grey += mode in ("1", "L", "LA", "La") or mode.startswith("I")
+            self.transparent += transparent
+            if own_size != (size, size):
+                self.resized += 1
+                self.sizes.add(own_size[::-1])
+                self.size = size
+
+    def lines(self):
+        lines = []
+        if self.grey:
+            lines.append(f"{self.grey:,} grey images were given three equal channels.")
+        if self.transparent:
+            lines.append(f"{self.transparent:,} images with transparency were laid on white.")
+        if self.resized:
+            (small, large) = (min(self.sizes), max(self.sizes))
+            widths = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
+            lines.append(
+                f"{self.resized:,} images (height x width: {widths}) were scaled to {self.size}x{self.size}, what is "
+                "longer was cut off at both ends."
+            )
+        return lines
+
+
+def from_picture(picture, size, notes):
+    """A Pillow image as an array `(size, size, 3)`; rotated as its camera says, transparency on white."""
+    from PIL import Image, ImageOps
+
+    own_size, mode = picture.size, picture.mode
+    # A JPEG file is read at once at a fraction of its size, if that is enough.
+    picture.draft("RGB", (2 * size, 2 * size))
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow itself would cut off at 255
+        picture = Image.fromarray((np.asarray(picture) // 256).clip(0, 255).astype("uint8"))
+    transparent = picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info
+    if transparent:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("RGB")
+    if picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    notes.count(mode, transparent, own_size, size)
+    return np.asarray(picture)
+
+
+def from_arrays(images, size, notes, source):
+    """Arrays `(height, width)` or `(height, width, channels)`, in a list or in one array, as uint8.
+
+    Whole numbers are taken as 0 to 255, floats as 0 to 1 if none is larger, else as 0 to 255.
+    """
+    if isinstance(images, np.ndarray):
+        images = of_eight_bits(images, source)
+        if images.ndim == 3:
+            images = images[..., None]
+        images = in_colour(images, notes, source)
+        if images.shape[1:3] == (size, size):
+            return np.ascontiguousarray(images)
+    check_memory(len(images), size, source)
+    result = np.empty((len(images), size, size, 3), "uint8")
+    from PIL import Image
+
+    for index, image in enumerate(images):
+        if not isinstance(images, np.ndarray):
+            image = of_eight_bits(image, source)
+            image = in_colour(image[None, ..., None] if image.ndim == 2 else image[None], notes, source)[0]
+        result[index] = from_picture(Image.fromarray(image), size, notes)
+    return result
+
+
+def of_eight_bits(images, source):
+    if images.dtype == np.uint8:
+        return images
+    if np.issubdtype(images.dtype, np.number) and images.size:
+        least, most = images.min(), images.max()
+        if np.issubdtype(images.dtype, np.floating) and least >= 0 and most <= 1:
+            return (images * 255).round().astype("uint8")
+        if least >= 0 and most <= 255:
+            return images.round().astype("uint8")
+        what = f"of {images.dtype} from {least} to {most}"
+    else:
+        what = f"of {images.dtype}"
+    sys.exit(f"{source} must hold images as numbers from 0 to 255, or from 0 to 1. These are {what}.")
+
+
+def in_colour(images, notes, source):
+    """`(n, height, width, channels)`: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
+    channels = images.shape[-1]
+    if channels not in (1, 2, 3, 4):
+        sys.exit(
+            f"{source} must hold images of 1 to 4 channels, the last axis: grey, grey and alpha, RGB, RGB and alpha. "
+            f"These are of shape {images.shape[1:]}."
+        )
+    if channels in (2, 4):
+        notes.transparent += len(images)
+        alpha = images[..., -1:] / 255
+        images = (images[..., :-1] * alpha + 255 * (1 - alpha)).round().astype("uint8")
+    if channels in (1, 2):
+        notes.grey += len(images)
+        images = np.repeat(images, 3, axis=-1)
+    return images
+
+
+def check_memory(count, size, source):
+    """End, where Linux tells how much memory there is, before it is used up."""
+    wanted = count * size * size * 3
+    meminfo = pathlib.Path("/proc/meminfo")
+    if not meminfo.exists():
+        return
+    (line,) = [line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable")]
+    available = int(line.split()[1]) * 1024
+    if wanted > available / 2:
+        sys.exit(
+            f"{source}: {count:,} images of {size}x{size} take {wanted / 2**30:.1f} GiB of memory, of which "
+            f"{available / 2**30:.1f} GiB are free, and half may be used for them. Choose a smaller --image-size."
+        )

@@ -1,0 +1,2 @@
+def write(path, sequence, history, images, options):
+    path.write_text("todo")

@@ -1,0 +1,114 @@
+"""Image classification sets of TensorFlow Datasets: prepared ones at once, others if there is a network."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import urllib.parse
+
+import numpy as np
+
+PROBE_SECONDS, RETRIES = 5, 2
+
+
+def read(name, data_dir):
+    """`(parts, classes)` of a set of TFDS, images as they are stored: one array, or a list where sizes differ."""
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        sys.exit(f'tfds:{name} needs tensorflow-datasets, and {error.name} is missing: pip install ".[kerascv]"')
+    data_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        sys.exit(f"tfds:{name}: TFDS knows no set of this name, and {data_dir} holds none that was made there.")
+    if not builder.is_prepared():
+        prepare(tfds, builder, data_dir)
+    image, label = features(tfds, builder.info)
+    splits = {"train": "train", "validation": "validation", "test": "test"}
+    if "train" not in builder.info.splits:
+        sys.exit(f"tfds:{name} has no split `train`, it has: {', '.join(builder.info.splits)}.")
+    parts = {}
+    for part, split in splits.items():
+        if split in builder.info.splits:
+            examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+            x, y = [example[image] for example in examples], np.array([example[label] for example in examples])
+            known = y >= 0  # -1 is how TFDS marks the hidden labels of a test split.
+            if known.any():
+                x = [each for each, is_known in zip(x, known, strict=True) if is_known]
+                same = len({each.shape for each in x}) == 1
+                parts[part] = (np.stack(x) if same else x, y[known])
+    return parts, list(builder.info.features[label].names)
+
+
+def features(tfds, info):
+    """The names of image and label."""
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    found = {
+        kind: [name for name, feature in info.features.items() if type(feature) is cls] for kind, cls in kinds.items()
+    }
+    if info.supervised_keys and all(info.supervised_keys[i] in found[kind] for i, kind in enumerate(kinds)):
+        return info.supervised_keys[0], info.supervised_keys[1]
+    for kind, names in found.items():
+        if kind not in names and len(names) != 1:
+            sys.exit(f"tfds:{info.name} must have one {kind}, to be of use here. It has: {', '.join(info.features)}.")
+    return tuple(kind if kind in names else names[0] for kind, names in found.items())
+
+
+def prepare(tfds, builder, data_dir):
+    """Download a set and write it as TFDS does; or end with a message, and leave nothing half-made."""
+    from tensorflow_datasets.core.download import downloader
+
+    message = (
+        f"tfds:{builder.name} is not in {data_dir}, and could not be fetched: %s\nPrepare it where there is a "
+        f"network (tfds build {builder.name}) and name the folder by --data-dir, or take folder:PATH or npz:PATH."
+    )
+    for url in {urllib.parse.urlsplit(url)[:2]: url for url in builder.url_infos or {}}.values():
+        error = unreachable(url)
+        if error is not None:
+            sys.exit(message % f"no answer from {urllib.parse.urlsplit(url).netloc} ({error}).")
+    existed = data_dir.exists()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    downloads = tempfile.mkdtemp(prefix=".download-", dir=data_dir)
+    # Ten as it comes, which take minutes where a host does not answer.
+    downloader.MAX_RETRIES = RETRIES
+    try:
+        builder.download_and_prepare(download_dir=downloads)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # Whatever a set's own script raises.
+        sys.exit(message % f"{type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(downloads, ignore_errors=True)
+        remove_incomplete(builder, data_dir, existed)
+
+
+def unreachable(url):
+    """`None` if something answers there within seconds; else why not, in words."""
+    import requests
+
+    if not url.startswith("http"):
+        return None
+    try:
+        # By requests as TFDS does it, so that proxies are the same.
+        requests.head(url, timeout=PROBE_SECONDS)
+    except requests.exceptions.RequestException as error:
+        return "timed out" if isinstance(error, requests.exceptions.Timeout) else "no connection"
+    return None
+
+
+def remove_incomplete(builder, data_dir, existed):
+    """What TFDS leaves of a set that was not finished, and then the folders that are empty."""
+    if builder.is_prepared():
+        return
+    of_set = data_dir / builder.name
+    for path in of_set.glob("**/incomplete.*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (builder.data_path, *pathlib.Path(os.fspath(builder.data_path)).parents):
+        path = pathlib.Path(os.fspath(path))
+        if data_dir not in (path, *path.parents) or (path == data_dir and existed):
+            break
+        with contextlib.suppress(OSError):  # It is not empty, or was never made.
+            path.rmdir()
