@@ -81,6 +81,8 @@ BACKBONES = {
     "efficientnetv2": efficientnetv2,
     "mobilenetv3": mobilenetv3,
 }
+# KerasCV's MobileNetV3 cannot be made anew from its configuration; what functions of one's own build, who knows.
+CAN_BE_COPIED = ("resnet", "densenet", "efficientnetv2")
 
 
 def build(name, input_shape, classes):

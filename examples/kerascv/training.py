@@ -31,8 +31,8 @@ def make_sequence(options, data):
     def build(generation):
         return models.build(of_teacher if generation == 0 else options.backbone, input_shape, classes)
 
-    # Of a model the sequence makes copies, which share one compiled step; a function of one's own may build anything.
-    alike = of_teacher == options.backbone and options.backbone in models.BACKBONES
+    # Of a model the sequence makes copies, which share one compiled step.
+    alike = of_teacher == options.backbone and options.backbone in models.CAN_BE_COPIED
     sequence = keras_ban.BornAgainSequence(
         model if alike else build,
         generations=options.generations,
