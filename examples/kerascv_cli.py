@@ -8,6 +8,7 @@ Generation 0 learns from labels, each later one from labels and from the generat
 """
 
 import errno
+import importlib.util
 import os
 import sys
 
@@ -51,6 +52,10 @@ def choose_backend(chosen):
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing: install it, or choose another --backend.")
     chosen.backend = keras.config.backend()
+    # Found out now, and not when the generations are trained.
+    missing = [name for name in ("matplotlib", "rich", "scipy", "PIL") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f'The report needs {", ".join(missing)}: pip install ".[kerascv,examples]"')
 
 
 def run(chosen):

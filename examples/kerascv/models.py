@@ -102,9 +102,9 @@ def build(name, input_shape, classes):
     if own and not isinstance(model, keras.Model):
         sys.exit(f"{name} must return a keras.Model, it returned: {model!r}")
     if len(model.output_shape) == 4:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(model.output)
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(model.outputs[0])
         x = keras.layers.Dense(classes, activation="softmax", name="predictions", dtype="float32")(x)
-        model = keras.Model(model.input, x, name=name.rpartition(":")[2])
+        model = keras.Model(model.inputs[0], x, name=name.rpartition(":")[2])
         if not own:
             make_statistics_quick(model)
         return model

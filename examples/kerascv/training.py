@@ -139,7 +139,7 @@ def train(sequence, options, data, verbose):
     import keras
 
     def one_hot(y):
-        return keras.utils.to_categorical(y, len(data.classes))
+        return keras.utils.to_categorical(y, len(data.classes)).astype("float32")
 
     say_how(options)
     x, y = training_data(options, data.train[0], one_hot(data.train[1]))
