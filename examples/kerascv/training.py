@@ -86,9 +86,9 @@ def optimizer(options, steps):
 
 
 def augmentation(names):
-    """What changes images alone, as layers inside the training step, on every backend; `None` where nothing does.
+    """Flips and crops, as Keras's layers inside the training step, on every backend; `None` where there are none.
 
-    They are Keras's layers, which have the names of KerasCV's: those of KerasCV run on TensorFlow's operations alone.
+    KerasCV's layers of these names run on TensorFlow's operations alone.
     """
     import keras
     from keras import layers
@@ -97,40 +97,45 @@ def augmentation(names):
         "flip": lambda: layers.RandomFlip("horizontal"),
         # A crop of the image with a margin; `RandomCrop` is one that JAX cannot compile.
         "crop": lambda: layers.RandomTranslation(0.125, 0.125, fill_mode="constant"),
-        "randaugment": lambda: layers.RandAugment(value_range=(0, 255)),
     }
     chosen = [made[name]() for name in made if name in names]
-    # First as floats, because some of the layers would round 8-bit numbers.
+    # First as floats, because some layers would round 8-bit numbers.
     return keras.Sequential([layers.Rescaling(1.0, dtype="float32"), *chosen]) if chosen else None
 
 
 def training_data(options, x, y):
-    """`(x, y)` as `fit` takes them: arrays, or where images are mixed with each other, a dataset of mixed batches.
+    """`(x, y)` as `fit` takes them: arrays, or a dataset of batches that KerasCV's layers changed in `tf.data`.
 
-    MixUp and CutMix change labels too, so they come before the training step, by KerasCV's layers in `tf.data`. Teacher
-    and student then see the same batch.
+    There, because MixUp and CutMix change labels too, and because Keras's own RandAugment is slower (a quarter of the
+    images per second) and takes JAX more than a minute to compile. Teacher and student see the same batch.
     """
-    mixed = [name for name in ("mixup", "cutmix") if name in options.augment]
-    if not mixed:
+    named = [name for name in ("randaugment", "mixup", "cutmix") if name in options.augment]
+    if not named:
         return x, y
     import keras_cv
     import tensorflow as tf
 
-    kinds = {"mixup": keras_cv.layers.MixUp, "cutmix": keras_cv.layers.CutMix}
-    layers = [kinds[name](seed=options.seed) for name in mixed]
+    layers = {
+        "randaugment": lambda: keras_cv.layers.RandAugment(value_range=(0, 255), seed=options.seed),
+        "mixup": lambda: keras_cv.layers.MixUp(seed=options.seed),
+        "cutmix": lambda: keras_cv.layers.CutMix(seed=options.seed),
+    }
+    made = {name: layers[name]() for name in named}
 
-    def mix(images, labels):
+    def change(images, labels):
         batch = {"images": tf.cast(images, "float32"), "labels": labels}
-        if len(layers) == 1:
-            batch = layers[0](batch)
-        else:  # One of the two for each batch.
-            first, second = layers[0](batch), layers[1](batch)
-            which = tf.random.uniform([]) < 0.5
-            batch = tf.nest.map_structure(lambda a, b: tf.where(which, a, b), first, second)
+        if "randaugment" in made:
+            batch = {**batch, "images": made["randaugment"](batch["images"])}
+        mixed = [made[name](batch) for name in ("mixup", "cutmix") if name in made]
+        if len(mixed) == 2:  # One of the two for each batch.
+            first = tf.random.uniform([]) < 0.5
+            batch = tf.nest.map_structure(lambda a, b: tf.where(first, a, b), *mixed)
+        elif mixed:
+            (batch,) = mixed
         return batch["images"], batch["labels"]
 
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=options.seed)
-    dataset = dataset.batch(options.batch_size).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(options.batch_size).map(change, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE), None
 
 
@@ -163,6 +168,8 @@ def say_how(options):
             "soft targets: from the teacher at each step, on the images that the student sees, since "
             f"{', '.join(options.augment)} change them each time."
         )
+        if set(options.augment) - {"flip", "crop"}:
+            print("An interrupted generation goes on after its last epoch, but not bit for bit: tf.data shuffles anew.")
     else:
         print("soft targets: computed once for each generation, since without --augment images stay as they are.")
     if options.early_stopping or options.tensorboard:
