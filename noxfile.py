@@ -62,8 +62,9 @@ def tests(session: nox.Session, backend: str) -> None:
     # On its own and first: with torch already there, nothing below replaces it.
     session.install(TORCH)
     # All three on each backend, because Keras takes a tf.data.Dataset or a torch DataLoader on any of them.
-    # KerasCV by its name: its extra would bring another build of TensorFlow.
-    session.install("tensorflow-cpu", "jax", "keras-cv", ".[test]")
+    # KerasCV by its name: its extra would bring another build of TensorFlow. It brings tensorflow-datasets along, which
+    # imports importlib_resources without requiring it.
+    session.install("tensorflow-cpu", "jax", "keras-cv", "importlib_resources", ".[test]")
     run_pytest(session, backend)
 
 
