@@ -63,6 +63,8 @@ def run(chosen):
 
     import keras_ban
 
+    if chosen.export != "none" and not hasattr(keras_ban, "export"):
+        sys.exit(f"--export needs keras_ban.export, which keras_ban {keras_ban.__version__} has not.")
     print(f"keras {keras.__version__} on {chosen.backend}, keras_ban {keras_ban.__version__}")
     images = data.load(chosen)
     chosen.image_size = images.train[0].shape[1]
