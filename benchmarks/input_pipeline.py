@@ -53,6 +53,7 @@ def read_once(place, x, y):
     from kerascv import folder, pictures, tfds_data
     from PIL import Image
 
+    tfds.disable_progress_bar()
     for label in np.unique(y):
         (place / "files" / str(label)).mkdir(parents=True)
     for i, (image, label) in enumerate(zip(x, y, strict=True)):
@@ -69,9 +70,8 @@ def read_once(place, x, y):
             data_dir=place,
             file_format=name,
         )
-        rate(f"read: TFDS, {name}, by tf.data", len(x), lambda name=name: tfds_data.read(f"images_{name}", place))
-    source = tfds.data_source("images_array_record", split="train", data_dir=place)
-    rate("read: TFDS, array_record, by data_source", len(x), lambda: [source[i]["image"] for i in range(len(source))])
+        how = "tf.data" if name == "tfrecord" else "data_source"
+        rate(f"read: TFDS, {name}, by {how}", len(x), lambda name=name: tfds_data.read(f"images_{name}", place))
 
 
 def feed(x, y, options):

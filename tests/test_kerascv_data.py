@@ -176,7 +176,11 @@ def tfds():
     return pytest.importorskip("tensorflow_datasets", reason=reason)
 
 
-def test_a_set_of_tfds_made_on_the_spot_is_read(tfds, tmp_path):
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_set_of_tfds_made_on_the_spot_is_read(tfds, tmp_path, file_format):
+    if file_format == "array_record":
+        pytest.importorskip("array_record", reason="its package is not installed")
+
     def examples(n):
         for i in range(n):
             yield str(i), {"picture": np.full((20, 20 + i % 2, 1), 10 * i, "uint8"), "kind": i % 3}
@@ -188,6 +192,7 @@ def test_a_set_of_tfds_made_on_the_spot_is_read(tfds, tmp_path):
         features=tfds.features.FeaturesDict(features),
         split_datasets={"train": examples(24), "test": examples(6)},
         data_dir=tmp_path,
+        file_format=file_format,
     )
     loaded = load("tfds:spots", data_dir=tmp_path, image_size=16)
 

@@ -33,7 +33,10 @@ def read(name, data_dir):
     parts = {}
     for part, split in splits.items():
         if split in builder.info.splits:
-            examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+            if builder.info.file_format.value == "array_record":  # which `tf.data` cannot read
+                examples = list(builder.as_data_source(split=split))
+            else:
+                examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
             x, y = [example[image] for example in examples], np.array([example[label] for example in examples])
             known = y >= 0  # -1 is how TFDS marks the hidden labels of a test split.
             if known.any():
