@@ -90,9 +90,7 @@ def feed(x, y, options):
     for names in (["randaugment"], ["mixup"], ["cutmix"], ["mixup", "cutmix"]):
         chosen = argparse.Namespace(augment=names, seed=0, batch_size=size)
         dataset, _ = training.training_data(chosen, x, labels)
-        rate(
-            f"fed: tf.data with KerasCV's {' and '.join(names)}", len(x), lambda d=dataset: [len(batch) for batch in d]
-        )
+        rate(f"fed: tf.data with {' and '.join(names)}", len(x), lambda d=dataset: [len(batch) for batch in d])
 
 
 def train(x, y, options):

@@ -214,6 +214,29 @@ def test_objectives_take_outputs_as_probabilities(objective):
     assert loss.from_logits is False
 
 
+@pytest.mark.parametrize("names", [["mixup"], ["cutmix"], ["mixup", "cutmix"]])
+def test_mixed_images_have_labels_in_the_shares_of_what_was_mixed(names):
+    pytest.importorskip("keras_cv", reason="KerasCV, or the TensorFlow that it needs, is not installed")
+    y = np.arange(40) % 4
+    # Channel c of an image is bright if its class is c; of the fourth class none is.
+    x = np.zeros((40, 64, 64, 3), "uint8")
+    for c in range(3):
+        x[y == c, ..., c] = 200
+    chosen = argparse.Namespace(augment=["flip", *names], batch_size=8, seed=1)
+
+    dataset, nothing = training.training_data(chosen, x, np.eye(4, dtype="float32")[y])
+
+    assert nothing is None
+    mixed, labels = (np.concatenate(part) for part in zip(*dataset.as_numpy_iterator(), strict=True))
+    np.testing.assert_allclose(labels.sum(axis=-1), 1, atol=1e-6)  # float32
+    # Less than a pixel of each side of the box, of 64x64.
+    tolerance = 129 / 64**2 if "cutmix" in names else 1e-5  # float32
+    np.testing.assert_allclose(labels[:, :3], mixed.mean(axis=(1, 2), dtype="float64") / 200, atol=tolerance)
+    assert 0 < np.mean(labels.max(axis=-1) < 0.999)
+    same, _ = training.training_data(argparse.Namespace(augment=["flip"]), x, y)
+    assert same is x
+
+
 def test_the_learning_rate_rises_and_falls_along_a_cosine():
     chosen = argparse.Namespace(optimizer="sgd", learning_rate=0.1, warmup=1, epochs=3, weight_decay=0.0)
     rate = training.optimizer(chosen, steps=10)._learning_rate

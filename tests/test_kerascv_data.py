@@ -90,7 +90,7 @@ def test_npz_files_that_cannot_be_used_are_refused(arrays, message, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """20 images of each class, cats bright and dogs dark, some of them unusual, and two broken."""
+    """20 images of each class, cats bright and dogs dark, some of them unusual, and three broken."""
     image = pytest.importorskip("PIL.Image")
     for name, level in (("cat", 200), ("dog", 60)):
         (tmp_path / name / "more").mkdir(parents=True)
@@ -101,6 +101,7 @@ def photos(tmp_path):
     image.fromarray(alpha).save(tmp_path / "cat" / "01.png")  # 255 - 55 = 200 on white
     image.fromarray(np.full((30, 40), 200 * 256, "uint16")).save(tmp_path / "cat" / "02.png")
     image.fromarray(np.full((30, 40, 3), 200, "uint8")).save(tmp_path / "cat" / "more" / "20.jpg")
+    (tmp_path / "cat" / "03.png").write_bytes(b"no image")
     whole = (tmp_path / "dog" / "00.png").read_bytes()
     (tmp_path / "dog" / "00.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "dog" / "01.png").write_bytes(b"")
@@ -112,9 +113,9 @@ def test_a_folder_for_each_class_is_read_and_what_cannot_be_is_named(photos):
     loaded = load(f"folder:{photos}", image_size=16)
 
     assert ["cat", "dog"] == loaded.classes
-    assert ["dog/00.png", "dog/01.png"] == [path for path, _ in loaded.skipped]
-    assert "2 files could not be read" in "\n".join(data.describe(loaded))
-    assert [21, 18] == sum(np.bincount(y) for _, y in (loaded.train, loaded.validation, loaded.test)).tolist()
+    assert ["cat/03.png", "dog/00.png", "dog/01.png"] == [path for path, _ in loaded.skipped]
+    assert "3 files could not be read" in "\n".join(data.describe(loaded))
+    assert [20, 18] == sum(np.bincount(y) for _, y in (loaded.train, loaded.validation, loaded.test)).tolist()
     for x, y in (loaded.train, loaded.validation, loaded.test):
         # A JPEG, and scaling, may be off by one.
         np.testing.assert_allclose(np.array([200, 60])[y][:, None, None, None] + 0 * x.astype(int), x, atol=1)
@@ -129,8 +130,8 @@ def test_splits_of_a_folder_are_kept(photos, tmp_path_factory):
         (root / split).symlink_to(photos, target_is_directory=True)
     loaded = load(f"folder:{root}", image_size=8)
 
-    assert [39, 39, 39] == [len(y) for _, y in (loaded.train, loaded.validation, loaded.test)]
-    assert 6 == len(loaded.skipped)
+    assert [38, 38, 38] == [len(y) for _, y in (loaded.train, loaded.validation, loaded.test)]
+    assert 9 == len(loaded.skipped)
 
 
 @pytest.mark.parametrize(
