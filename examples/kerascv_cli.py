@@ -63,8 +63,6 @@ def run(chosen):
 
     import keras_ban
 
-    if chosen.export != "none" and not hasattr(keras_ban, "export"):
-        sys.exit(f"--export needs keras_ban.export, which keras_ban {keras_ban.__version__} has not.")
     print(f"keras {keras.__version__} on {chosen.backend}, keras_ban {keras_ban.__version__}")
     images = data.load(chosen)
     chosen.image_size = images.train[0].shape[1]
@@ -82,7 +80,7 @@ def run(chosen):
     report.write(chosen.out / "report.html", sequence, history, images, chosen)
     if chosen.export != "none":
         model = sequence.best_model if chosen.export == "best" else sequence.ensemble()
-        keras_ban.export(model, chosen.out / "saved_model" / "1", format="tf_saved_model")
+        keras_ban.export(model, chosen.out / "saved_model" / "1", format="tf_saved_model", labels=images.classes)
     print(f"{chosen.out}/ holds report.html, test.json, {options.OPTIONS_FILE} and the models (generation-00/, ...)")
 
 
