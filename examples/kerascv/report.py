@@ -13,10 +13,10 @@ from kerascv.training import write as write_whole
 MOST_IMAGES, MOST_PAIRS = 12, 15
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 0 auto; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-table { font-size: .9rem; } th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; }
+table { font-size: .9rem; } th, td { padding: .3rem .35rem; text-align: right; border-bottom: 1px solid #ddd; }
 td { white-space: nowrap; } th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; } tr.best td { font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
