@@ -332,3 +332,34 @@ def test_a_killed_process_is_continued_by_resume(tmp_path):
     assert 0 == process.returncode, errors
     assert "Generation 0 of 1, already in run" in printed
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(monkeypatch):
+    keras_cv = pytest.importorskip("keras_cv")
+    with monkeypatch.context() as patched:
+        patched.setattr(keras.models, "clone_model", lambda model, **_: model)
+        fetched = models.mobilenetv3((32, 32, 3))  # As KerasCV makes it.
+    assert type(fetched) is keras_cv.models.MobileNetV3Backbone
+    images = np.random.default_rng(0).random((2, 32, 32, 3), "float32") * 255
+    monkeypatch.setattr(keras_cv.models.MobileNetV3Backbone, "from_preset", lambda name: {name: fetched}[name])
+    options_given = options.parse(["--preset", "mobilenet_v3_small_imagenet", "--out", "not-there"])
+    model = models.build(options_given.backbone, (32, 32, 3), classes=5)
+
+    features = fetched.predict(images, verbose=0).mean(axis=(1, 2))
+    pooled = keras.Model(model.inputs, model.get_layer("avg_pool").output).predict(images, verbose=0)
+    # Fresh weights of so many layers give features of 1e-7; the two differ by float32 rounding at most.
+    np.testing.assert_allclose(features, pooled, rtol=0, atol=1e-3 * np.abs(features).max())
+    assert (None, 5) == model.output_shape
+
+
+def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(monkeypatch):
+    keras_cv = pytest.importorskip("keras_cv")
+    with pytest.raises(SystemExit, match="--preset must be one of .*resnet50_v2_imagenet.*; received: resnet51"):
+        models.build("preset:resnet51", (32, 32, 3), classes=5)
+
+    def no_network(name):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", no_network)
+    with pytest.raises(SystemExit, match="--preset resnet50_v2_imagenet: its weights could not be fetched .no route"):
+        models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)

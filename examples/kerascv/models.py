@@ -81,6 +81,8 @@ BACKBONES = {
     "efficientnetv2": efficientnetv2,
     "mobilenetv3": mobilenetv3,
 }
+# In front of the name of pretrained weights.
+PRESET = "preset:"
 # KerasCV's MobileNetV3 cannot be made anew from its configuration; what functions of one's own build, who knows.
 CAN_BE_COPIED = ("resnet", "densenet", "efficientnetv2")
 
@@ -89,7 +91,8 @@ def build(name, input_shape, classes):
     """A classifier that takes images of 0 to 255 and returns probabilities.
 
     Args:
-        name: one of `BACKBONES`, or `module:function`: a function `(input_shape, classes)` that returns a
+        name: one of `BACKBONES`; `preset:` and the name of a backbone that KerasCV has pretrained weights for; or
+            `module:function`: a function `(input_shape, classes)` that returns a
             `keras.Model` whose outputs are feature maps, `(batch, height, width, channels)`, which get a head, or
             probabilities, `(batch, classes)`.
         input_shape: `(height, width, 3)`.
@@ -98,7 +101,10 @@ def build(name, input_shape, classes):
     import keras
 
     own = name not in BACKBONES
-    model = function_named(name)(input_shape, classes) if own else BACKBONES[name](input_shape)
+    if name.startswith(PRESET):
+        model = pretrained(name.removeprefix(PRESET))
+    else:
+        model = function_named(name)(input_shape, classes) if own else BACKBONES[name](input_shape)
     if own and not isinstance(model, keras.Model):
         sys.exit(f"{name} must return a keras.Model, it returned: {model!r}")
     if len(model.output_shape) == 4:
@@ -114,6 +120,30 @@ def build(name, input_shape, classes):
             f"its outputs are of shape {model.output_shape}"
         )
     return model
+
+
+def pretrained(preset):
+    """A backbone of KerasCV's own size, with the weights that it offers by that name; they are fetched once."""
+    import keras
+
+    models = keras_cv_models()
+    classes = [each for name, each in vars(models).items() if name.endswith("Backbone")]
+    # The class of all sizes, not that of one, which has the same names: it comes last, and counts.
+    found = {name: each for each in sorted(classes, key=lambda c: len(c.presets)) for name in each.presets_with_weights}
+    if preset not in found:
+        sys.exit(f"--preset must be one of {', '.join(sorted(found))}; received: {preset}")
+    try:
+        backbone = found[preset].from_preset(preset)
+    except OSError as error:  # Those of the network are.
+        sys.exit(
+            f"--preset {preset}: its weights could not be fetched ({error}). Try again with a network, or train from "
+            f"fresh weights: --backbone {', '.join(BACKBONES)}"
+        )
+    if isinstance(backbone, models.MobileNetV3Backbone):
+        readable = keras.models.clone_model(backbone, clone_function=with_readable_activation)
+        readable.set_weights(backbone.get_weights())
+        return readable
+    return backbone
 
 
 def make_statistics_quick(model):

@@ -6,7 +6,7 @@ import pathlib
 import sys
 import tomllib
 
-from kerascv.models import BACKBONES
+from kerascv.models import BACKBONES, PRESET
 
 OBJECTIVES = {
     # name: (temperature, label weight) that are taken where none is given
@@ -82,6 +82,15 @@ def make_parser():
     model = parser.add_argument_group("models")
     names = ", ".join(BACKBONES)
     model.add_argument("--backbone", default="resnet", help=f"{names} or module:function (default: resnet)")
+    model.add_argument(
+        "--preset",
+        dest="backbone",
+        type=lambda name: f"{PRESET}{name}",
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="instead: a backbone of KerasCV from whose pretrained weights each generation starts, for instance "
+        "resnet50_v2_imagenet (needs a network)",
+    )
     model.add_argument("--teacher-backbone", help="of generation 0 (default: as the others)")
     born = parser.add_argument_group("born again")
     born.add_argument("--generations", type=whole(1), default=2, help="students after the teacher (default: 2)")
