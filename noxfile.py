@@ -40,7 +40,7 @@ def run_pytest(session: nox.Session, backend: str) -> None:
     env = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     # JAX spends most of its tests' time in its compiler, and the oldest Keras asks for the same programs as the newest.
     env |= {
-        "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir / "jax"),
+        "JAX_COMPILATION_CACHE_DIR": str((session.cache_dir / "jax").absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
