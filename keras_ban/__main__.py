@@ -5,6 +5,7 @@ import fractions
 import importlib
 import pathlib
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ def main(arguments=None):
         for name in ("format", "members", "int8", "verify", "tolerance", "overwrite", "verbose"):
             options[name] = getattr(arguments, name)
         export(read_model(arguments.model), arguments.out, **options)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (EOFError, ImportError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -59,6 +60,14 @@ def read_examples(path):
         return (arrays["x"], arrays["y"]) if "y" in arrays.files else arrays["x"]
 
 
+def factor(text):
+    """A number, or a fraction; `argparse` says where it is none."""
+    try:
+        return float(fractions.Fraction(text))
+    except ZeroDivisionError:
+        raise ValueError(text) from None
+
+
 def parse(arguments):
     parser = argparse.ArgumentParser("python -m keras_ban", description="Born-Again Neural Networks for Keras 3.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -76,7 +85,7 @@ def parse(arguments):
     command.add_argument(
         "--rescaling",
         metavar="FACTOR",
-        type=lambda text: float(fractions.Fraction(text)),
+        type=factor,
         help="multiply inputs, uint8 unless the examples are other, by this in the graph: 1/255",
     )
     command.add_argument("--labels", metavar="FILE", type=pathlib.Path, help="names of the classes, one to a line")

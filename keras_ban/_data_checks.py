@@ -131,7 +131,9 @@ def _check_parts(parts):
 
 
 def _check_class_weight(class_weight):
-    is_dict = isinstance(class_weight, dict) and all(isinstance(each, numbers.Integral) for each in class_weight)
+    is_dict = isinstance(class_weight, dict) and all(
+        isinstance(each, numbers.Real) and math.isfinite(each) and each == int(each) for each in class_weight
+    )
     if not is_dict or not all(isinstance(w, numbers.Real) and math.isfinite(w) for w in class_weight.values()):
         raise ValueError(
             "`class_weight` must be a dict from classes, whole numbers, to finite numbers, received: "

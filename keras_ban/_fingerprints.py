@@ -94,7 +94,7 @@ def _leaves(x):
 
 def _keys_of_rows(array, position):
     if array.dtype.kind not in "biufcV":  # strings
-        digests = [hashlib.sha256(repr(row.tolist()).encode()).digest()[:8] for row in np.asarray(array)]
+        digests = [hashlib.sha256(repr(np.asarray(row).tolist()).encode()).digest()[:8] for row in np.asarray(array)]
         words = np.frombuffer(b"".join(digests), "uint64").reshape(len(array), 1)
     else:
         rows = np.ascontiguousarray(array).reshape(len(array), -1).view("uint8")

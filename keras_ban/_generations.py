@@ -311,7 +311,9 @@ def average_of(models, distillation_loss, weights=None, average=None):
 
 def _check_finite(model, record):
     loss = record.logs.get("loss", [0.0])[-1]
-    weights_finite = all(np.isfinite(keras.ops.convert_to_numpy(w.value)).all() for w in model.weights)
+    values = [(w.trainable, keras.ops.convert_to_numpy(w.value)) for w in model.weights]
+    # What is not trained may be infinite on purpose: a mask that is added to logits.
+    weights_finite = all((np.isfinite(value) if trained else ~np.isnan(value)).all() for trained, value in values)
     if weights_finite and _checks.is_finite(loss):
         return
     kept = (

@@ -30,8 +30,13 @@ def temporary_folder(path):
         yield pathlib.Path(folder)
 
 
-def put_in_place(finished, path, folder):
-    """Give a file or folder its final name, in one step; what had the name before goes into `folder`."""
+def put_in_place(finished, path, folder, format, overwrite):
+    """Give a file or folder its final name, in one step; what had the name before goes into `folder`.
+
+    Raises:
+        ValueError: meanwhile something has come to be at `path` that may not be replaced.
+    """
+    check_may_replace(path, format, overwrite)
     for each in [finished, *finished.rglob("*")]:
         if each.is_file():
             with open(each, "rb+") as file:
@@ -42,9 +47,10 @@ def put_in_place(finished, path, folder):
         return
     # A folder cannot be renamed over another: there is an instant without any.
     previous = folder / "previous"
-    os.rename(path, previous)
     try:
+        os.rename(path, previous)
         os.rename(finished, path)
     except BaseException:
-        os.rename(previous, path)
+        if previous.exists() and not path.exists():
+            os.rename(previous, path)
         raise

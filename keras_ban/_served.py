@@ -10,7 +10,7 @@ from keras_ban._disagreement import disagreement
 from keras_ban.ensemble import EnsembleModel
 
 # What Keras calls an input that was given no name: numbered through, so that it depends on what was built before.
-_AUTOMATIC_NAME = re.compile(r"(input_layer|keras_tensor|input)(_\d+)?")
+_AUTOMATIC_NAME = re.compile(r"(input_layer|keras_tensor)(_\d+)?")
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -174,6 +174,9 @@ def _give_names(specs):
         keras.InputSpec(spec.dtype, spec.shape, name=_name_of(spec.name, i))
         for i, spec in enumerate(keras.tree.flatten(specs))
     ]
+    names = [spec.name for spec in flat]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Inputs must have names that differ as identifiers: in the graph these would be {names}.")
     return keras.tree.pack_sequence_as(specs, flat)
 
 
@@ -181,7 +184,8 @@ def _name_of(name, position):
     if name is None or _AUTOMATIC_NAME.fullmatch(name):
         return f"input_{position}"
     # TensorFlow's signatures take identifiers.
-    return re.sub(r"\W", "_", name)
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return name if name.isidentifier() else f"input_{name}"
 
 
 def named_inputs(specs, inputs):

@@ -5,6 +5,7 @@ whole epoch. A trial calls model, loss and metrics once, on a first batch and in
 write is kept.
 """
 
+import inspect
 import types
 
 import keras
@@ -123,13 +124,20 @@ class _Trial(keras.layers.Layer):
         try:
             outputs = self.found.outputs = model(x, training=False)
             if y is not None:
-                model.compute_loss(x, y, outputs, sample_weight, training=False)
+                in_training = {"training": False} if _takes_training(model.compute_loss) else {}
+                model.compute_loss(x, y, outputs, sample_weight, **in_training)
                 model.compute_metrics(x, y, outputs, sample_weight)
         except Exception as error:
             # Kept as it is: Keras would wrap it in what it says of layers.
             self.found.error = error
             raise
         return outputs
+
+
+def _takes_training(compute_loss):
+    """Whether it has that argument; Keras, too, asks those of users, who may leave it out."""
+    parameters = inspect.signature(compute_loss).parameters.values()
+    return any(each.name == "training" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _converted(convert, name, part):
@@ -148,4 +156,9 @@ def _form(part):
 
 def _kind(batch):
     """The dtypes and shapes of single examples."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else (leaf.dtype, *np.shape(leaf)[1:]), batch)
+
+    def kind(leaf):
+        # A table of pandas has a dtype for each column.
+        return None if leaf is None else (getattr(leaf, "dtype", None), *np.shape(leaf)[1:])
+
+    return keras.tree.map_structure(kind, batch)

@@ -44,7 +44,7 @@ def write(served, specs, format, folder, representative=None):
         job["floatx"] = keras.config.floatx()
         job["structure"] = keras.tree.map_structure(lambda spec: spec.name, specs)
         job["specs"] = {name: (spec.dtype, spec.shape) for name, spec in named_inputs(specs, specs).items()}
-        job["classes"] = [(each.__module__, each.__name__) for each in users_classes(served)]
+        job["classes"] = [(each.__module__, each.__name__) for each in users_objects(served)]
     if job["model"] or format != "tf_saved_model":
         if representative is not None:
             np.savez(folder / "representative.npz", **representative)
@@ -62,21 +62,31 @@ def write_saved_model(served, specs, path):
     archive.write_out(str(path), verbose=False)
 
 
-def users_classes(model):
-    """The classes that a model is made of and that neither Keras nor keras_ban brings."""
+def users_objects(model):
+    """Classes that a model is made of, and what its configuration names, that neither Keras nor keras_ban brings."""
     ours = {"keras", "keras_ban"}
-    classes = _model_files.classes_of(model).values()
-    return [each for each in classes if each.__module__.split(".")[0] not in ours]
+    found = [*_model_files.classes_of(model).values(), *_registered(keras.saving.serialize_keras_object(model))]
+    return [each for each in found if each.__module__.split(".")[0] not in ours]
+
+
+def _registered(config):
+    """The classes and functions that a configuration names, as `package>name`: activations, regularizers, ..."""
+    if isinstance(config, str):
+        found = keras.saving.get_registered_object(config) if ">" in config else None
+        return [] if found is None else [found]
+    if isinstance(config, dict):
+        config = list(config.values())
+    return [found for each in config for found in _registered(each)] if isinstance(config, (list, tuple)) else []
 
 
 def check_importable(model):
-    """Raise `ValueError` where another process could not import a class of the model's."""
-    for each in users_classes(model):
+    """Raise `ValueError` where another process could not import a class or a function of the model's."""
+    for each in users_objects(model):
         if each.__module__ == "__main__" or "." in each.__qualname__:
             raise ValueError(
                 f"Under {_backend.BACKEND} a model is exported by a process of its own, which has to import its "
-                f"classes, and it cannot import {each.__qualname__!r} from {each.__module__!r}. Move the class to the "
-                "top level of a module of its own, or export under TensorFlow (KERAS_BACKEND=tensorflow)."
+                f"classes and functions, and it cannot import {each.__qualname__!r} from {each.__module__!r}. Move it "
+                "to the top level of a module of its own, or export under TensorFlow (KERAS_BACKEND=tensorflow)."
             )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import types
+import warnings
 
 import keras
 from keras import ops
@@ -105,7 +106,8 @@ class Distiller(keras.Model):
             or differ in more than their width, or the augmentation has trainable weights.
 
     Warns:
-        UserWarning: `keras.distillation.LogitsDistillation` is taken with its default loss, which takes no softmax.
+        UserWarning: `keras.distillation.LogitsDistillation` is taken with its default loss, which takes no softmax; or
+            the student has a `train_step` or `compute_loss` of its own, which a Distiller does not call.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Distiller(keras.Model):
             distillation_loss = KnowledgeDistillation()
         _checks.check_distillation_loss(distillation_loss)
         _checks.check_model("student", student)
+        _warn_of_own_steps(student)
         if teacher is not None:
             _checks.check_model("teacher", teacher)
             check_independent(student, teacher)
@@ -524,3 +527,14 @@ _NO_LABELS = (
     "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
     "`Distiller(..., label_weight=0)`."
 )
+
+
+def _warn_of_own_steps(student):
+    names = ("train_step", "compute_loss")
+    own = [f"`{name}`" for name in names if getattr(type(student), name) is not getattr(keras.Model, name)]
+    if own:
+        warnings.warn(
+            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls: "
+            "it trains the compiled loss and the distillation loss. What the student adds by `add_loss` counts.",
+            stacklevel=3,
+        )

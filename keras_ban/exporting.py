@@ -1,6 +1,8 @@
 """Export a model for serving, from any backend, and hold what was written against it."""
 
+import collections.abc
 import importlib.util
+import numbers
 import os
 import pathlib
 import zipfile
@@ -95,10 +97,11 @@ def export(
         ImportError: TensorFlow or another package is missing; it is named.
         RuntimeError: it could not be written or loaded, or differs by more than `tolerance`. Nothing is left of it.
     """
+    labels = _check_labels(labels)
     model = _resolve(model, choose)
     served = ServedModel(model, _check_layers(preprocessing), members)
     path = _check_path(path)
-    _check_choices(model, members, labels, examples, int8, format)
+    _check_choices(model, members, examples, int8, format, tolerance)
     check_may_replace(path, format, overwrite)
     _check_packages(format)
     if _backend.BACKEND != "tensorflow":
@@ -119,7 +122,7 @@ def export(
         say(f"Writing {model.name!r} as {format}" + ("" if _in_this_process(format) else ", in a process of its own"))
         artefact = write(served, specs, format, folder, named_inputs(specs, examples) if int8 else None)
         if labels is not None:
-            _add_labels(artefact, format, list(labels))
+            _add_labels(artefact, format, labels)
         report = {}
         if verify:
             say("Checking it in a process without keras_ban")
@@ -133,7 +136,7 @@ def export(
                     f"`tolerance` allows {tolerance:.3g}: nothing was kept. Is the model the same in each call, at any "
                     "batch size? Half precision, a GPU and outputs that are large need a larger `tolerance`."
                 )
-        put_in_place(artefact, path, folder)
+        put_in_place(artefact, path, folder, format, overwrite)
     say(f"Exported to {path}" + "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in report.items()))
     return report
 
@@ -184,19 +187,30 @@ def _check_packages(format):
         )
 
 
-def _check_choices(model, members, labels, examples, int8, format):
-    if format not in _PACKAGES:
+def _check_choices(model, members, examples, int8, format, tolerance):
+    if format not in FORMATS:
         raise ValueError(f"`format` must be one of {FORMATS}, received: {format!r}.")
     if members and not isinstance(model, EnsembleModel):
         raise ValueError(
             f"`members=True` is for an `EnsembleModel`, received a {type(model).__name__}: {model.name!r}."
         )
-    if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
-        raise ValueError(f"`labels` must be a list of strings, one for each class, received: {labels!r}.")
-    if labels is not None and any("\n" in label for label in labels):
-        raise ValueError("A label of `labels` holds a line break, and labels are kept one to a line.")
+    if not isinstance(tolerance, numbers.Real) or not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be a number, 0 or more, received: {tolerance!r}.")
     if int8 and (format != "litert" or examples is None):
         raise ValueError("`int8=True` needs `format='litert'`, and `examples` by which ranges are measured.")
+
+
+def _check_labels(labels):
+    """Labels as a list, or `None`."""
+    if labels is None:
+        return None
+    is_list = isinstance(labels, collections.abc.Iterable) and not isinstance(labels, str)
+    given, labels = labels, list(labels) if is_list else []
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"`labels` must be a list of strings, one for each class, received: {given!r}.")
+    if any(len(label.splitlines()) > 1 or label.endswith("\n") for label in labels):
+        raise ValueError("A label of `labels` holds a line break, and labels are kept one to a line.")
+    return labels
 
 
 def _check_count(labels, outputs):
@@ -219,7 +233,7 @@ def _split(examples):
         raise ValueError(
             f"`examples` must be arrays with as many rows as each other, and at least one, received {sorted(lengths)}."
         )
-    return inputs, None if y is None else y.reshape(-1)
+    return inputs, None if y is None else np.asarray(y).reshape(-1)
 
 
 def _fit(specs, examples):

@@ -76,7 +76,8 @@ class RunDirectory:
     """
 
     def __init__(self, path):
-        self.path = pathlib.Path(path)
+        # Not to depend on the working directory, which may change while a run is trained.
+        self.path = pathlib.Path(path).absolute()
         self.manifest = None
         self._lock = None
 
@@ -323,7 +324,11 @@ def differences(there, now, name=""):
     elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         for index, pair in enumerate(zip(there, now, strict=True)):
             yield from differences(*pair, f"{name}[{index}]")
-    elif there != now and not (name.endswith(".name") and _unnumbered(there) == _unnumbered(now)):
+    elif (
+        there != now
+        and not (there != there and now != now)
+        and not (name.endswith(".name") and _unnumbered(there) == _unnumbered(now))
+    ):
         yield f"{name}: {_short(there)} in the directory, {_short(now)} now"
 
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keras_ban
-from keras_ban import losses
+from keras_ban import _fingerprints, losses
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of weights that are 0, of data that look like probabilities
 EXAMPLES, INPUTS, CLASSES = 6, 4, 3
@@ -425,3 +425,40 @@ def test_errors_that_are_not_about_the_data_stay_as_they_are():
     distiller.compile("sgd", crossentropy())
     with pytest.raises(KeyError, match="mine"):
         distiller.fit(X, Y, verbose=0, callbacks=[Breaks()])
+
+
+class WithMask(keras.layers.Layer):
+    """Adds a constant weight, -inf for one class."""
+
+    def build(self, input_shape):
+        masked = keras.initializers.Constant(np.array([0.0, 0.0, -np.inf], "float32"))
+        self.mask = self.add_weight(shape=(3,), initializer=masked, trainable=False)
+
+    def call(self, x):
+        return x + self.mask
+
+
+def test_what_keras_trains_on_is_not_refused():
+    """Weights of classes by floats, as `np.unique` gives them; a mask among the weights; no argument `training`."""
+
+    class OwnLoss(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return super().compute_loss(x, y, y_pred, sample_weight)
+
+    def build(generation):
+        return OwnLoss([keras.Input(X.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(3), WithMask()])
+
+    sequence = keras_ban.BornAgainSequence(build, generations=1, seed=0)
+    sequence.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    with pytest.warns(UserWarning, match="`compute_loss` of its own"):
+        sequence.fit(X, Y % 2, class_weight={0.0: 1.0, 1.0: 2.0}, verbose=0)
+
+    assert 2 == len(sequence.models)
+
+
+def test_rows_of_texts_are_told_apart_whatever_holds_them():
+    texts = np.array(["one", "two", "one"])
+    keys = _fingerprints.example_keys(texts)
+
+    assert keys[0] == keys[2] != keys[1]
+    assert list(keys) == list(_fingerprints.example_keys(texts.astype(object)))

@@ -574,3 +574,13 @@ def test_a_loss_for_an_output_that_is_not_there_is_refused_by_name():
 
     with pytest.raises(ValueError, match=r"`distillation_loss` does not .* of the names \['elsewhere'\]"):
         keras_ban.Distiller(student=classifier(), teacher=classifier(), distillation_loss=losses)
+
+
+class OwnSteps(keras.Sequential):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return 100 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def test_steps_of_the_students_own_are_said_not_to_be_called():
+    with pytest.warns(UserWarning, match="OwnSteps, has `compute_loss` of its own, which no Distiller calls"):
+        keras_ban.Distiller(student=OwnSteps([keras.Input((8,)), keras.layers.Dense(CLASSES)]))

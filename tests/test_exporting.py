@@ -15,7 +15,7 @@ from keras_ban import exporting
 from keras_ban._disagreement import disagreement
 from keras_ban._served import ServedModel, input_specs, random_inputs
 from keras_ban._verifying import largest_difference
-from keras_ban._writing import check_importable
+from keras_ban._writing import check_importable, users_objects
 
 LABELS = ["zero", "one", "two"]
 
@@ -375,8 +375,44 @@ def test_a_class_that_another_process_cannot_import_is_refused_with_what_to_do()
 
     check_importable(ServedModel(keras.Sequential([keras.Input((4,)), MinusMean()])))
 
-    with pytest.raises(ValueError, match="cannot import .*Local' from 'test_exporting'. Move the class"):
+    with pytest.raises(ValueError, match="cannot import .*Local' from 'test_exporting'. Move it"):
         check_importable(ServedModel(keras.Sequential([keras.Input((4,)), Local()])))
+
+
+@keras.saving.register_keras_serializable(package="test_exporting")
+def twice(x):
+    return 2 * x
+
+
+def test_what_a_configuration_names_is_imported_by_the_process_that_writes_too():
+    dense = layers.Dense(3, activation=twice, kernel_regularizer=HalfOfTheSquares())
+
+    found = users_objects(ServedModel(keras.Sequential([keras.Input((4,)), dense])))
+    assert {twice, HalfOfTheSquares} == set(found)
+
+
+@keras.saving.register_keras_serializable(package="test_exporting")
+class HalfOfTheSquares(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return 0.5 * keras.ops.sum(x * x)
+
+    def get_config(self):
+        return {}
+
+
+def test_what_comes_to_be_at_the_path_meanwhile_is_left_there(tmp_path, monkeypatch):
+    def written_while_another_was(served, specs, format, folder, representative):
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "precious.txt").write_text("mine")
+        (folder / "saved_model").mkdir()
+        return folder / "saved_model"
+
+    monkeypatch.setattr("keras_ban.exporting.write", written_while_another_was)
+    with pytest.raises(ValueError, match="1 exists"):
+        keras_ban.export(cnn(), tmp_path / "1", verify=False, verbose=False)
+
+    assert "mine" == (tmp_path / "1" / "precious.txt").read_text()
+    assert ["1"] == [path.name for path in tmp_path.iterdir()]
 
 
 # Names, random inputs, and what is compared.
@@ -385,6 +421,11 @@ def test_a_class_that_another_process_cannot_import_is_refused_with_what_to_do()
 def specs_of(model, preprocessing=(), examples=None):
     specs = input_specs(model, preprocessing, examples)
     return keras.tree.map_structure(lambda spec: f"{spec.name} {spec.dtype} {spec.shape}", specs)
+
+
+def named_inputs(first, second):
+    inputs = [keras.Input((4,), name=first), keras.Input((3,), name=second)]
+    return keras.Model(inputs, layers.Concatenate()(inputs))
 
 
 def test_inputs_are_named_as_the_user_named_them_whatever_was_built_before():
@@ -399,6 +440,10 @@ def test_inputs_are_named_as_the_user_named_them_whatever_was_built_before():
     for _ in range(2):
         assert "input_0 float32 (None, 8, 8, 1)" == specs_of(cnn())
     assert ["input_0 float32 (None, 4)", "side float32 (None, 3)"] == specs_of(two_inputs())
+    assert ["input_2 float32 (None, 4)", "input_1 float32 (None, 3)"] == specs_of(named_inputs("input_2", "input_1"))
+    assert ["gr__e float32 (None, 4)", "input_1x float32 (None, 3)"] == specs_of(named_inputs("größe", "1x"))
+    with pytest.raises(ValueError, match=r"names that differ as identifiers: .*'a_b', 'a_b'"):
+        specs_of(named_inputs("a b", "a_b"))
     assert {"a": "a float32 (None, 2)", "b": "b int32 (None, 1)"} == specs_of(by_key)
     assert "my_image float32 (None, 8, 8, 1)" == specs_of(ensemble)
     assert "input_0 float32 (None, 4)" == specs_of(subclassed)

@@ -981,6 +981,17 @@ def test_of_many_files_that_are_no_run_five_are_named_and_the_others_mentioned(b
             run(tmp_path, blobs)
 
 
+def test_a_run_stays_where_it_is_when_the_working_directory_changes(blobs, tmp_path, monkeypatch):
+    class Moves(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            os.chdir("/")
+
+    monkeypatch.chdir(tmp_path)
+    run("run", blobs, [Moves()], generations=1)
+
+    assert ["generation-00", "generation-01"] == sorted(path.name for path in (tmp_path / "run").glob("generation-*"))
+
+
 def test_names_differ_unless_it_is_by_the_number_that_keras_adds():
     there = {"optimizer": {"name": "adam_2"}, "size": 1}
 
@@ -988,6 +999,8 @@ def test_names_differ_unless_it_is_by_the_number_that_keras_adds():
     assert ['optimizer.name: "adam_2" in the directory, "sgd" now'] == list(
         runs.differences(there, {"optimizer": {"name": "sgd"}, "size": 1})
     )
+    nan = {"mask_value": float("nan")}
+    assert [] == list(runs.differences(nan, json.loads(json.dumps(nan))))
     long, longer = list(range(30)), list(range(31))
     assert ["size: 30 entries in the directory, 31 entries now"] == list(
         runs.differences({"size": long}, {"size": longer})
