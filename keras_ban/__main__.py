@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_ban import _model_files
 from keras_ban.exporting import FORMATS, export
+from keras_ban.runs import RunDirectory
 from keras_ban.sequence import BornAgainSequence
 
 DESCRIPTION = """\
@@ -44,7 +45,14 @@ def main(arguments=None):
 def read_model(path):
     """A run's sequence, or a `.keras` file's model."""
     if path.is_dir():
-        return BornAgainSequence.load(path)
+        sequence = BornAgainSequence.load(path)
+        if not RunDirectory(path).read().finished:
+            print(
+                f"note: the run in {path} is not finished, of its generations 0 to {sequence.generations} it has "
+                f"{len(sequence.models)}",
+                file=sys.stderr,
+            )
+        return sequence
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither the directory of a run nor a .keras file.")
     return _model_files.load(path)
@@ -54,7 +62,8 @@ def read_examples(path):
     """Inputs from a `.npy` file, or `(x, y)` from an `.npz` file."""
     if path.suffix == ".npy":
         return np.load(path)
-    with np.load(path) as arrays:
+    # Opened here, because NumPy leaves a broken archive open.
+    with open(path, "rb") as file, np.load(file) as arrays:
         if "x" not in arrays.files:
             raise ValueError(f"{path} must hold an array `x` (and may hold `y`), but it holds {arrays.files}.")
         return (arrays["x"], arrays["y"]) if "y" in arrays.files else arrays["x"]

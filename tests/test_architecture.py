@@ -16,7 +16,7 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 ALLOWED = {
     "__init__": {"cloning", "decomposition", "distiller", "ensemble", "exporting", "features"}
     | {"history", "losses", "sequence", "targets"},
-    "__main__": {"_model_files", "exporting", "sequence"},
+    "__main__": {"_model_files", "exporting", "runs", "sequence"},
     "_arrays": set(),
     "_attaching": {"_checks", "_fingerprints", "_outputs", "_pairing", "losses", "targets"},
     "_augmentation": {"_backend"},

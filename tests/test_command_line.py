@@ -58,7 +58,7 @@ def test_every_option_reaches_export(tmp_path, asked, model_file):
     }
 
 
-def test_a_runs_directory_is_exported_as_its_sequence(tmp_path, asked, blobs):
+def test_a_runs_directory_is_exported_as_its_sequence(tmp_path, asked, blobs, capsys):
     x = blobs[0]
     sequence = keras_ban.BornAgainSequence(classifier(), generations=1, directory=tmp_path / "run")
     sequence.compile(loss="mse", run_eagerly=True)
@@ -69,11 +69,18 @@ def test_a_runs_directory_is_exported_as_its_sequence(tmp_path, asked, blobs):
     ((loaded, _, _),) = asked
     assert isinstance(loaded, keras_ban.BornAgainSequence)
     assert 2 == len(loaded.models)
+    assert "" == capsys.readouterr().err
+
+    manifest = tmp_path / "run" / "run.json"
+    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    assert 0 == command_line.main(["export", str(tmp_path / "run"), "out"])
+    assert "is not finished, of its generations 0 to 1 it has 2" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_said_on_standard_error_with_exit_code_1(tmp_path, model_file, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.keras").write_text("no model")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(tmp_path / "examples.npz", images=np.ones((2, 8)))
     wrong = [
         ([str(tmp_path / "missing.keras"), "out"], "missing.keras is neither the directory of a run nor a .keras file"),
@@ -81,6 +88,7 @@ def test_what_cannot_be_exported_is_said_on_standard_error_with_exit_code_1(tmp_
         ([str(tmp_path / "broken.keras"), "out"], "broken.keras cannot be loaded"),
         ([model_file[1], str(tmp_path / "empty")], "empty exists"),
         ([model_file[1], "out", "--examples", str(tmp_path / "examples.npz")], "must hold an array `x`"),
+        ([model_file[1], "out", "--examples", str(tmp_path / "broken.npz")], "not a zip file"),
         ([model_file[1], "out", "--import", "no_such_module"], "No module named 'no_such_module'"),
     ]
 
@@ -90,7 +98,8 @@ def test_what_cannot_be_exported_is_said_on_standard_error_with_exit_code_1(tmp_
 
 
 def test_a_wrong_command_line_ends_with_exit_code_2_and_help_with_0(capsys):
-    for arguments in ([], ["export"], ["export", "a", "b", "--format", "pb"], ["export", "a", "b", "--rescaling", "x"]):
+    options = (["--format", "pb"], ["--rescaling", "x"], ["--rescaling", "1/0"])
+    for arguments in ([], ["export"], *(["export", "a", "b", *each] for each in options)):
         with pytest.raises(SystemExit) as end:
             command_line.main(arguments)
         assert 2 == end.value.code
