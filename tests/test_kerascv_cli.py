@@ -363,3 +363,19 @@ def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(monke
     monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", no_network)
     with pytest.raises(SystemExit, match="--preset resnet50_v2_imagenet: its weights could not be fetched .no route"):
         models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)
+
+
+def test_early_stopping_logs_and_mixed_precision_reach_training(tmp_path):
+    pytest.importorskip("sklearn")
+    arguments = ["--early-stopping", "1", "--tensorboard", "--mixed-precision", "bfloat16", "--learning-rate", "1e-9"]
+    try:
+        assert 0 == kerascv_cli.main([*SHORT, "--epochs", "3", *arguments, "--out", tmp_path / "run"])
+        assert "bfloat16" == keras.config.dtype_policy().compute_dtype
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+    for generation in ("generation-00", "generation-01"):
+        # At such a learning rate the validation loss does not change: one epoch sets it, another does not improve it.
+        logged = (tmp_path / "run" / generation / "history.csv").read_text().splitlines()
+        assert 1 + 2 == len(logged)
+        assert [] != list((tmp_path / "run" / "tensorboard" / generation).rglob("events.*"))
