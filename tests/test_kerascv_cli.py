@@ -319,12 +319,12 @@ def test_as_a_process_it_trains_on_a_folder_with_broken_images(tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_is_continued_by_resume(tmp_path):
     pytest.importorskip("sklearn")
-    process = as_process("--epochs", 200, "--batch-size", 8, "--generations", 1, "--out", "run", cwd=tmp_path)
+    process = as_process("--epochs", 100, "--batch-size", 8, "--generations", 1, "--out", "run", cwd=tmp_path)
     while not (tmp_path / "run" / "generation-00").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
     process = as_process("--resume", "--out", "run", cwd=tmp_path)
     printed, errors = process.communicate(timeout=600)
