@@ -427,26 +427,25 @@ def test_errors_that_are_not_about_the_data_stay_as_they_are():
         distiller.fit(X, Y, verbose=0, callbacks=[Breaks()])
 
 
-class WithMask(keras.layers.Layer):
-    """Adds a constant weight, -inf for one class."""
+class WithBound(keras.layers.Layer):
+    """A lower bound among the weights, which is -inf: none."""
 
     def build(self, input_shape):
-        masked = keras.initializers.Constant(np.array([0.0, 0.0, -np.inf], "float32"))
-        self.mask = self.add_weight(shape=(3,), initializer=masked, trainable=False)
+        self.bound = self.add_weight(shape=(), initializer=keras.initializers.Constant(-np.inf), trainable=False)
 
     def call(self, x):
-        return x + self.mask
+        return keras.ops.maximum(x, self.bound)
 
 
 def test_what_keras_trains_on_is_not_refused():
-    """Weights of classes by floats, as `np.unique` gives them; a mask among the weights; no argument `training`."""
+    """Weights of classes by floats, as `np.unique` gives them; an infinite weight; no argument `training`."""
 
     class OwnLoss(keras.Sequential):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
             return super().compute_loss(x, y, y_pred, sample_weight)
 
     def build(generation):
-        return OwnLoss([keras.Input(X.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(3), WithMask()])
+        return OwnLoss([keras.Input(X.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(3), WithBound()])
 
     sequence = keras_ban.BornAgainSequence(build, generations=1, seed=0)
     sequence.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
