@@ -367,6 +367,7 @@ def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(monke
 
 def test_early_stopping_logs_and_mixed_precision_reach_training(tmp_path):
     pytest.importorskip("sklearn")
+    pytest.importorskip("tensorflow")  # Keras's TensorBoard writes with it.
     arguments = ["--early-stopping", "1", "--tensorboard", "--mixed-precision", "bfloat16", "--learning-rate", "1e-9"]
     try:
         assert 0 == kerascv_cli.main([*SHORT, "--epochs", "3", *arguments, "--out", tmp_path / "run"])
