@@ -27,6 +27,10 @@ def reset_keras():
 
 @pytest.fixture
 def blobs():
+    return make_blobs()
+
+
+def make_blobs():
     """`(x, y)`: 96 points around three centres, `(96, 8)` float32, labels 0 to 2."""
     rng = np.random.default_rng(1)
     y = rng.integers(0, CLASSES, 96)

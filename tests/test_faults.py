@@ -13,7 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy
+from conftest import Batches, assert_same, classifier, crossentropy, make_blobs
 from test_runs import assert_same_run, begun, child, fit, names, record_of, run, sequence
 
 from keras_ban import BornAgainSequence, FeatureMatching, _backend, _interruptions
@@ -26,9 +26,7 @@ TWO = {"epochs": 2, "batch_size": 48}
 
 @pytest.fixture(scope="module")
 def blobs():
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, 3, 96)
-    return (rng.standard_normal((96, 8)) + 1.5 * np.eye(3, 8)[y]).astype("float32"), y
+    return make_blobs()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy, interrupted_after, values
+from conftest import Batches, assert_same, classifier, crossentropy, interrupted_after, make_blobs, values
 
 import keras_ban
 from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, _backend, runs
@@ -106,9 +106,7 @@ def names(directory):
 
 @pytest.fixture(scope="module")
 def blobs():
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, 3, 96)
-    return (rng.standard_normal((96, 8)) + 1.5 * np.eye(3, 8)[y]).astype("float32"), y
+    return make_blobs()
 
 
 @pytest.fixture(scope="module")
