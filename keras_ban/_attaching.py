@@ -48,7 +48,7 @@ def attach(distiller, soft_targets, x, y, args, kwargs):
     y = join_targets(labels, in_y if soft_targets is None else soft_targets.batch(slice(None)))
     if weights is not None:
         # Keras wants weights in the structure of `y`; `compute_loss` takes those of the labels.
-        arguments["sample_weight"] = {name: _like(weights, y[name]) for name in y}
+        arguments["sample_weight"] = {name: weights_like(weights, y[name]) for name in y}
     return x, y, arguments
 
 
@@ -94,7 +94,7 @@ def _check_stored(distiller, soft_targets, y):
         check_comparable(distiller.distillation_loss, keras.KerasTensor((examples, *shape)), outputs[0])
 
 
-def _like(weights, targets):
+def weights_like(weights, targets):
     """The same weights for each of nested targets."""
     if keras.tree.is_nested(weights):
         return weights if keras.tree.is_nested(targets) else keras.tree.flatten(weights)[0]

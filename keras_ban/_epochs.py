@@ -86,13 +86,9 @@ class KeepEpochs(keras.callbacks.Callback):
             # As bytes, because `.npz` has no bfloat16.
             arrays[f"variable_{index}"] = np.frombuffer(keras.ops.convert_to_numpy(variable.value).tobytes(), "uint8")
         partial = self._path.with_name(f".{self._path.name}.partial")
-        with _storage.writing(self._path):
-            try:
-                _write_npz(partial, arrays)
-                os.replace(partial, self._path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        with _storage.writing(self._path, partial):
+            _write_npz(partial, arrays)
+            os.replace(partial, self._path)
         self.epochs_kept = epoch + 1
 
     def _variables(self):

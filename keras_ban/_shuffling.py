@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_ban import _backend, _checks
-from keras_ban._attaching import attach
+from keras_ban._attaching import attach, weights_like
+from keras_ban._pairing import size_of
 
 
 def in_order_of_epoch(trained, x, y, options, seed):
@@ -39,12 +40,11 @@ def in_order_of_epoch(trained, x, y, options, seed):
     weights, class_weight = options.pop("sample_weight", None), options.pop("class_weight", None)
     if class_weight is not None:
         weights = _checks.class_weights(y, weights, class_weight)
-    if weights is not None and keras.tree.is_nested(y) and not keras.tree.is_nested(weights):
-        one_for_all = weights
-        weights = keras.tree.map_structure(lambda _: one_for_all, y)  # As Keras does.
+    if weights is not None and keras.tree.is_nested(y):
+        weights = weights_like(weights, y)
     batch_size = options.pop("batch_size", None) or 32
     options.setdefault("validation_batch_size", batch_size)
-    order = OrderOfEpoch(seed, len(keras.tree.flatten(x)[0]), batch_size if shuffle == "batch" else None)
+    order = OrderOfEpoch(seed, size_of(x), batch_size if shuffle == "batch" else None)
     data = keras.utils.pack_x_y_sample_weight(x, y, weights)
     dataset = _backend.tf_batches(data, order, batch_size)
     return dataset, None, {**options, "shuffle": False, "callbacks": [order, *options["callbacks"]]}

@@ -169,23 +169,19 @@ class RunDirectory:
         """
         name = f"generation-{record.generation:02d}"
         partial = self.path / f".{name}.partial"
-        with writing(self.path / name):
-            try:
-                partial.mkdir()
-                write_model(partial / MODEL)
-                _write_logs(partial / LOGS, record.logs)
-                text = json.dumps(BornAgainHistory([record]).to_dict()["records"][0], indent=2)
-                (partial / RECORD).write_text(text + "\n")
-                files = {}
-                for file in sorted(partial.iterdir()):
-                    _flush(file)
-                    files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
-                _flush(partial)
-                os.rename(partial, self.path / name)
-                _flush(self.path)
-            except OSError:
-                shutil.rmtree(partial, ignore_errors=True)  # The room that it takes may be what is wanting.
-                raise
+        with writing(self.path / name, partial):
+            partial.mkdir()
+            write_model(partial / MODEL)
+            _write_logs(partial / LOGS, record.logs)
+            text = json.dumps(BornAgainHistory([record]).to_dict()["records"][0], indent=2)
+            (partial / RECORD).write_text(text + "\n")
+            files = {}
+            for file in sorted(partial.iterdir()):
+                _flush(file)
+                files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
+            _flush(partial)
+            os.rename(partial, self.path / name)
+            _flush(self.path)
         entry = {"generation": record.generation, "folder": name, "files": files}
         self._write_manifest({**self.manifest, "generations": [*self.entries, entry]})
         self.epoch_file.unlink(missing_ok=True)
@@ -304,15 +300,11 @@ class RunDirectory:
 
     def _write_manifest(self, manifest):
         partial = self.path / f".{MANIFEST}.partial"
-        with writing(self.path / MANIFEST):
-            try:
-                partial.write_text(json.dumps(manifest, indent=2) + "\n")
-                _flush(partial)
-                os.replace(partial, self.path / MANIFEST)
-                _flush(self.path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        with writing(self.path / MANIFEST, partial):
+            partial.write_text(json.dumps(manifest, indent=2) + "\n")
+            _flush(partial)
+            os.replace(partial, self.path / MANIFEST)
+            _flush(self.path)
         self.manifest = manifest
 
 

@@ -53,7 +53,7 @@ ALLOWED = {
     "_sequence_checks": {
         *("_augmentation", "_checks", "_data_checks", "_keras_losses", "_pairing", "_schedules", "_top_k", "_trial"),
     },
-    "_shuffling": {"_attaching", "_backend", "_checks"},
+    "_shuffling": {"_attaching", "_backend", "_checks", "_pairing"},
     "_soft_target_choice": {"_checks", "_fingerprints", "_outputs", "_pairing", "_top_k", "targets"},
     "_storage": set(),
     "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
