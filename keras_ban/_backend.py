@@ -131,6 +131,20 @@ def restore(values):
             variable.assign(value)
 
 
+@contextlib.contextmanager
+def keeping_values(model):
+    """A context for `predict` and `evaluate`, which on an error would leave a model without values as training does."""
+    variables = model.variables + model.metrics_variables if BACKEND == "jax" else []
+    values = [(v, v.value) for v in variables]
+    try:
+        yield
+    except BaseException:
+        if BACKEND == "jax":
+            model.jax_state_sync()
+        restore(values)
+        raise
+
+
 def separate(variables, others):
     """Give those variables that hold the same buffer as one of the others a copy: JAX gives away what it trains."""
     if BACKEND != "jax":

@@ -12,6 +12,9 @@ import numpy as np
 
 from keras_ban import _checks
 
+# A weight's loss, summed over a batch, is a number in float32 still.
+_LARGEST = 1e30
+
 
 def check_data(name, data):
     """Raise where `data` are neither arrays with one row for each example, nor a dataset."""
@@ -125,6 +128,7 @@ def _check_parts(parts):
             for leaf in leaves:
                 _check_numbers(name, leaf)
                 _check_finite(name, leaf)
+                _check_weight_sizes(name, leaf)
     if len(set(sizes.values())) > 1:
         holds = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
         raise ValueError(f"All parts of the data must be of the same examples, but of these {holds} came.")
@@ -134,10 +138,10 @@ def _check_class_weight(class_weight):
     is_dict = isinstance(class_weight, dict) and all(
         isinstance(each, numbers.Real) and math.isfinite(each) and each == int(each) for each in class_weight
     )
-    if not is_dict or not all(isinstance(w, numbers.Real) and math.isfinite(w) for w in class_weight.values()):
+    if not is_dict or not all(isinstance(w, numbers.Real) and abs(w) <= _LARGEST for w in class_weight.values()):
         raise ValueError(
-            "`class_weight` must be a dict from classes, whole numbers, to finite numbers, received: "
-            f"{_short(class_weight)}."
+            f"`class_weight` must be a dict from classes, whole numbers, to finite numbers, of {_LARGEST:g} at most, "
+            f"received: {_short(class_weight)}."
         )
 
 
@@ -159,6 +163,17 @@ def _check_finite(name, leaf, masked=False):
         raise ValueError(
             f"`{name}` holds NaN or inf in {int(wrong.sum())} places, the first at index {first}: training on it ends "
             "in NaN."
+        )
+
+
+def _check_weight_sizes(name, leaf):
+    if isinstance(leaf, np.memmap):
+        return
+    leaf = _checks.as_array(leaf)
+    if leaf.size and np.abs(leaf).max() > _LARGEST:
+        raise ValueError(
+            f"`{name}` must hold weights of {_LARGEST:g} at most, received one of {np.abs(leaf).max():g}: a loss "
+            "weighted by it would be infinite. Divide all of them by the largest."
         )
 
 

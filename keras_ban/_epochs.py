@@ -6,8 +6,8 @@ The rules:
    (the states of its random generators too) and of the optimizer, the states of the global random generators, the logs
    and the time taken. That is all that an epoch of Keras leaves to the next, callbacks and data apart.
 2. What callbacks have counted no file can hold. So a generation with callbacks begins again, but for those of Keras
-   that count nothing (`_fresh.STATELESS_CALLBACKS`); so do one with `steps_per_epoch`, whose epochs begin where the
-   last one stopped in the data, and a model that is built by its data.
+   that count nothing and those that say `stateless = True`; so do one with `steps_per_epoch`, whose epochs begin where
+   the last one stopped in the data, and a model that is built by its data.
 3. A file that is not whole, of another generation or of another Keras, is as good as none: the generation begins again.
 4. A generation that ended in NaN or infinity begins again.
 """

@@ -127,11 +127,16 @@ def _is_unwritten(value):
 
 # What these do in an epoch depends on nothing that they did in those before: with them too a generation can go on after
 # any epoch. (Their subclasses may count.)
-STATELESS_CALLBACKS = (
+_STATELESS_CALLBACKS = (
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ProgbarLogger,
     keras.callbacks.TerminateOnNaN,
 )
+
+
+def counts_nothing(callback):
+    """Whether it is one of these, or says of itself that it is like them."""
+    return type(callback) in _STATELESS_CALLBACKS or getattr(callback, "stateless", False) is True
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):

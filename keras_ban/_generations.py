@@ -9,7 +9,7 @@ import numpy as np
 from keras_ban import _augmentation, _checks, _model_files
 from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
-from keras_ban._fresh import STATELESS_CALLBACKS, StopOnNonFiniteLoss
+from keras_ban._fresh import StopOnNonFiniteLoss, counts_nothing
 from keras_ban._outputs import check_known_outputs
 from keras_ban._scoring import known_probabilities
 from keras_ban._shuffling import in_order_of_epoch
@@ -127,12 +127,12 @@ class Generations:
         return record, model
 
     def kept(self):
-        """What the run directory holds, and how to go on, in words."""
+        """What the run directory holds, in words."""
         count = len(self._run.entries)
         whole = ("no finished generation", "generation 0")[count] if count < 2 else f"generations 0 to {count - 1}"
         epochs = 0 if self._keeper is None or self._keeper.generation != count else self._keeper.epochs_kept
         what = f"{whole}, and the next one up to the end of epoch {epochs}" if epochs else whole
-        return f"{self._run.path} keeps {what}. Call `fit` as before, in this process or another, to go on from there."
+        return f"{self._run.path} keeps {what}"
 
     @functools.cached_property
     def _finished(self):
@@ -204,7 +204,7 @@ class Generations:
         if sequence.augmentation is not None:
             self._start_augmentation(x, record.seed)
         keeper = None
-        countless = all(type(callback) in STATELESS_CALLBACKS for callback in callbacks)
+        countless = all(counts_nothing(callback) for callback in callbacks)
         if self._run is not None and model.built and countless and "steps_per_epoch" not in options:
             keeper = self._keeper = KeepEpochs(self._run.epoch_file, record.generation)
             callbacks = [*callbacks, keeper]

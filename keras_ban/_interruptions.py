@@ -15,7 +15,7 @@ def told(kept):
     writes it to stderr. (Not said of `FloatingPointError`: who goes on as before gets the same numbers again.)
 
     Args:
-        kept: a function that returns it, in words.
+        kept: a function that returns what is kept, in words.
     """
     try:
         with _sigterm_ends_in_order():
@@ -23,9 +23,11 @@ def told(kept):
     except FloatingPointError:
         raise
     except BaseException as error:
-        error.add_note(kept())
+        mend = "Mend what it says, then call" if isinstance(error, Exception) else "Call"
+        note = f"{kept()}. {mend} `fit` as before, in this process or another, to go on from there."
+        error.add_note(note)
         if isinstance(error, SystemExit):
-            print(f"Training was stopped. {kept()}", file=sys.stderr, flush=True)
+            print(f"Training was stopped. {note}", file=sys.stderr, flush=True)
         raise
 
 

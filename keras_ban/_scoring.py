@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _checks
+from keras_ban import _backend, _checks
 from keras_ban._arrays import softmax
 from keras_ban.history import ENSEMBLE, score
 
@@ -27,9 +27,11 @@ class Scorer:
         if isinstance(self.data, (list, tuple)):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(self.data))
             options |= {"sample_weight": sample_weight, "batch_size": self._batch_size}
-            logs = model.evaluate(x, y, **options)
+            data = {"x": x, "y": y}
         else:
-            logs = model.evaluate(self.data, **options)
+            data = {"x": self.data}
+        with _backend.keeping_values(model):
+            logs = model.evaluate(**data, **options)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     def score(self, model, taught_by=None):
@@ -41,7 +43,8 @@ class Scorer:
         """
         if self._loss is None or self._labels is None:
             return None
-        outputs = model.predict(self.data[0], batch_size=self._batch_size, verbose=0)
+        with _backend.keeping_values(model):
+            outputs = model.predict(self.data[0], batch_size=self._batch_size, verbose=0)
         probabilities = _probabilities(outputs, self._loss)
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):
@@ -63,8 +66,13 @@ class Scorer:
 
 
 def known_probabilities(loss):
-    """The distillation loss, if it says what kind of probabilities the outputs are; else `None`."""
-    return loss if hasattr(loss, "from_logits") and hasattr(loss, "activation") else None
+    """The distillation loss, if it says what kind of probabilities all outputs are; else `None`.
+
+    Of several outputs, each with a loss, it is one of them, if all say the same.
+    """
+    losses = keras.tree.flatten(loss)
+    kinds = {(getattr(each, "from_logits", None), getattr(each, "activation", None)) for each in losses}
+    return losses[0] if len(kinds) == 1 and None not in kinds.pop() else None
 
 
 def _probabilities(outputs, loss):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ban import _backend
 from keras_ban._processes import run_python
 from keras_ban._served import named_inputs, named_outputs
 
@@ -22,9 +23,14 @@ def expected_outputs(served, inputs):
     """
     if served.preprocessing:
         inputs = keras.tree.map_structure(ops.convert_to_numpy, served.preprocess(inputs))
-    outputs = served.outputs_of(inputs, lambda model, x: model.predict(x, verbose=0))
+    outputs = served.outputs_of(inputs, _predict)
     outputs = named_outputs(keras.tree.map_structure(ops.convert_to_numpy, outputs))
     return {name: _as_numpy(value) for name, value in outputs.items()}
+
+
+def _predict(model, inputs):
+    with _backend.keeping_values(model):
+        return model.predict(inputs, verbose=0)
 
 
 def actual_outputs(artefact, format, specs, inputs, folder):

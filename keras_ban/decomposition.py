@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_ban import _checks, _data_checks, _trial
+from keras_ban import _backend, _checks, _data_checks, _trial
 from keras_ban._arrays import softmax
 from keras_ban.losses._base import check_temperature
 from keras_ban.targets import SoftTargets
@@ -136,7 +136,8 @@ def _array(name, value):
 
 def _predict(model, x, batch_size):
     try:
-        return model.predict(x, batch_size=batch_size, verbose=0)
+        with _backend.keeping_values(model):
+            return model.predict(x, batch_size=batch_size, verbose=0)
     except Exception:
         if not _checks.is_dataset(x):
             _trial.check_fits(model, x)

@@ -126,6 +126,11 @@ class RunDirectory:
         return [] if self.manifest is None else self.manifest["generations"]
 
     @property
+    def holds_nothing(self):
+        """Whether neither a generation nor an epoch is there (rule 5)."""
+        return not self.entries and not self.epoch_file.exists()
+
+    @property
     def finished(self):
         """Whether all generations are there."""
         return self.manifest is not None and self.manifest["finished"]
@@ -142,7 +147,7 @@ class RunDirectory:
             ValueError: the run was begun with something else.
         """
         description = json.loads(json.dumps(description))
-        if self.manifest is None or (not self.entries and not self.epoch_file.exists()):
+        if self.holds_nothing:
             manifest = {"format": FORMAT, "versions": versions, "seed": seed, "finished": False}
             self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
             return

@@ -210,7 +210,9 @@ class BornAgainSequence:
             verbose: as in `keras.Model.fit`; unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state is wanted
-                afterwards, or that write to a path (a fixed path is written over by each generation).
+                afterwards, or that write to a path (a fixed path is written over by each generation). With callbacks
+                an interrupted generation begins again, unless all count nothing: those of Keras that do not are known,
+                others say `stateless = True`.
             validation_split: as in `keras.Model.fit`: the last part of the arrays is kept for validation.
             validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end; of
                 classifiers, with arrays `(x_val, y_val)`, the history holds accuracy, calibration and the change
@@ -447,7 +449,7 @@ class BornAgainSequence:
 
     def _entropy(self, run, resume):
         """From which the generations' seeds are derived."""
-        if run is None or run.manifest is None:
+        if run is None or run.manifest is None or (not resume and run.holds_nothing):
             return np.random.SeedSequence().entropy % 2**32 if self.seed is None else self.seed
         if not resume:
             raise ValueError(

@@ -141,3 +141,17 @@ def test_outputs_that_cannot_be_taken_apart_are_refused():
         keras_ban.gradient_decomposition(says(student.shape), targets, student + 1, labels)
     with pytest.raises(TypeError, match="`student` must be a `keras.Model`"):
         keras_ban.gradient_decomposition(student, teacher, student, labels)
+
+
+def test_what_does_not_fit_leaves_both_models_with_their_weights():
+    student, teacher = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2))
+    before = [model.get_weights() for model in (student, teacher)]
+    x, labels = np.zeros((6, 4), "float32"), np.zeros(6, "int64")
+
+    for data in ({"x": x[:, :3]}, {"x": x, "teacher": keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])}):
+        with pytest.raises(ValueError, match="does not fit the model"):
+            keras_ban.gradient_decomposition(**{"student": student, "teacher": teacher, "y": labels, **data})
+
+    for model, weights in zip((student, teacher), before, strict=True):
+        for expected, actual in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(expected, actual)

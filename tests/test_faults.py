@@ -57,7 +57,7 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-KEPT = "keeps generation 0, and the next one up to the end of epoch 1. Call `fit` as before"
+KEPT = "keeps generation 0, and the next one up to the end of epoch 1. Call `fit` as before, in this process or another"
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
@@ -183,7 +183,9 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blob
     first = file == "run.json"
     assert (errno.EFBIG, str(tmp_path / file)) == (error.value.errno, error.value.filename)
     assert "Make room" in str(error.value)
-    assert f"{tmp_path} keeps {'no finished generation' if first else 'generation 0'}" in error.value.__notes__[0]
+    kept = "no finished generation" if first else "generation 0"
+    assert error.value.__notes__[0].startswith(f"{tmp_path} keeps {kept}")
+    assert "Mend what it says, then call `fit` as before" in error.value.__notes__[0]
     assert not [left for left in names(tmp_path) if left.endswith(".partial")]
     assert (0 if first else 1) == len(RunDirectory(tmp_path).read().entries)
     assert_same_run(whole, run(tmp_path, blobs, generations=1, fitting=TWO))
@@ -322,13 +324,18 @@ def test_a_clock_that_jumps_changes_nothing(whole, blobs, tmp_path, monkeypatch)
     assert len(jumps) > 2 and all(0 < record.seconds < 3600 for record in again.history.records)
 
 
-def test_callbacks_of_keras_that_count_nothing_lose_no_epoch(blobs, tmp_path):
+class SaysSo(keras.callbacks.Callback):
+    stateless = True
+
+
+def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
     def halve(epoch, rate):
         trained.append(epoch)
         return rate / 2
 
     trained = []
-    arguments = {"callbacks": [keras.callbacks.LearningRateScheduler(halve)], "generations": 1, "fitting": TWO}
+    callbacks = [keras.callbacks.LearningRateScheduler(halve), SaysSo()]
+    arguments = {"callbacks": callbacks, "generations": 1, "fitting": TWO}
     expected = run(None, blobs, **arguments)
     trained.clear()
     with pytest.raises(KeyboardInterrupt), at_epoch_end(interrupt):

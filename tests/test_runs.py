@@ -385,6 +385,10 @@ def test_a_generation_that_ends_in_nan_leaves_the_earlier_ones_on_disk(blobs, tm
     assert_same_run(run(None, blobs, generations=1), run(tmp_path, blobs, generations=1))
 
 
+def refuse(generation):
+    raise KeyError("at once")
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_resume_false_takes_a_new_directory_alone(finished, blobs, tmp_path, exists):
     arguments = {"eager": False, "fitting": {**COMPILED, "resume": False}}
@@ -392,8 +396,11 @@ def test_resume_false_takes_a_new_directory_alone(finished, blobs, tmp_path, exi
         with pytest.raises(ValueError, match="holds a run, and `resume=False`.*choose a new directory"):
             run(finished.directory, blobs, **arguments)
     else:
-        run(tmp_path / "a" / "b", blobs, fitting={"resume": False}, generations=1)
-        assert (tmp_path / "a" / "b" / "run.json").exists()
+        for seed in (3, 4):  # The first trains nothing.
+            with contextlib.nullcontext() if seed == 4 else pytest.raises(KeyError, match="at once"):
+                callbacks = refuse if seed == 3 else None
+                run(tmp_path / "a" / "b", blobs, callbacks, fitting={"resume": False}, generations=1, seed=seed)
+        assert 4 == RunDirectory(tmp_path / "a" / "b").read().manifest["seed"]
 
 
 # Soft targets

@@ -191,7 +191,7 @@ class Callbacks:
         options = self._options
         write(options.out / OPTIONS_FILE, to_toml(options))
         print(f"  {time_left(self._sequence.history.records, options.generations)}", flush=True)
-        callbacks = []
+        callbacks = [] if generation else [tell_time_left(options)]
         if options.early_stopping:
             callbacks.append(keras.callbacks.EarlyStopping(patience=options.early_stopping, restore_best_weights=True))
         if options.tensorboard:
@@ -201,12 +201,33 @@ class Callbacks:
         return callbacks
 
 
+def tell_time_left(options):
+    """A callback of generation 0 that tells how long the run takes, after two epochs: the first compiles as well."""
+    import keras
+
+    begun = []
+
+    def tell(epoch, logs=None):
+        if len(begun) == 2:
+            epochs = (options.generations + 1) * options.epochs - epoch - 1
+            print(f"\n  {left_in_words((time.perf_counter() - begun[-1]) * epochs)}", flush=True)
+
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs=None: begun.append(time.perf_counter()), on_epoch_end=tell
+    )
+    callback.stateless = True  # What it counts is of this process alone: an interrupted generation goes on with it.
+    return callback
+
+
 def time_left(records, generations):
     """An estimate in words; a student takes as long as the students so far, the first as long as the teacher."""
     if not records:
-        return "how long the run takes will be told when this generation is trained"
+        return "how long the run takes will be told after two epochs"
     of_students = [record.seconds for record in records[1:]] or [records[0].seconds]
-    left = (generations + 1 - len(records)) * float(np.mean(of_students))
+    return left_in_words((generations + 1 - len(records)) * float(np.mean(of_students)))
+
+
+def left_in_words(left):
     done = time.strftime("%a %H:%M", time.localtime(time.time() + left))
     return f"about {in_words(left)} left for this and the generations to come, until {done}"
 
