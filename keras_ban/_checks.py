@@ -60,7 +60,7 @@ def check_not_empty(x):
     if isinstance(x, keras.utils.PyDataset):
         size = x.num_batches
     else:
-        leaves = [leaf for leaf in keras.tree.flatten(x) if getattr(leaf, "shape", ())]
+        leaves = [leaf for leaf in keras.tree.flatten(x) if len(getattr(leaf, "shape", ()))]
         size = leaves[0].shape[0] if leaves else None
     if size == 0:
         raise ValueError("`x` holds no examples: there is nothing to train on.")

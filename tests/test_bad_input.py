@@ -262,6 +262,7 @@ FOUND_IN_DATA = [
     ("x", X.astype(object)),
     ("x", np.ones((EXAMPLES, 7), "float32")),
     ("x", keras.KerasTensor((EXAMPLES, INPUTS))),
+    ("x", keras.ops.convert_to_tensor(0.5)),
     ("batch_size", 10**30),
     ("epochs", None),
     ("callbacks", [None]),
