@@ -83,7 +83,8 @@ BACKBONES = {
 }
 # In front of the name of pretrained weights.
 PRESET = "preset:"
-# KerasCV's MobileNetV3 cannot be made anew from its configuration; what functions of one's own build, who knows.
+# Keras cannot make `x + 3.0`, as KerasCV's MobileNetV3 has it, from a configuration; what functions of one's own
+# build, who knows.
 CAN_BE_COPIED = ("resnet", "densenet", "efficientnetv2")
 
 
