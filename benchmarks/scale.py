@@ -281,6 +281,7 @@ def teacher_table(scenarios):
         "online": lambda s: cell(s, s.epochs),
         "cached": lambda s: cell(s, 1),
         f"cached, views={VIEWS}": lambda s: cell(s, s.views),
+        "saved: online less cached, or less views": lambda s: cell(s, s.epochs - (s.views or 1)),
         'online, teach_from="ensemble"': lambda s: cell(s, s.epochs, "ensemble"),
         'cached, teach_from="ensemble"': lambda s: cell(s, 1, "ensemble"),
     }

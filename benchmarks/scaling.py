@@ -10,8 +10,9 @@ Figures are medians of the ratios of each round.
 
 Virtual devices share the machine's cores, so this shows no speed-up, and none is looked for. It shows what splitting a
 step costs: cutting up the batch, a program for each device, adding up gradients; and whether a Distiller pays more for
-it than plain `fit` does. With as many cores as one device keeps busy, an engine that cost nothing would have 1.00 in
-both tables of time for an example; a device with cores of its own would have 1/2 and 1/4.
+it than plain `fit` does. An engine that cost nothing would have 1.00 in strong scaling where one device keeps all cores
+busy, and in weak scaling less, since larger batches spread what a step costs whatever its size; devices with cores of
+their own would have 1/2 and 1/4.
 """
 
 import argparse
