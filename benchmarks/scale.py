@@ -92,7 +92,8 @@ SOURCES = [
     "https://github.com/NVIDIA/DeepLearningExamples/blob/master/PyTorch/Classification/ConvNets/resnet50v1.5/README.md "
     "(8 A100, mixed precision: 16,621 images a second; 90 epochs, batches of 256)",
     "https://github.com/NVIDIA/DeepLearningExamples/blob/master/TensorFlow/Classification/ConvNets/resnet50v1.5/README.md"
-    " (one A100, mixed precision and XLA, batches of 256: 3,676.14 images a second)",
+    " (one A100, mixed precision and XLA, batches of 256: 3,676.14 images a second; eight: eight times, "
+    "assumed)",
     "https://github.com/karpathy/nanoGPT (GPT-2 of 124 million weights on 8 A100: 600,000 steps of 12 * 1,024 * 5 * 8 "
     "tokens in about four days; tokens of two bytes)",
     "https://arxiv.org/abs/2001.08361 (2 operations a weight and token forward, 4 backward)",
@@ -331,7 +332,7 @@ def bottlenecks(scenario):
     found = {
         "epoch: steps": examples / step_rate(scenario, MACHINE, distilled=True),
         "of them the distillation loss [11]": examples * loss_seconds(scenario, MACHINE),
-        "epoch: gradients between machines [7]": steps * gradients,
+        "epoch: gradients between machines, 2 B each [7]": steps * gradients,
         "epoch: examples from local disks": examples * scenario.bytes_of_example / disks,
         "epoch: examples from one network volume": examples * scenario.bytes_of_example / MACHINE.volume_rate,
     }
