@@ -144,7 +144,7 @@ def draw(finished, ranking, path):
         parts = [parts_of(history) for history in finished[setting]]
         for column, shift, face, name in ((1, -0.13, colour, "best generation"), (2, 0.13, "white", "ensemble")):
             losses = [part[column].nll for part in parts]
-            label = f"{name}, a seed each" if row == min(1, len(ranking) - 1) else None
+            label = f"{name} of a seed" if row == min(1, len(ranking) - 1) else None
             height = row + shift
             axis.scatter(losses, [height] * len(losses), s=30, color=colour, facecolor=face, zorder=3, label=label)
             axis.vlines(np.mean(losses), height - 0.12, height + 0.12, color=colour, linewidth=2, zorder=2)
@@ -153,7 +153,7 @@ def draw(finished, ranking, path):
     axis.invert_yaxis()
     axis.set_xlabel("loss on the validation data (nats); bar: mean")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     figure.savefig(path, dpi=150)
 
 

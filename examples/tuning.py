@@ -149,6 +149,8 @@ def search_in_processes(workers, command):
 
 def end_with(parent):
     """End this process, as SIGTERM does, when the process that started it is gone: it would train on, unseen."""
+    # On Ctrl-C the parent ends it, by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         while os.getppid() == parent:

@@ -103,14 +103,14 @@ def test_the_winner_has_the_best_mean_in_the_run_directories_and_alone_sees_the_
     monkeypatch.setattr(
         BornAgainSequence, "evaluate", lambda self, x, y: seen.append((self.directory, len(x))) or evaluate(self, x, y)
     )
-    arguments = ["--data", data, "--out", tmp_path / "out", "--seeds", 3, 5, "--temperatures", 4, "--epochs", 3]
+    arguments = ["--data", data, "--out", tmp_path / "out", "--temperatures", 4, "--epochs", 3]
     arguments += ["--label-weights", 0.5, 1, "--generations", 1]
     settings = ["kd,temperature=4,label_weight=0.5", "plain"]
 
-    def run(choose_by):
-        assert 0 == study.main([*arguments, "--choose-by", choose_by])
+    def run(seeds, choose_by):
+        assert 0 == study.main([*arguments, "--seeds", *seeds, "--choose-by", choose_by])
         means = {
-            name: np.mean(list(losses_in(tmp_path / "out" / "lineages" / name, (3, 5), choose_by))) for name in settings
+            name: np.mean(list(losses_in(tmp_path / "out" / "lineages" / name, seeds, choose_by))) for name in settings
         }
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         best = min(means, key=means.get)
@@ -120,24 +120,23 @@ def test_the_winner_has_the_best_mean_in_the_run_directories_and_alone_sees_the_
         for name, mean in means.items():
             of_seeds = [row["value"] for row in results["lineages"] if row["setting"] == name]
             np.testing.assert_allclose(mean, np.mean(of_seeds), rtol=1e-12)  # The order of a sum.
-        return best, results, printed
+        return [tmp_path / "out" / "lineages" / f"{best},seed={seed}" for seed in seeds], results, printed
 
-    winner, first, printed = run("generation")
-    runs = [tmp_path / "out" / "lineages" / f"{winner},seed={seed}" for seed in (3, 5)]
-    assert ([1], [(run, 12) for run in runs]) == (loaded, seen)
+    winners, first, printed = run([3, 5], "generation")
+    assert ([1], [(winner, 12) for winner in winners]) == (loaded, seen)
     assert [3, 5] == first["test_looks"][0]["seeds"]
     assert "The winner on the test data (12 examples)" in printed
     assert (tmp_path / "out" / "study.png").stat().st_size > 10_000
 
     # The same again: nothing is trained, and the test data are not looked at.
-    _, second, again = run("generation")
+    _, second, again = run([3, 5], "generation")
     assert ([1], 2) == (loaded, len(seen))
     assert first == second
     assert printed == again
 
     # Another way to choose is another look, and it says so.
-    _, third, printed = run("ensemble")
-    assert ([1, 1], 4, 2) == (loaded, len(seen), len(third["test_looks"]))
+    winners, third, printed = run([3], "ensemble")
+    assert ([1, 1], 2, [(winner, 12) for winner in winners]) == (loaded, len(third["test_looks"]), seen[2:])
     assert "The test data have been looked at 1 time(s) before" in printed
 
 
