@@ -169,6 +169,7 @@ def test_every_combination_is_handed_out_once_and_no_worker_waits_for_another(tm
 
 
 def test_lineages_that_become_nan_are_left_out_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # It takes time, and there is nothing to clear.
     monkeypatch.setattr(tuning, "validation_loss", lambda history, choose_by: history)
     # As many as KerasTuner would give up after.
     settings = {name: {"result": FloatingPointError("NaN")} for name in ("one", "two", "three")}
