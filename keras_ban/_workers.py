@@ -1,0 +1,250 @@
+"""What a process must know where several train one model together, by the means of the backend's own engine.
+
+A worker is one process of such a group; the chief is worker 0. Who are they, by backend:
+
+- JAX: the processes of `jax.distributed`, once a `keras.distribution` is set;
+- TensorFlow: those of the `MultiWorkerMirroredStrategy` in whose scope this is called (a `MirroredStrategy` is one
+  worker with several replicas);
+- torch: the ranks of `torch.distributed`, once it is initialised.
+
+All workers run the same script. What is done by `gather`, `chiefs` and `together` must be done by all of them, in the
+same order; each waits for the others for a bounded time.
+"""
+
+import contextlib
+import threading
+
+import keras
+import numpy as np
+
+from keras_ban import _backend
+
+#: How long a worker waits for the others, in seconds.
+WAIT_SECONDS = 600
+_START_AGAIN = (
+    "What the run directory holds is kept. End the workers that are left, and start all of them again, with the same "
+    "script: they go on from there."
+)
+# Whether `alone` runs: then a worker is the only one.
+_by_itself = threading.Event()
+
+
+def count():
+    """How many workers train together; 1 where there is no engine, and in `alone`."""
+    return 1 if _by_itself.is_set() else _count_and_index()[0]
+
+
+def index():
+    """Which of them this is, from 0."""
+    return 0 if _by_itself.is_set() else _count_and_index()[1]
+
+
+def is_chief():
+    """Whether this is the one that writes."""
+    return index() == 0
+
+
+def gather(values, what):
+    """What each worker passed, in all of them.
+
+    Args:
+        values: numbers or an array of the same dtype and shape in each worker.
+        what: what they wait for, in words that go on from "to".
+
+    Returns:
+        A NumPy array `(count, ...)`.
+
+    Raises:
+        RuntimeError: not all workers came within `WAIT_SECONDS`, or one of them has ended.
+    """
+    values = np.asarray(values)
+    workers = count()
+    if workers == 1:
+        return values[None]
+    # As bytes, because JAX has no 64 bits by default, and the engines not all of NumPy's types.
+    data = np.frombuffer(np.ascontiguousarray(values).tobytes(), "uint8")
+    found = _bounded(lambda gather=_gatherer(): gather(data), what)
+    return np.frombuffer(np.ascontiguousarray(found, "uint8").tobytes(), values.dtype).reshape(workers, *values.shape)
+
+
+def chiefs(values, what):
+    """What the chief passed, in all workers; see `gather`."""
+    return gather(values, what)[0]
+
+
+@contextlib.contextmanager
+def together(what):
+    """A context in which each worker does its own part; they leave it together, or none of them goes on.
+
+    What is done in it must not need another worker. (See `gather` for `what`, and for the bounded wait.)
+
+    Raises:
+        RuntimeError: another worker failed in it, or did not come.
+    """
+    workers = count()
+    if workers == 1:
+        yield
+        return
+    try:
+        yield
+    except Exception:
+        # The others are told, if they are still there; the error itself matters more than whether they heard.
+        with contextlib.suppress(RuntimeError):
+            gather(True, what)
+        raise
+    failed = np.flatnonzero(gather(False, what))
+    if len(failed):
+        raise RuntimeError(
+            f"Worker {failed[0]} of {workers} (counted from 0) failed to {what}: its own message says why. "
+            f"{_START_AGAIN}"
+        )
+
+
+def wait_for_all(what):
+    """Wait until all workers are here; see `together`."""
+    with together(what):
+        pass
+
+
+def alone(function):
+    """What `function()` returns, computed on this worker's own devices, outside the engine.
+
+    A model that it uses must have been made in `alone`, too: its variables are then this worker's own. Under torch the
+    engine has no part in a model that is not wrapped, and the function is just called.
+    """
+    if count() == 1:
+        return function()
+    _by_itself.set()
+    try:
+        if _backend.BACKEND == "jax":
+            distribution = keras.distribution.distribution()
+            keras.distribution.set_distribution(None)
+            try:
+                return function()
+            finally:
+                keras.distribution.set_distribution(distribution)
+        if _backend.BACKEND == "tensorflow":
+            return _outside_the_strategy(function)
+        return function()
+    finally:
+        _by_itself.clear()
+
+
+@contextlib.contextmanager
+def lost_workers_told():
+    """A context of work that needs all workers; an error in it says that one may have ended, and how to go on."""
+    workers = count()
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception as error:
+        if workers > 1:
+            error.add_note(
+                f"This is worker {index()} of {workers} (counted from 0) that train together. If another one has ended "
+                f"(look for an earlier message), this one cannot go on. {_START_AGAIN}"
+            )
+        raise
+
+
+def _count_and_index():
+    if _backend.BACKEND == "jax":
+        if keras.distribution.distribution() is None:
+            return 1, 0
+        import jax
+
+        return jax.process_count(), jax.process_index()
+    if _backend.BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        strategy = tf.distribute.get_strategy()
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return 1, 0
+        resolver = strategy.cluster_resolver
+        cluster = resolver.cluster_spec().as_dict()
+        chiefs, workers = len(cluster.get("chief", [])), len(cluster.get("worker", []))
+        if chiefs + workers < 2:
+            return 1, 0
+        return chiefs + workers, resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+    import torch
+
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 1, 0
+    return torch.distributed.get_world_size(), torch.distributed.get_rank()
+
+
+def _gatherer():
+    """A function of bytes `(n,)` that gives those of all workers, to be called in another thread than this is."""
+    if _backend.BACKEND == "jax":
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather
+    workers = count()
+    if _backend.BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        strategy = tf.distribute.get_strategy()
+
+        def gather_in_tensorflow(data):
+            with strategy.scope():
+                each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(data[None], "int32"))
+                # A row for each replica; those of a worker are alike.
+                return strategy.gather(each, axis=0).numpy().reshape(workers, -1, len(data))[:, 0]
+
+        return gather_in_tensorflow
+    import torch
+
+    device = torch.device("cpu")
+    if torch.distributed.get_backend() == "nccl":
+        device = torch.device("cuda", torch.cuda.current_device())
+
+    def gather_in_torch(data):
+        found = [torch.empty(len(data), dtype=torch.uint8, device=device) for _ in range(workers)]
+        torch.distributed.all_gather(found, torch.tensor(data, device=device))
+        return np.stack([each.cpu().numpy() for each in found])
+
+    return gather_in_torch
+
+
+def _bounded(function, what):
+    """What `function()` returns, or an error where it takes longer than the workers wait for each other."""
+    results = []
+
+    def call():
+        try:
+            results.append((function(), None))
+        except Exception as error:
+            results.append((None, error))
+
+    # The engines' own waits last from seconds to for ever; who waits in a thread of their own can be left behind.
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(WAIT_SECONDS)
+    result, error = results[0] if results else (None, None)
+    if results and error is None:
+        return result
+    came = f"the engine says: {error}" if results else f"not all came within {WAIT_SECONDS} seconds"
+    raise RuntimeError(
+        f"Worker {index()} of {count()} (counted from 0) waited for the others to {what}, and {came}. One of them has "
+        f"ended, or does something else. {_START_AGAIN}"
+    ) from error
+
+
+def _outside_the_strategy(function):
+    """TensorFlow notes for each thread which strategy it is in; a new one is in none."""
+    policy, results = keras.config.dtype_policy(), []
+
+    def call():
+        keras.config.set_dtype_policy(policy)  # Which Keras notes for each thread, too.
+        try:
+            results.append((function(), None))
+        except BaseException as error:
+            results.append((None, error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    result, error = results[0]
+    if error is not None:
+        raise error
+    return result
