@@ -63,7 +63,8 @@ def gather(values, what):
         return values[None]
     # As bytes, because JAX has no 64 bits by default, and the engines not all of NumPy's types.
     data = np.frombuffer(np.ascontiguousarray(values).tobytes(), "uint8")
-    found = _bounded(lambda gather=_gatherer(): gather(data), what)
+    gather_bytes = _gatherer()
+    found = _bounded(lambda: gather_bytes(data), what)
     return np.frombuffer(np.ascontiguousarray(found, "uint8").tobytes(), values.dtype).reshape(workers, *values.shape)
 
 
@@ -223,7 +224,9 @@ def _bounded(function, what):
     result, error = results[0] if results else (None, None)
     if results and error is None:
         return result
-    came = f"the engine says: {error}" if results else f"not all came within {WAIT_SECONDS} seconds"
+    came = f"the engine failed ({type(error).__name__}, see above)"
+    if not results:
+        came = f"not all came within {WAIT_SECONDS} seconds"
     raise RuntimeError(
         f"Worker {index()} of {count()} (counted from 0) waited for the others to {what}, and {came}. One of them has "
         f"ended, or does something else. {_START_AGAIN}"
