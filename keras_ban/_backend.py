@@ -107,6 +107,14 @@ def error_of_tracing(function, x):
     return None
 
 
+def value_of(variable):
+    """A variable's value as a NumPy array; that of this process, of one that `tf.distribute` mirrors.
+
+    (NumPy itself cannot read a single number that is mirrored.)
+    """
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+
+
 def as_tensor(array):
     """A NumPy array as the backend's tensor; anything else, strings for instance, as it is."""
     return keras.ops.convert_to_tensor(array) if isinstance(array, np.ndarray) else array

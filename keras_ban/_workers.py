@@ -13,6 +13,7 @@ same order; each waits for the others for a bounded time.
 
 import contextlib
 import threading
+import zlib
 
 import keras
 import numpy as np
@@ -25,6 +26,8 @@ _START_AGAIN = (
     "What the run directory holds is kept. End the workers that are left, and start all of them again, with the same "
     "script: they go on from there."
 )
+# TensorFlow's compiled functions that gather, by strategy and number of bytes.
+_gathers = {}
 # Whether `alone` runs: then a worker is the only one.
 _by_itself = threading.Event()
 
@@ -107,6 +110,135 @@ def wait_for_all(what):
         pass
 
 
+def parts():
+    """`(how many, which is this worker's)`: the parts of a batch that workers must be given; `(1, 0)`: the whole batch.
+
+    Under TensorFlow the strategy itself divides what each worker reads. Under JAX, Keras takes what a worker's data
+    yield as its part of the batch, and puts the parts together; workers that hold one replica together, by a
+    `ModelParallel`, take the same.
+    """
+    if _backend.BACKEND != "jax" or count() == 1:
+        return 1, 0
+    distribution = keras.distribution.distribution()
+    return min(distribution.num_model_replicas, count()), distribution.data_shard_id
+
+
+def shares():
+    """How many devices an engine that needs equal shares divides each batch over; 1 where there is no such engine."""
+    if _backend.BACKEND == "jax":
+        distribution = keras.distribution.distribution()
+        return 1 if distribution is None or _by_itself.is_set() else distribution.num_model_replicas
+    return _backend.replica_count() if count() > 1 else 1
+
+
+def check_alike():
+    """Raise where the workers' random numbers differ: they would shuffle, and draw weights, each in its own way."""
+    if count() == 1:
+        return
+    states = _backend.random_states()
+    checksum = zlib.crc32(b"".join(np.ascontiguousarray(states[name]).tobytes() for name in sorted(states)))
+    checksums = gather(checksum, "compare their random numbers").tolist()
+    if len(set(checksums)) > 1:
+        raise ValueError(
+            f"The {count()} workers that train together have different random numbers, so that each would shuffle in "
+            "an order of its own. Call `keras.utils.set_random_seed` with the same seed in each of them, before models "
+            "are made."
+        )
+
+
+def check_engine(model):
+    """Raise where several processes are there to train together, but the engine is not in force.
+
+    Args:
+        model: what a sequence was given: a model; or a callable, of which nothing is known.
+    """
+    if _backend.BACKEND == "jax":
+        import jax
+
+        if keras.distribution.distribution() is None and jax.distributed.is_initialized() and jax.process_count() > 1:
+            raise ValueError(
+                f"{jax.process_count()} JAX processes are there, but each of them would train by itself. Call "
+                "`keras.distribution.set_distribution(keras.distribution.DataParallel())` before models are made."
+            )
+    if _backend.BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        strategy = getattr(model, "distribute_strategy", None)
+        made_in = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if made_in and not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            raise ValueError(
+                "The model was made in the scope of a `MultiWorkerMirroredStrategy`, but `fit` makes the generations "
+                "where it is called: call it in `with strategy.scope():`, too."
+            )
+
+
+def check_whole(models):
+    """Raise where no worker has the whole of a model, so that none could write it."""
+    if _backend.BACKEND != "jax" or count() == 1:
+        return
+    for model in models:
+        for variable in model.variables:
+            if not (variable.value.is_fully_replicated or variable.value.is_fully_addressable):
+                raise ValueError(
+                    f"{variable.path} of {model.name!r} is spread over several processes, so that none of them could "
+                    "keep the model. Use `keras.distribution.DataParallel`, or a `ModelParallel` within one process; a "
+                    "`Distiller` alone trains what is spread over several."
+                )
+
+
+@contextlib.contextmanager
+def engine_in_force(data):
+    """A context to call Keras's `fit` in, with `data` (the training data, the validation data) as it is given them.
+
+    It says where a worker was lost, and mends what keeps Keras 3.15 from training over several processes:
+
+    - under JAX, a `keras.distribution` that is to divide datasets refuses all but those of `tf.data`; those that are
+      divided here already are let through;
+    - under TensorFlow, Keras asks a `MultiWorkerMirroredStrategy` for the mean of a whole nested batch, from which it
+      only wants the shapes, and for the mean of single numbers along an axis, and the strategy can do neither.
+    """
+    if count() == 1:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_lost_workers_told())
+        if _backend.BACKEND == "jax":
+            distribution = keras.distribution.distribution()
+            datasets = [each for each in data if each is not None]
+            of_tf = [_backend.is_tf_dataset(each) for each in datasets]
+            if distribution.auto_shard_dataset and any(of_tf) and not all(of_tf):
+                raise ValueError(
+                    "Several workers train together, and `keras.distribution` divides either all data or none. Pass "
+                    "both the training data and the validation data as `tf.data.Dataset`, or neither."
+                )
+            if not any(of_tf):
+                stack.callback(setattr, distribution, "auto_shard_dataset", distribution.auto_shard_dataset)
+                distribution.auto_shard_dataset = False
+        if _backend.BACKEND == "tensorflow":
+            stack.enter_context(_mended_reduce())
+        yield
+
+
+@contextlib.contextmanager
+def _mended_reduce():
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    reduce = strategy.reduce
+
+    def mended(reduce_op, value, axis):
+        if isinstance(value, (list, tuple, dict)):
+            return keras.tree.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], value)
+        single = len(strategy.experimental_local_results(value)[0].shape) == 0
+        return reduce(reduce_op, value, axis=None if single else axis)
+
+    strategy.reduce = mended
+    try:
+        yield
+    finally:
+        del strategy.reduce
+
+
 def alone(function):
     """What `function()` returns, computed on this worker's own devices, outside the engine.
 
@@ -132,19 +264,17 @@ def alone(function):
 
 
 @contextlib.contextmanager
-def lost_workers_told():
-    """A context of work that needs all workers; an error in it says that one may have ended, and how to go on."""
+def _lost_workers_told():
     workers = count()
     try:
         yield
     except FloatingPointError:
         raise
     except Exception as error:
-        if workers > 1:
-            error.add_note(
-                f"This is worker {index()} of {workers} (counted from 0) that train together. If another one has ended "
-                f"(look for an earlier message), this one cannot go on. {_START_AGAIN}"
-            )
+        error.add_note(
+            f"This is worker {index()} of {workers} (counted from 0) that train together. If another one has ended "
+            f"(look for an earlier message), this one cannot go on. {_START_AGAIN}"
+        )
         raise
 
 
@@ -189,8 +319,10 @@ def _gatherer():
         def gather_in_tensorflow(data):
             with strategy.scope():
                 each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(data[None], "int32"))
+                if (strategy, len(data)) not in _gathers:
+                    _gathers[strategy, len(data)] = tf.function(lambda rows: strategy.gather(rows, axis=0))
                 # A row for each replica; those of a worker are alike.
-                return strategy.gather(each, axis=0).numpy().reshape(workers, -1, len(data))[:, 0]
+                return _gathers[strategy, len(data)](each).numpy().reshape(workers, -1, len(data))[:, 0]
 
         return gather_in_tensorflow
     import torch

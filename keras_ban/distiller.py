@@ -8,7 +8,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_ban import _augmentation, _backend, _checks, _data_checks, _trial
+from keras_ban import _augmentation, _backend, _checks, _data_checks, _trial, _workers
 from keras_ban._attaching import attach
 from keras_ban._augmenting import augment_batch, prepare_augmentation
 from keras_ban._comparing import compare_outputs
@@ -27,6 +27,7 @@ from keras_ban._outputs import (
     with_own_seed,
 )
 from keras_ban._pairing import PairedDataset
+from keras_ban._parts import part_of_batches
 from keras_ban._schedules import check_schedule, serialize, value_at
 from keras_ban._teaching import NO_TEACHER, Teaching
 from keras_ban._top_k import expand, is_top_k
@@ -304,7 +305,11 @@ class Distiller(keras.Model):
         try:
             if self._needs_teacher:
                 x = self._prepare_soft_targets(x, soft_targets)
-            return self._train(x, y, *args, **kwargs)
+            if _workers.count() > 1 or _workers.shares() > 1:
+                x, y, kwargs = part_of_batches(x, y, _data_checks.arguments_of_fit(self, x, y, args, kwargs))
+                args = ()
+            with _workers.engine_in_force([x, kwargs.get("validation_data")]):
+                return self._train(x, y, *args, **kwargs)
         except Exception:
             _trial.explain(self, x, y, weights, validation_data)
             raise
