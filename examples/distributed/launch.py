@@ -1,4 +1,4 @@
-"""Start several processes of the script that is running, on this machine, and see them to their end.
+"""What the examples share: to start several processes on this machine and see them to their end, data and a model.
 
 On many machines a scheduler does this (Slurm, Kubernetes, `torchrun`): it starts one process a machine or device, and
 gives each what `environment` gives here.
@@ -65,3 +65,22 @@ def launch(count, environment, timeout=600, grace=60):
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def load_digits():
+    """Handwritten digits that scikit-learn brings along: `(x, y)` to train on (1,024), to validate (256), to test."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    x, y = digits.data[order].astype("float32") / 16, digits.target[order]
+    return [(x[part], y[part]) for part in (slice(0, 1024), slice(1024, 1280), slice(1280, None))]
+
+
+def build_model():
+    """A small dense network that returns logits."""
+    import keras
+
+    layers = [keras.layers.Dense(128, activation="relu"), keras.layers.Dropout(0.2), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((64,)), *layers])
