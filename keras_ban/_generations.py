@@ -7,7 +7,7 @@ import time
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _model_files, _workers
+from keras_ban import _augmentation, _backend, _checks, _model_files, _workers
 from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
 from keras_ban._fresh import STATELESS_CALLBACKS, StopOnNonFiniteLoss
@@ -199,7 +199,8 @@ class Generations:
         else:
             if teacher is not None:
                 trained = self._distiller(model, None if soft_targets is not None else teacher, label_weight)
-            elif sequence.augmentation is not None:
+            elif sequence.augmentation is not None or (_backend.BACKEND == "torch" and _workers.count() > 1):
+                # Keras's own `fit` knows nothing of other workers on torch.
                 trained = Distiller(student=model, label_weight=1, augmentation=sequence.augmentation)
             else:
                 trained = model

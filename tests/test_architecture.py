@@ -32,9 +32,9 @@ ALLOWED = {
     "_first_batch": {"_backend", "_checks", "_outputs", "_top_k"},
     "_fresh": {"_checks"},
     "_generations": {
-        *("_augmentation", "_bench", "_checks", "_epochs", "_fresh", "_model_files", "_outputs", "_scoring"),
-        *("_parts", "_workers"),
-        *("_shuffling", "_soft_target_choice", "cloning", "distiller", "ensemble", "history"),
+        *("_augmentation", "_backend", "_bench", "_checks", "_epochs", "_fresh", "_model_files", "_outputs"),
+        *("_parts", "_scoring", "_shuffling", "_soft_target_choice", "_workers"),
+        *("cloning", "distiller", "ensemble", "history"),
     },
     "_interruptions": set(),
     "_keras_losses": {"_backend", "_masks"},
@@ -61,6 +61,7 @@ ALLOWED = {
     "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_model_files", "_top_k", "_workers"},
     "_teaching": {"_backend"},
     "_top_k": {"_backend"},
+    "_torch_workers": {"_attaching", "_augmentation", "_backend", "_checks", "_masks", "_pairing", "_workers"},
     "_trial": {"_backend", "_checks", "_data_checks", "_outputs"},
     "_verifying": {"_processes", "_served"},
     "_workers": {"_backend"},
@@ -79,6 +80,7 @@ ALLOWED = {
             "_schedules",
             "_teaching",
             "_top_k",
+            "_torch_workers",
             "_trial",
             "_workers",
             "features",
@@ -143,14 +145,15 @@ def test_each_file_imports_from_the_floors_below_it_alone(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_uses_keras_internals_and_two_alone_know_the_frameworks(name):
+def test_no_file_uses_keras_internals_and_three_alone_know_the_frameworks(name):
     modules = imported(PACKAGE / f"{name}.py")
 
     assert not [module for module in modules if module.startswith("keras.src")]
     # `_run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
-    # `_workers` knows what each framework has where several processes train together.
+    # `_workers` knows what each framework has where several processes train together; `_torch_workers` is imported by
+    # torch's workers alone, while they train.
     assert (
-        name in ("_backend", "_workers", "_run_artefact")
+        name in ("_backend", "_workers", "_torch_workers", "_run_artefact")
         or not {module.split(".")[0] for module in modules} & FRAMEWORKS
     )
 
