@@ -55,13 +55,18 @@ def attach(distiller, soft_targets, x, y, args, kwargs):
 def _follow_epochs(x, y, arguments):
     """The same arguments, with a callback that tells a dataset of several views the epoch."""
     if isinstance(x, (ArrayRows, PairedDataset)) and x.views is not None:
-        callbacks = arguments.get("callbacks")
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(ViewOfEpoch(x))
-        else:
-            others = [] if callbacks is None else keras.tree.flatten(callbacks)
-            arguments = {**arguments, "callbacks": [ViewOfEpoch(x), *others]}
+        arguments = with_callback(ViewOfEpoch(x), arguments)
     return x, y, arguments
+
+
+def with_callback(callback, arguments):
+    """`fit`'s arguments with one more callback, the first where they are a list."""
+    callbacks = arguments.get("callbacks")
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(callback)
+        return arguments
+    others = [] if callbacks is None else keras.tree.flatten(callbacks)
+    return {**arguments, "callbacks": [callback, *others]}
 
 
 def _check_stored(distiller, soft_targets, y):

@@ -107,6 +107,14 @@ def error_of_tracing(function, x):
     return None
 
 
+def value_of(variable):
+    """A variable's value as a NumPy array; that of this process, of one that `tf.distribute` mirrors.
+
+    (NumPy itself cannot read a single number that is mirrored.)
+    """
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+
+
 def as_tensor(array):
     """A NumPy array as the backend's tensor; anything else, strings for instance, as it is."""
     return keras.ops.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
@@ -275,8 +283,13 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
             soft_targets = tf.nest.map_structure(tf.identity, soft_targets)
         return join(batch, columns(soft_targets))
 
-    return tf.data.Dataset.zip(dataset, rows).map(
-        lambda *parts: join_checked(parts[0], parts[1]), num_parallel_calls=tf.data.AUTOTUNE
+    options = tf.data.Options()
+    # By files, workers would be given rows of other examples than theirs.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return (
+        tf.data.Dataset.zip(dataset, rows)
+        .map(lambda *parts: join_checked(parts[0], parts[1]), num_parallel_calls=tf.data.AUTOTUNE)
+        .with_options(options)
     )
 
 
@@ -315,6 +328,8 @@ def tf_batches(data, order, batch_size):
     options = tf.data.Options()
     # As Keras: the batches are small, and to rewrite the pipeline each epoch would take longer than it saves.
     options.experimental_optimization.apply_default_optimizations = False
+    # Several workers divide each batch; from a generator TensorFlow would infer files to divide.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return (
         batches.with_options(options)
         .apply(tf.data.experimental.assert_cardinality(-(-size // batch_size)))

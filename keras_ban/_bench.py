@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_ban import _backend
 from keras_ban._outputs import seed_generators, with_own_seed
 
 
@@ -34,7 +35,7 @@ class Bench:
         optimizer = self.distiller.optimizer
         if self._optimizer_values is None:
             optimizer.build(self.student.trainable_variables)
-            self._optimizer_values = [keras.ops.convert_to_numpy(v.value).copy() for v in optimizer.variables]
+            self._optimizer_values = [_backend.value_of(v).copy() for v in optimizer.variables]
         for variable, value in zip(optimizer.variables, self._optimizer_values, strict=True):
             variable.assign(value)
         fresh = keras.tree.map_structure(with_own_seed, self.distiller.distillation_loss)

@@ -10,6 +10,7 @@ The rules:
    the last one stopped in the data, and a model that is built by its data.
 3. A file that is not whole, of another generation or of another Keras, is as good as none: the generation begins again.
 4. A generation that ended in NaN or infinity begins again.
+5. Of several workers that train together the first writes, and all of them go on from the file.
 """
 
 import json
@@ -20,7 +21,7 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_ban import _backend, _storage
+from keras_ban import _backend, _storage, _workers
 
 
 class KeepEpochs(keras.callbacks.Callback):
@@ -59,13 +60,14 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def forget(self):
         """Remove the file."""
-        self._path.unlink(missing_ok=True)
+        if _workers.is_chief():
+            self._path.unlink(missing_ok=True)
 
     def on_train_begin(self, logs=None):
         if self._kept is None:
             return
         for index, variable in enumerate(self._variables()):
-            like = keras.ops.convert_to_numpy(variable.value)
+            like = _backend.value_of(variable)
             data = np.frombuffer(self._kept[f"variable_{index}"].tobytes(), like.dtype)
             variable.assign(data.reshape(like.shape))
 
@@ -78,18 +80,22 @@ class KeepEpochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.logs.setdefault(name, []).append(float(value))
+        if _workers.is_chief():
+            self._write(epoch)
+        self.epochs_kept = epoch + 1
+
+    def _write(self, epoch):
         states = _backend.random_states()
         about = {"generation": self.generation, "keras": keras.__version__, "epochs": epoch + 1, "logs": self.logs}
         about |= {"seconds": self.seconds(), "random_states": list(states)}
         arrays = {"about": np.array(json.dumps(about)), **states}
         for index, variable in enumerate(self._variables()):
             # As bytes, because `.npz` has no bfloat16.
-            arrays[f"variable_{index}"] = np.frombuffer(keras.ops.convert_to_numpy(variable.value).tobytes(), "uint8")
+            arrays[f"variable_{index}"] = np.frombuffer(_backend.value_of(variable).tobytes(), "uint8")
         partial = self._path.with_name(f".{self._path.name}.partial")
         with _storage.writing(self._path, partial):
             _write_npz(partial, arrays)
             os.replace(partial, self._path)
-        self.epochs_kept = epoch + 1
 
     def _variables(self):
         if not self.model.optimizer.built:

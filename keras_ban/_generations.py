@@ -1,16 +1,18 @@
 """Make the generations of a sequence, train each, and measure it."""
 
+import contextlib
 import functools
 import time
 
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _model_files
+from keras_ban import _augmentation, _backend, _checks, _model_files, _workers
 from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
 from keras_ban._fresh import StopOnNonFiniteLoss, counts_nothing
 from keras_ban._outputs import check_known_outputs
+from keras_ban._parts import part_of_batches
 from keras_ban._scoring import known_probabilities
 from keras_ban._shuffling import in_order_of_epoch
 from keras_ban._soft_target_choice import soft_targets_for_training
@@ -176,7 +178,8 @@ class Generations:
         sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
         if teacher is not None and label_weight != 1:
             # The bench's student holds the last generation, and its way through `predict` is compiled.
-            runs = self._bench.student if self._bench is not None and self._bench.holds is teacher else teacher
+            on_bench = self._bench is not None and self._bench.holds is teacher and _workers.count() == 1
+            runs = self._bench.student if on_bench else teacher
             path = None if self._run is None else self._run.soft_targets_file(record.generation - 1)
             soft_targets = soft_targets_for_training(sequence, teacher, runs, x, options, path)
         if soft_targets is not None:
@@ -196,7 +199,8 @@ class Generations:
         else:
             if teacher is not None:
                 trained = self._distiller(model, None if soft_targets is not None else teacher, label_weight)
-            elif sequence.augmentation is not None:
+            elif sequence.augmentation is not None or (_backend.BACKEND == "torch" and _workers.count() > 1):
+                # Keras's own `fit` knows nothing of other workers on torch.
                 trained = Distiller(student=model, label_weight=1, augmentation=sequence.augmentation)
             else:
                 trained = model
@@ -215,8 +219,13 @@ class Generations:
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         if not _checks.is_dataset(x):
             x, y, options = in_order_of_epoch(trained, x, y, options, record.seed)
+        engine = contextlib.nullcontext()
+        if trained is model:  # A Distiller does so itself.
+            x, y, options = part_of_batches(x, y, options)
+            engine = _workers.engine_in_force([x, options.get("validation_data")])
         begin = time.perf_counter()
-        logs = trained.fit(x, y, **options).history
+        with engine:
+            logs = trained.fit(x, y, **options).history
         record.seconds = time.perf_counter() - begin
         if keeper is not None:
             logs, record.seconds = keeper.logs, keeper.seconds()
@@ -254,10 +263,21 @@ class Generations:
     def _measure(self, model, trained, record, by):
         if self._scorer.data is None:
             return
+        if _workers.count() > 1:
+            here = _model_files.on_this_worker(model)
+            record.metrics, record.scores = _workers.alone(lambda: self._measure_here(here, by))
+            measured = _workers.chiefs([record.seconds, *record.metrics.values()], "agree on what was measured")
+            record.seconds = float(measured[0])
+            record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
+            return
         # Both are compiled already, where the generation was trained in turn with others.
         record.metrics = self._scorer.evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
         record.scores = self._scorer.score(self._bench.student if on_bench else model, by)
+
+    def _measure_here(self, model, by):
+        self._compile_arguments.compile(model)
+        return self._scorer.evaluate(model), self._scorer.score(model, by)
 
     def wrap(self, model):
         """The model compiled from outside, so that it stays as it is."""

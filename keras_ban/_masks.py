@@ -8,6 +8,11 @@ def mask_of(tensor):
     return _ReadMask()(tensor) if keras.ops.is_tensor(tensor) else None
 
 
+def with_mask(tensor, mask):
+    """The tensor, with a mask for Keras to keep with it."""
+    return _WriteMask()((tensor, mask))
+
+
 class _ReadMask(keras.layers.Layer):
     """Returns its input's mask: Keras hands it to layers, and keeps it where else no public name leads.
 
@@ -20,3 +25,16 @@ class _ReadMask(keras.layers.Layer):
 
     def call(self, inputs, mask=None):
         return mask
+
+
+class _WriteMask(keras.layers.Layer):
+    """Returns the first of two tensors, with the second as its mask."""
+
+    def __init__(self):
+        super().__init__(name="write_mask", autocast=False)
+
+    def call(self, inputs):
+        return inputs[0]
+
+    def compute_mask(self, inputs, previous_mask):
+        return inputs[1]

@@ -6,7 +6,7 @@ import tempfile
 
 import keras
 
-from keras_ban import _storage
+from keras_ban import _storage, _workers
 
 
 def save(model, path):
@@ -37,6 +37,20 @@ def load(path, custom_objects=None):
 def classes_of(model):
     """The classes that a model is made of, by name, registered with Keras or not."""
     return {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+
+
+def on_this_worker(model):
+    """The model; where several workers train together, a copy for `_workers.alone`, which is not compiled.
+
+    The engine divides what a model of its own computes over the workers. What is to be known of a model in each of
+    them, its outputs on all of the data for instance, a copy outside the engine tells.
+    """
+    if _workers.count() == 1:
+        return model
+    with tempfile.TemporaryDirectory() as folder, _storage.writing(folder):
+        path = pathlib.Path(folder, "model.keras")
+        save(model, path)
+        return _workers.alone(lambda: load(path, classes_of(model)))
 
 
 def check_can_be_kept(model):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _backend, _checks
+from keras_ban import _backend, _checks, _model_files, _workers
 from keras_ban._arrays import softmax
 from keras_ban.history import ENSEMBLE, score
 
@@ -43,8 +43,9 @@ class Scorer:
         """
         if self._loss is None or self._labels is None:
             return None
-        with _backend.keeping_values(model):
-            outputs = model.predict(self.data[0], batch_size=self._batch_size, verbose=0)
+        here = _model_files.on_this_worker(model)
+        with _backend.keeping_values(here):
+            outputs = _workers.alone(lambda: here.predict(self.data[0], batch_size=self._batch_size, verbose=0))
         probabilities = _probabilities(outputs, self._loss)
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):

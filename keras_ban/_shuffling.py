@@ -8,7 +8,7 @@ order. There the order is derived here, from the generation's seed and the epoch
 import keras
 import numpy as np
 
-from keras_ban import _backend, _checks
+from keras_ban import _backend, _checks, _workers
 from keras_ban._attaching import attach, weights_like
 from keras_ban._pairing import size_of
 
@@ -27,7 +27,7 @@ def in_order_of_epoch(trained, x, y, options, seed):
     shuffle = options.get("shuffle", True)
     arrays = [leaf for leaf in keras.tree.flatten((x, y, options.get("sample_weight"))) if leaf is not None]
     numbers = all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in arrays)
-    if _backend.shuffles_each_epoch_anew() or not shuffle or not numbers or "steps_per_epoch" in options:
+    if _keras_orders() or not shuffle or not numbers or "steps_per_epoch" in options:
         return x, y, options
     if y is None and trained._measures_labels:
         return x, y, options  # Which the Distiller refuses, of arrays.
@@ -48,6 +48,11 @@ def in_order_of_epoch(trained, x, y, options, seed):
     data = keras.utils.pack_x_y_sample_weight(x, y, weights)
     dataset = _backend.tf_batches(data, order, batch_size)
     return dataset, None, {**options, "shuffle": False, "callbacks": [order, *options["callbacks"]]}
+
+
+def _keras_orders():
+    # Each of several workers would draw an order of its own, did Keras draw it (JAX's: `_parts`).
+    return _backend.shuffles_each_epoch_anew() and (_backend.BACKEND != "tensorflow" or _workers.count() == 1)
 
 
 class OrderOfEpoch(keras.callbacks.Callback):

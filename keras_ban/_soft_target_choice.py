@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _checks, _top_k
+from keras_ban import _checks, _top_k, _workers
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import output_spec
 from keras_ban._pairing import size_of
@@ -27,11 +27,14 @@ def soft_targets_for_training(sequence, teacher, runs, x, options, path=None):
         return None
     if sequence.soft_targets == "auto" and sequence.views is None and not _worth_keeping(sequence, teacher, x, path):
         return None
-    if path is not None and path.exists():
+    if path is not None and _workers.chiefs(path.exists(), "look for soft targets"):
         soft_targets = _read_again(path, sequence, teacher, x)
-        if soft_targets is not None:
+        # Where a worker finds them damaged, all of them compute them again.
+        if _workers.gather(soft_targets is not None, "look at soft targets").all():
             return soft_targets
-        path.unlink()
+        with _workers.together("remove soft targets"):
+            if _workers.is_chief():
+                path.unlink()
     soft_targets = SoftTargets.from_teacher(
         runs,
         x,

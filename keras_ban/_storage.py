@@ -16,11 +16,14 @@ import zlib
 
 import numpy as np
 
+from keras_ban import _workers
+
 _LETTERS = b"KERASBAN"
 _FOOTER_BYTES = hashlib.sha256().digest_size + 8 + len(_LETTERS)
 _CHUNK_BYTES = 2**24
 # Files up to this size are checked whole when they are opened, in some 15 ms; larger ones when they are first used.
 _SMALL_BYTES = 2**26
+_WRITE = "write their soft targets"
 
 
 @contextlib.contextmanager
@@ -54,20 +57,39 @@ class RowWriter:
     """Writes rows as they come, in constant memory, into a file that is complete or absent.
 
     Use as a context manager; the file appears under its name when `commit` is called, and not at all without.
+
+    Several workers that train together write one file: the first makes it and commits it, and each writes its own rows
+    at their place, and skips those of the others. (All of them call the same methods, but for `append` and `skip`.)
     """
 
     def __init__(self, path, dtype, row_shape):
         self.path = pathlib.Path(path)
         check_may_replace(self.path)
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
-        self._count, self._checksum = 0, 0
-        self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
-        with writing(self.path):
-            self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by __exit__)
-            self._file.write(_header((self._count, *self._row_shape), self._dtype))
+        self._count, self._checksum, self._committing = 0, 0, False
+        number = _workers.chiefs(uuid.uuid4().int % 2**32, "name a file of soft targets")
+        self._temporary = self.path.with_name(f".{self.path.name}.{number:08x}.partial")
+        header = _header((self._count, *self._row_shape), self._dtype)
+        with _workers.together("make a file of soft targets"):
+            if _workers.is_chief():
+                with writing(self.path):
+                    self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
+                    self._file.write(header)
+        if not _workers.is_chief():
+            with _workers.together("open a file of soft targets"), writing(self.path):
+                self._file = open(self._temporary, "rb+")  # noqa: SIM115 (closed by __exit__)
+                self._file.seek(len(header))
+        else:
+            _workers.wait_for_all("open a file of soft targets")
 
     def __enter__(self):
         return self
+
+    def skip(self, count):
+        """Leave room for rows that another worker writes."""
+        with writing(self.path):
+            self._file.seek(count * self._dtype.itemsize * int(np.prod(self._row_shape, dtype="int64")), os.SEEK_CUR)
+        self._count += count
 
     def append(self, rows):
         data = np.ascontiguousarray(rows, self._dtype).tobytes()
@@ -78,6 +100,24 @@ class RowWriter:
 
     def commit(self, keys, description):
         keys = np.ascontiguousarray(keys, "<u8").tobytes()
+        self._committing = True
+        if _workers.count() > 1:
+            with _workers.together(_WRITE), writing(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if len(set(_workers.gather(zlib.crc32(keys), "compare their data").tolist())) > 1:
+                raise ValueError(
+                    "The workers that train together were given other data, or data in another order: each of them "
+                    "must be given all of the data, in the same order."
+                )
+        with _workers.together("finish a file of soft targets"):
+            if _workers.is_chief():
+                self._commit(keys, description)
+
+    def _commit(self, keys, description):
+        if _workers.count() > 1:
+            shape, offset = (self._count, *self._row_shape), rows_offset(self._temporary)
+            self._checksum = _checksum(np.memmap(self._temporary, self._dtype, "r", offset, shape))
         description = {
             **description,
             "rows": self._count,
@@ -96,11 +136,15 @@ class RowWriter:
             self._file.close()
             os.replace(self._temporary, self.path)
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None and issubclass(kind, Exception) and not self._committing:
+            with contextlib.suppress(RuntimeError):
+                _workers.gather(True, _WRITE)  # The others are about to ask.
         # Where the disk is full, closing fails as writing did, and is closed all the same.
         with contextlib.suppress(OSError):
             self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        if _workers.is_chief():
+            self._temporary.unlink(missing_ok=True)
 
 
 def check_may_replace(path):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _top_k
+from keras_ban import _augmentation, _checks, _model_files, _top_k, _workers
 from keras_ban._fingerprints import layer_fingerprint, model_fingerprint
 
 FORMAT = 2
@@ -28,8 +28,15 @@ def check_views(augmentation, views):
 def look(teacher, augmentation=None, views=None):
     """A function of a batch `x` and its keys that gives the teacher's outputs `(batch, ..., classes)`.
 
-    With an `augmentation` they are of views, `(batch, views, ..., classes)`.
+    With an `augmentation` they are of views, `(batch, views, ..., classes)`. Of several workers each has its own copy.
     """
+    if _workers.count() > 1:
+        teacher = _model_files.on_this_worker(teacher)
+        if augmentation is not None:
+            original = augmentation
+            augmentation = _workers.alone(lambda: type(original).from_config(original.get_config()))
+        outputs_of = _workers.alone(lambda: look(teacher, augmentation, views))
+        return lambda x, keys: _workers.alone(lambda: outputs_of(x, keys))
     if augmentation is None:
         return lambda x, keys: _outputs_of(teacher, x)
     on_views = _augmentation.TeacherOnViews(teacher, augmentation)

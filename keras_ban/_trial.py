@@ -32,7 +32,9 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     batch = [_converted(_backend.as_tensor if on_values else symbol, name, part) for name, part in parts]
     try:
         if on_values:
-            with _backend.without_gradients(), keras.StatelessScope():
+            # With the values themselves, which Keras asks the scope for where weights have a penalty.
+            values = [(variable, variable) for variable in model.variables]
+            with _backend.without_gradients(), keras.StatelessScope(values):
                 trial.call(*batch)
         else:
             trial.compute_output_spec(*batch)

@@ -8,7 +8,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_ban import _augmentation, _backend, _checks, _data_checks, _trial
+from keras_ban import _augmentation, _backend, _checks, _data_checks, _trial, _workers
 from keras_ban._attaching import attach
 from keras_ban._augmenting import augment_batch, prepare_augmentation
 from keras_ban._comparing import compare_outputs
@@ -27,6 +27,7 @@ from keras_ban._outputs import (
     with_own_seed,
 )
 from keras_ban._pairing import PairedDataset
+from keras_ban._parts import part_of_batches
 from keras_ban._schedules import check_schedule, serialize, value_at
 from keras_ban._teaching import NO_TEACHER, Teaching
 from keras_ban._top_k import expand, is_top_k
@@ -58,6 +59,17 @@ class Distiller(keras.Model):
     `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
     optimizer's `iterations`, an int32 tensor) that gives the number for that step. Their means over an epoch are
     reported as `label_weight` and `temperature`. A label weight that changes keeps both terms computed, at 0 and 1 too.
+
+    Under torch, where the processes of a `torch.distributed` group all call `fit` alike, they train one model, the
+    first one's, as one process would on the whole batch: weights, losses, penalties and metrics are the same up to
+    rounding, and the same in all (Keras's own `fit` trains a model in each, without a word). Arrays, soft targets
+    and `batch_size` are those of the whole, and divided; a dataset gives each worker batches of its own, a
+    `DataLoader` by a `DistributedSampler`, which is told the epoch. Each worker holds the outputs of the whole
+    batch, and validates on all of the validation data. Not as in one process: a BatchNorm normalises by its
+    worker's part, as under `DistributedDataParallel`, and its statistics are the workers' mean; dropout and
+    augmentation draw other numbers in each worker; what layers add by `add_loss` is taken for a mean over the
+    batch. Where a worker ends, the others raise `RuntimeError`: at once where the connection is closed, else after
+    the group's `timeout`.
 
     A batch whose `y` is `{"labels": ..., "soft_targets": ...}` brings the teacher's outputs with it, and the teacher
     does not run. With `label_weight=0`, `{"soft_targets": ...}` is enough.
@@ -165,6 +177,7 @@ class Distiller(keras.Model):
             found_by_keras=False,
             before_training=[],
             step=None,
+            workers=None,
         )
         self._label_weight = label_weight
         self._loss_weights = None
@@ -215,6 +228,12 @@ class Distiller(keras.Model):
         return [name for name in super().__dir__() if name != "teacher" or found]
 
     def call(self, inputs, training=None):
+        workers = self._hidden.workers
+        if workers is not None and workers.in_step:
+            return workers.gather(self._call_student(workers.own_part(inputs), training))
+        return self._call_student(inputs, training)
+
+    def _call_student(self, inputs, training):
         if not self._hidden.observes:
             return self.student(inputs, training=training)
         outputs, features = self._hidden.observer(inputs, training=training)
@@ -304,21 +323,34 @@ class Distiller(keras.Model):
         try:
             if self._needs_teacher:
                 x = self._prepare_soft_targets(x, soft_targets)
-            return self._train(x, y, *args, **kwargs)
+            # On torch nothing is divided before a step, see `_torch_workers`.
+            if _backend.BACKEND != "torch" and (_workers.count() > 1 or _workers.shares() > 1):
+                x, y, kwargs = part_of_batches(x, y, _data_checks.arguments_of_fit(self, x, y, args, kwargs))
+                args = ()
+            with _workers.engine_in_force([x, kwargs.get("validation_data")]):
+                return self._train(x, y, *args, **kwargs)
         except Exception:
             _trial.explain(self, x, y, weights, validation_data)
             raise
 
     def _train(self, *args, **kwargs):
         try:
+            if _backend.BACKEND == "torch" and _workers.count() > 1:
+                from keras_ban import _torch_workers
+
+                kwargs, self._hidden.workers = _torch_workers.start(self, *args, **kwargs)
+                args = ()
             return super().fit(*args, **kwargs)
         finally:
+            self._hidden.workers = None
             _backend.restore(self._hidden.before_training)
             self._hidden.before_training = []
             self._teaching.end()
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
+        if _backend.BACKEND == "torch" and _workers.count() > 1:
+            raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         prepare_augmentation(self, x)
         if self._needs_teacher:
             self._prepare_soft_targets(x, split_targets(y)[1])
@@ -327,7 +359,10 @@ class Distiller(keras.Model):
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`, of the student on the labels: the teacher plays no part."""
         with self._speaking_of_the_student():
-            return super().evaluate(*args, **kwargs)
+            logs = super().evaluate(*args, **kwargs)
+        # Within `fit`, whose callbacks decide by them.
+        within = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
+        return self._hidden.workers.agree(logs) if within else logs
 
     def test_on_batch(self, *args, **kwargs):
         """As `keras.Model.test_on_batch`, of the student on the labels."""
@@ -342,6 +377,8 @@ class Distiller(keras.Model):
         # Keras calls this when all variables are built, just before the first step.
         super().make_train_function(force)
         self._hidden.before_training = _backend.values_before_training(self)
+        if self._hidden.workers is not None:
+            self._hidden.workers.begin(self)
 
     def count_params(self):
         """As `keras.Model.count_params`, of the student."""
@@ -353,6 +390,13 @@ class Distiller(keras.Model):
 
     def train_step(self, *args):
         # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
+        if self._hidden.workers is None:
+            return self._train_step(*args)
+        (data,) = args
+        with self._hidden.workers.step(self, data) as part:
+            return self._train_step(part)
+
+    def _train_step(self, *args):
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         labels, soft_targets = split_targets(y)
@@ -368,6 +412,8 @@ class Distiller(keras.Model):
             raise ValueError(_NO_FEATURES)
         if self._label_weight_tracker is not None or self._temperature_tracker is not None:
             self._hidden.step = _backend.step_of(self.optimizer, state[0][2] if state else None)
+        if self._hidden.workers is not None:
+            x, y, sample_weight = self._hidden.workers.join(x, y, sample_weight)
         self._hidden.observes = self._hidden.observer is not None
         try:
             return super().train_step(*state, (x, y, sample_weight))
@@ -477,6 +523,12 @@ class Distiller(keras.Model):
         if not self._soft_targets_checked and _backend.steps_see_values(self):
             check_soft_targets(self, soft_targets)
         return compare_outputs(self, labels, soft_targets, y_pred, sample_weight, self._hidden.step)
+
+    def _aggregate_additional_loss(self, loss):
+        # Of Keras, which sums up by it what `losses` holds.
+        loss = super()._aggregate_additional_loss(loss)
+        workers = self._hidden.workers
+        return workers.add_up(loss) if workers is not None and workers.in_step else loss
 
     def _student_losses(self):
         """What `add_loss` and the regularizers add, scaled as Keras scales it."""

@@ -29,6 +29,8 @@ The rules of resume:
    again either: the generations after it were taught by the true one.
 7. A manifest of a newer format is refused.
 8. Where the disk is full, or has another fault, the file is named, and what was being written is taken away again.
+9. Where several workers train together, the first takes the lock and writes; the others wait for it, and read. All of
+   them see the same folder, and go through the same steps; where one fails, no other goes on.
 """
 
 import csv
@@ -41,6 +43,7 @@ import re
 import shutil
 import socket
 
+from keras_ban import _workers
 from keras_ban._storage import writing
 from keras_ban.history import BornAgainHistory
 
@@ -82,6 +85,14 @@ class RunDirectory:
         self._lock = None
 
     def __enter__(self):
+        try:
+            self._by_chief("open the run directory", self._open)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self):
         self._check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -102,7 +113,6 @@ class RunDirectory:
         except BaseException:
             self.__exit__()
             raise
-        return self
 
     def __exit__(self, *_):
         _give_back_lock(self._lock)
@@ -147,6 +157,11 @@ class RunDirectory:
             ValueError: the run was begun with something else.
         """
         description = json.loads(json.dumps(description))
+        self._by_chief("begin the run", lambda: self._begin(description, seed, versions))
+        with _workers.together("begin it with the same"):
+            self._check_same(self.manifest["begun_with"], description, seed)
+
+    def _begin(self, description, seed, versions):
         if self.holds_nothing:
             manifest = {"format": FORMAT, "versions": versions, "seed": seed, "finished": False}
             self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
@@ -155,6 +170,11 @@ class RunDirectory:
         more = description.get("generations", 0) > begun_with.get("generations", 0)
         if more:
             begun_with = self._with_more(begun_with, description)
+        self._check_same(begun_with, description, seed)
+        if more:
+            self._write_manifest({**self.manifest, "begun_with": description, "finished": False, "ensemble": None})
+
+    def _check_same(self, begun_with, description, seed):
         found = list(differences({"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}))
         if found:
             raise ValueError(
@@ -162,8 +182,6 @@ class RunDirectory:
                 + "".join(f"- {line}\n" for line in found)
                 + f"Continue it with what it was begun with, {_ELSEWHERE}"
             )
-        if more:
-            self._write_manifest({**self.manifest, "begun_with": description, "finished": False, "ensemble": None})
 
     def commit(self, record, write_model):
         """Put a generation on disk, by rule 3.
@@ -172,6 +190,9 @@ class RunDirectory:
             record: its `GenerationRecord`.
             write_model: a function that writes the model to the path that it is given.
         """
+        self._by_chief(f"put generation {record.generation} on disk", lambda: self._commit(record, write_model))
+
+    def _commit(self, record, write_model):
         name = f"generation-{record.generation:02d}"
         partial = self.path / f".{name}.partial"
         with writing(self.path / name, partial):
@@ -194,7 +215,8 @@ class RunDirectory:
     def finish(self, ensemble):
         """Note that no generation is to come, and the ensemble's `Scores`, or `None`."""
         ensemble = BornAgainHistory(ensemble=ensemble).to_dict()["ensemble"]
-        self._write_manifest({**self.manifest, "finished": True, "ensemble": ensemble})
+        manifest = {**self.manifest, "finished": True, "ensemble": ensemble}
+        self._by_chief("finish the run", lambda: self._write_manifest(manifest))
 
     def model_file(self, generation):
         """The path of a finished generation's model, whose checksum was looked at.
@@ -222,8 +244,23 @@ class RunDirectory:
 
     def remove_soft_targets(self):
         """Remove the soft targets that played their part: the generation that they taught is on disk."""
-        for generation in range(len(self.entries) - 1):
+        for generation in range(len(self.entries) - 1 if _workers.is_chief() else 0):
             self.soft_targets_file(generation).unlink(missing_ok=True)
+
+    def _by_chief(self, what, write):
+        """Rule 9."""
+        with _workers.together(what):
+            if _workers.is_chief():
+                write()
+        # The chief waits, so that all see the same.
+        with _workers.together(f"{what}, and read it"):
+            if not _workers.is_chief():
+                if not (self.path / LOCK).exists():
+                    raise ValueError(
+                        f"Worker {_workers.index()} (counted from 0) sees nothing in {self.path}, where worker 0 "
+                        "writes: `directory` must be a folder that all workers see, which their machines share."
+                    )
+                self._read()
 
     def _checked(self, generation, name):
         entry = self.entries[generation]

@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban import _checks, _data_checks, _manifest, _model_files, _sequence_checks
+from keras_ban import _checks, _data_checks, _manifest, _model_files, _sequence_checks, _workers
 from keras_ban._fresh import CompileArguments, callback_maker, from_config
 from keras_ban._generations import Generations, average_of, taught_by
 from keras_ban._interruptions import told
@@ -249,6 +249,7 @@ class BornAgainSequence:
                 ", which no file holds. To go on with the run, make the sequence as it was made, with this "
                 "`directory`, and call `fit` on that."
             )
+        _workers.check_engine(self.model)
         _checks.check_flag("resume", resume)
         mode = _sequence_checks.resolve_mode(mode, monitor)
         if patience is not None:
@@ -269,10 +270,12 @@ class BornAgainSequence:
         scorer = Scorer(validation_data, self.distillation_loss, batch_size, kwargs.get("validation_steps"))
         options = {"batch_size": batch_size, "epochs": epochs, "validation_data": validation_data}
         options |= {"sample_weight": sample_weight, **kwargs}
+        verbose = verbose if _workers.is_chief() else 0
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = self._entropy(run, resume)
             generations = Generations(self, self._compile_arguments, entropy, scorer, run)
             starts = generations.start(teacher)
+            _workers.check_whole(starts.values())
             needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
             _sequence_checks.check_labels(x, y, self._compile_arguments.loss, starts[0], needed)
             start = starts[0 if teacher is None else 1]
@@ -450,7 +453,8 @@ class BornAgainSequence:
     def _entropy(self, run, resume):
         """From which the generations' seeds are derived."""
         if run is None or run.manifest is None or (not resume and run.holds_nothing):
-            return np.random.SeedSequence().entropy % 2**32 if self.seed is None else self.seed
+            drawn = _workers.chiefs(np.random.SeedSequence().entropy % 2**32, "agree on a seed")
+            return int(drawn) if self.seed is None else self.seed
         if not resume:
             raise ValueError(
                 f"{run.path} holds a run, and `resume=False` begins another, which would have to be written over it: "

@@ -8,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _data_checks, _pairing, _storage, _teacher_rows, _top_k, _trial
+from keras_ban import _augmentation, _checks, _data_checks, _pairing, _storage, _teacher_rows, _top_k, _trial, _workers
 from keras_ban._arrays import softmax
 from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
 
@@ -94,7 +94,9 @@ class SoftTargets:
             top_k: keep so many logits of each example; `None` keeps all.
             dtype: `"float16"`, `"float32"` or `"float64"`. `None`: float32, or float16 with `top_k`.
             path: write a file, in constant memory. It appears when it is complete. A file of soft targets that is there
-                is replaced, any other refused.
+                is replaced, any other refused. Where several workers train together, all of them call this with the
+                same data and a path that all of them see; each runs the teacher on its part of the batches, and they
+                write one file. (Without a path each has all rows, and computes all of them.)
             verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
             from_logits: whether the teacher gives logits. `None`: looked up in its outputs on the first batch.
             augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`, each of an
@@ -125,8 +127,11 @@ class SoftTargets:
         _checks.check_not_empty(x)
         _data_checks.check_data("x", x)
         batches, count = _pairing.batches_of(x, batch_size)
-        progress = keras.utils.Progbar(count, verbose=int(verbose == "auto" or bool(verbose)), unit_name="batch")
+        verbose = _workers.is_chief() and (verbose == "auto" or bool(verbose))
+        progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
         done, keys, parts = 0, [], []
+        # Of several workers each runs the teacher on its own batches, if there is one file for the rows of all.
+        workers, this = (1, 0) if path is None else (_workers.count(), _workers.index())
         with contextlib.ExitStack() as stack:
             for x_batch in batches:
                 keys.append(example_keys(x_batch))
@@ -134,11 +139,12 @@ class SoftTargets:
                     if augmentation is not None:
                         _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
                     outputs_of = _teacher_rows.look(teacher, augmentation, views)
-                try:
-                    outputs = outputs_of(x_batch, keys[-1])
-                except Exception:
-                    _trial.check_fits(teacher, x_batch)
-                    raise
+                if done == 0 or done % workers == this:
+                    try:
+                        outputs = outputs_of(x_batch, keys[-1])
+                    except Exception:
+                        _trial.check_fits(teacher, x_batch)
+                        raise
                 if done == 0:
                     form = example_form(x_batch)
                     description = _teacher_rows.describe(
@@ -148,8 +154,11 @@ class SoftTargets:
                         row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
                         dtype_of_rows = _teacher_rows.row_dtype(description)
                         writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
-                rows = _teacher_rows.as_rows(outputs, description)
-                parts.append(rows) if path is None else writer.append(rows)
+                if done % workers != this:
+                    writer.skip(len(keys[-1]))
+                else:
+                    rows = _teacher_rows.as_rows(outputs, description)
+                    parts.append(rows) if path is None else writer.append(rows)
                 done += 1
                 progress.update(done)
             if count is None:

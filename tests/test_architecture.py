@@ -22,45 +22,49 @@ ALLOWED = {
     "_augmentation": {"_backend"},
     "_augmenting": {"_augmentation", "_backend", "_checks", "_outputs"},
     "_backend": set(),
-    "_bench": {"_outputs"},
+    "_bench": {"_backend", "_outputs"},
     "_checks": set(),
     "_comparing": {"_keras_losses", "_outputs", "_schedules", "losses"},
     "_data_checks": {"_checks"},
     "_disagreement": {"losses"},
-    "_epochs": {"_backend", "_storage"},
+    "_epochs": {"_backend", "_storage", "_workers"},
     "_fingerprints": {"_checks"},
     "_first_batch": {"_backend", "_checks", "_outputs", "_top_k"},
     "_fresh": {"_checks"},
     "_generations": {
-        *("_augmentation", "_bench", "_checks", "_epochs", "_fresh", "_model_files", "_outputs", "_scoring"),
-        *("_shuffling", "_soft_target_choice", "cloning", "distiller", "ensemble", "history"),
+        *("_augmentation", "_backend", "_bench", "_checks", "_epochs", "_fresh", "_model_files", "_outputs"),
+        *("_parts", "_scoring", "_shuffling", "_soft_target_choice", "_workers"),
+        *("cloning", "distiller", "ensemble", "history"),
     },
     "_interruptions": set(),
     "_keras_losses": {"_backend", "_masks"},
     "_masks": set(),
     "_manifest": {"_checks", "_fingerprints", "_fresh", "_model_files"},
-    "_model_files": {"_storage"},
+    "_model_files": {"_storage", "_workers"},
     "_observing": set(),
     "_outputs": {"_backend", "losses"},
     "_pairing": {"_backend", "_checks", "_fingerprints", "_outputs"},
+    "_parts": {"_attaching", "_backend", "_checks", "_pairing", "_workers"},
     "_plotting": set(),
     "_processes": set(),
     "_replacing": set(),
     "_run_artefact": set(),
     "_schedules": set(),
-    "_scoring": {"_arrays", "_checks", "history"},
+    "_scoring": {"_arrays", "_checks", "_model_files", "_workers", "history"},
     "_served": {"_disagreement", "ensemble"},
     "_sequence_checks": {
         *("_augmentation", "_checks", "_data_checks", "_keras_losses", "_pairing", "_schedules", "_top_k", "_trial"),
     },
-    "_shuffling": {"_attaching", "_backend", "_checks", "_pairing"},
-    "_soft_target_choice": {"_checks", "_fingerprints", "_outputs", "_pairing", "_top_k", "targets"},
-    "_storage": set(),
-    "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
+    "_shuffling": {"_attaching", "_backend", "_checks", "_pairing", "_workers"},
+    "_soft_target_choice": {"_checks", "_fingerprints", "_outputs", "_pairing", "_top_k", "_workers", "targets"},
+    "_storage": {"_workers"},
+    "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_model_files", "_top_k", "_workers"},
     "_teaching": {"_backend"},
     "_top_k": {"_backend"},
+    "_torch_workers": {"_attaching", "_augmentation", "_backend", "_checks", "_masks", "_pairing", "_workers"},
     "_trial": {"_backend", "_checks", "_data_checks", "_outputs"},
     "_verifying": {"_processes", "_served"},
+    "_workers": {"_backend"},
     "_writing": {"_backend", "_model_files", "_processes", "_served"},
     "cloning": {"_checks"},
     "decomposition": {"_arrays", "_checks", "_data_checks", "_trial", "losses", "targets"},
@@ -72,10 +76,13 @@ ALLOWED = {
             "_observing",
             "_outputs",
             "_pairing",
+            "_parts",
             "_schedules",
             "_teaching",
             "_top_k",
+            "_torch_workers",
             "_trial",
+            "_workers",
             "features",
             "losses",
         ),
@@ -91,7 +98,7 @@ ALLOWED = {
     "losses/_dist": {"losses"},
     "losses/_knowledge_distillation": {"_checks", "losses"},
     "losses/_permuted": {"_checks", "losses"},
-    "runs": {"_storage", "history"},
+    "runs": {"_storage", "_workers", "history"},
     "sequence": {
         *(
             "_checks",
@@ -103,12 +110,12 @@ ALLOWED = {
             "_model_files",
             "_scoring",
         ),
-        "_sequence_checks",
+        *("_sequence_checks", "_workers"),
         *("cloning", "history", "losses", "runs"),
     },
     "targets": {
         *("_arrays", "_augmentation", "_checks", "_data_checks", "_fingerprints", "_pairing", "_storage"),
-        *("_teacher_rows", "_top_k", "_trial"),
+        *("_teacher_rows", "_top_k", "_trial", "_workers"),
     },
 }
 
@@ -138,12 +145,17 @@ def test_each_file_imports_from_the_floors_below_it_alone(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_uses_keras_internals_and_one_alone_knows_the_frameworks(name):
+def test_no_file_uses_keras_internals_and_three_alone_know_the_frameworks(name):
     modules = imported(PACKAGE / f"{name}.py")
 
     assert not [module for module in modules if module.startswith("keras.src")]
     # `_run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
-    assert name in ("_backend", "_run_artefact") or not {module.split(".")[0] for module in modules} & FRAMEWORKS
+    # `_workers` knows what each framework has where several processes train together; `_torch_workers` is imported by
+    # torch's workers alone, while they train.
+    assert (
+        name in ("_backend", "_workers", "_torch_workers", "_run_artefact")
+        or not {module.split(".")[0] for module in modules} & FRAMEWORKS
+    )
 
 
 def test_importing_keras_ban_imports_no_framework_that_keras_has_not():

@@ -155,6 +155,14 @@ def test_a_built_generation_0_is_plain_keras_training_under_its_recorded_seed(bl
     assert_same(values(plain), values(sequence.models[0]))
 
 
+def test_a_model_with_penalties_fits_its_data(blobs):
+    sequence = compiled(classifier(kernel_regularizer="l2", activity_regularizer="l2"))
+
+    history = sequence.fit(*blobs, **FIT)
+
+    assert [0, 1] == [record.generation for record in history.records]
+
+
 def test_the_model_given_is_neither_trained_nor_changed_nor_compiled(trained):
     assert_same(trained.before, values(trained.model))
     assert not trained.model.compiled

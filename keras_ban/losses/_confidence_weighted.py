@@ -26,8 +26,9 @@ class ConfidenceWeighted(SoftTargetLoss):
     - Of sequences `(batch, time, classes)` every token is an example. Tokens that are masked, and those whose label is
       `ignore_class`, have no loss and no part in the sum of the weights.
     - Sample weights scale the values afterwards, as they scale those of any loss of Keras.
-    - With data parallelism the sum is that of the global batch under `tf.distribute` and `keras.distribution`. Under
-      torch's `DistributedDataParallel` each process normalises over its own part of the batch.
+    - With data parallelism the sum is that of the global batch: under `tf.distribute`, `keras.distribution`, and where
+      the workers of a `torch.distributed` group train by `Distiller.fit`. Under torch's own `DistributedDataParallel`
+      each process normalises over its own part of the batch.
 
     Example:
 

@@ -1,0 +1,247 @@
+"""Several processes train as one does: two of them, on this machine, over its loopback."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import classifier, crossentropy, make_blobs, values
+
+import keras_ban
+from keras_ban import _workers
+
+BACKEND = keras.config.backend()
+TESTS = pathlib.Path(__file__).resolve().parent
+pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="torch has workers of another kind: test_torch_workers.py")
+
+# What each process begins with, and the parent does not.
+ENGINE = """
+import contextlib, os, sys
+import keras
+scope = contextlib.nullcontext()
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+    scope = tf.distribute.MultiWorkerMirroredStrategy().scope()
+else:
+    keras.distribution.initialize()
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+import numpy as np
+from keras_ban import _workers
+sys.path.insert(0, {tests!r})
+from test_workers import *
+with scope:
+    assert _workers.count() == 2
+"""
+
+
+def start(code, folder):
+    """Two processes that run `code`, in the scope of their engine, in `folder`."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    code = ENGINE.format(tests=str(TESTS)) + "".join(f"    {line}\n" for line in code.splitlines())
+    processes = []
+    for number in range(2):
+        environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if BACKEND == "jax":
+            environment |= {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2", "KERAS_DISTRIBUTION_PROCESS_ID": str(number)}
+            environment["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = addresses[0]
+        else:
+            task = {"type": "worker", "index": number}
+            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        command = [sys.executable, "-c", code]
+        with open(folder / f"log-{number}", "w") as log:
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder))
+    return processes
+
+
+def end(processes, folder, timeout):
+    """Their exit codes and what they wrote; none outlives `timeout` seconds."""
+    try:
+        codes = [process.wait(timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return codes, [(folder / f"log-{number}").read_text() for number in range(2)]
+
+
+def distilled():
+    """`(logs, values)` of a student taught by CWTM, whose weights are normalised over each batch."""
+    keras.utils.set_random_seed(3)
+    x, y = make_blobs()
+    teacher, student = classifier(), classifier()
+    # The first half of each batch is taught with far more confidence than the second.
+    teacher.layers[-1].kernel.assign(4 * teacher.layers[-1].kernel)
+    distiller = keras_ban.Distiller(
+        student=student, teacher=teacher, distillation_loss=keras_ban.losses.ConfidenceWeighted()
+    )
+    distiller.compile(keras.optimizers.SGD(0.5, momentum=0.9), crossentropy(), metrics=["accuracy"])
+    options = {"batch_size": 36, "epochs": 2, "shuffle": False, "verbose": 0}
+    weights = np.linspace(0.5, 1.5, 96).astype("float32")
+    logs = distiller.fit(x, y, sample_weight=weights, validation_data=(x[:42], y[:42]), **options).history
+    return logs, values(student)
+
+
+def sequence(directory, seed=1):
+    result = keras_ban.BornAgainSequence(
+        classifier(),
+        generations=1,
+        distillation_loss=keras_ban.losses.ConfidenceWeighted(),
+        directory=directory,
+        seed=seed,
+        keep_soft_targets=True,
+    )
+    result.compile("adam", crossentropy(), metrics=["accuracy"])
+    return result
+
+
+def fit(trained, **options):
+    x, y = make_blobs()
+    options = {"batch_size": 36, "epochs": 3, "verbose": 0, "validation_data": (x[:42], y[:42]), **options}
+    return trained.fit(x, y, **options)
+
+
+def as_one_does(expected, actual):
+    for e, a in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(a, e, rtol=2e-5, atol=2e-6)  # float32, and sums in another order
+
+
+def keep(name, logs, weights):
+    """What a worker found, for the parent to read."""
+    arrays = {f"log {key}": np.array(each) for key, each in logs.items()}
+    arrays |= {f"weight {index:02d}": each for index, each in enumerate(weights)}
+    np.savez(f"{name}-{_workers.index()}.npz", **arrays)
+
+
+TOGETHER = """
+keep("distilled", *distilled())
+trained = sequence("run")
+history = fit(trained, shuffle=False)
+scored = trained.evaluate(*make_blobs())
+tested = {"tested": [each.scores.accuracy for each in scored.records], "seconds": history.records[1].seconds}
+keep("sequence", {**history.records[1].logs, **history.records[1].metrics, **tested}, values(trained.models[1]))
+assert os.path.exists("run/.lock") and _workers.count() == 2
+# Shuffled, by a seed that the workers agree on.
+shuffled = sequence(None, seed=None)
+fit(shuffled, epochs=1)
+keep("shuffled", {}, values(shuffled.models[1]))
+try:
+    fit(sequence(None), batch_size=35)
+except ValueError as error:
+    assert "2 devices, but batch_size=35 does not divide" in str(error), error
+else:
+    raise AssertionError("35 examples were divided by two.")
+try:
+    with _workers.together("do their part"):
+        if _workers.index() == 1:
+            raise ArithmeticError("of worker 1")
+except (ArithmeticError, RuntimeError) as error:
+    said = "of worker 1" if _workers.index() == 1 else "Worker 1 of 2 (counted from 0) failed to do their part"
+    assert said in str(error), error
+np.random.seed(_workers.index())
+try:
+    distiller = keras_ban.Distiller(student=classifier(), label_weight=1)
+    distiller.compile("sgd", crossentropy())
+    distiller.fit(*make_blobs(), batch_size=32, verbose=0)
+except ValueError as error:
+    assert "have different random numbers" in str(error), error
+else:
+    raise AssertionError("They were not compared.")
+print("together to the end")
+"""
+
+
+def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
+    processes = start(TOGETHER, tmp_path)
+    logs, weights = distilled()
+    alone = sequence(tmp_path / "alone")
+    history = fit(alone, shuffle=False)
+    scored = alone.evaluate(*make_blobs())
+
+    codes, said = end(processes, tmp_path, timeout=240)
+
+    assert [0, 0] == codes, "\n".join(said)
+    assert all("together to the end" in each for each in said)
+    found = {
+        name: [dict(np.load(tmp_path / f"{name}-{number}.npz")) for number in range(2)]
+        for name in ("distilled", "sequence", "shuffled")
+    }
+    for of_workers in found.values():
+        assert list(of_workers[0]) == list(of_workers[1])
+        for name in of_workers[0]:
+            np.testing.assert_array_equal(of_workers[0][name], of_workers[1][name], err_msg=name)
+    distilled_there, sequence_there = found["distilled"][0], found["sequence"][0]
+    as_one_does([logs[name] for name in sorted(logs)], [distilled_there[f"log {name}"] for name in sorted(logs)])
+    as_one_does(weights, [value for name, value in distilled_there.items() if name.startswith("weight")])
+    record = history.records[1]
+    expected = {**record.logs, **record.metrics}
+    as_one_does(expected.values(), [sequence_there[f"log {name}"] for name in expected])
+    as_one_does(values(alone.models[1]), [v for name, v in sequence_there.items() if name.startswith("weight")])
+    assert [each.scores.accuracy for each in scored.records] == sequence_there["log tested"].tolist()
+    # Which each process wrote a part of; read as NumPy reads it, and as it is checked.
+    soft_targets = np.load(tmp_path / "run" / "soft-targets-00.npy", mmap_mode="r")
+    as_one_does(np.load(tmp_path / "alone" / "soft-targets-00.npy"), soft_targets)
+    keras_ban.SoftTargets.load(tmp_path / "run" / "soft-targets-00.npy").check(make_blobs()[0])
+    # It is a run like any other.
+    assert 2 == len(keras_ban.BornAgainSequence.load(tmp_path / "run").models)
+    assert not list((tmp_path / "run").glob(".*.partial"))
+
+
+KILLED = """
+class Die(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if _workers.index() == {worker} and epoch == 1:
+            os.kill(os.getpid(), 9)
+
+trained = sequence("run")
+fit(trained, shuffle=False, callbacks=lambda generation: [Die()] if generation == 1 else [])
+"""
+RESUMED = """
+trained = sequence("run")
+fit(trained, shuffle=False)
+keep("resumed", {}, values(trained.models[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", [0, 1])
+def test_where_a_worker_is_killed_the_other_ends_and_says_how_to_go_on(tmp_path, worker):
+    codes, said = end(start(KILLED.format(worker=worker), tmp_path), tmp_path, timeout=240)
+
+    assert -signal.SIGKILL == codes[worker]
+    assert 0 != codes[1 - worker]
+    assert "start all of them again" in said[1 - worker]
+    assert f"{tmp_path / 'run'} keeps generation 0" in said[1 - worker]
+
+    codes, said = end(start(RESUMED, tmp_path), tmp_path, timeout=240)
+
+    assert [0, 0] == codes, "\n".join(said)
+    alone = sequence(None)
+    fit(alone, shuffle=False)
+    for number in range(2):
+        as_one_does(values(alone.models[1]), np.load(tmp_path / f"resumed-{number}.npz").values())
+
+
+def test_one_process_alone_is_one_worker():
+    assert (1, 0, True) == (_workers.count(), _workers.index(), _workers.is_chief())
+    assert [[5, 7]] == _workers.gather(np.array([5, 7]), "say what they have").tolist()
+    assert 3 == _workers.alone(lambda: 3)
+
+
+def test_who_waits_for_the_others_does_not_wait_for_ever(monkeypatch):
+    import threading
+
+    monkeypatch.setattr(_workers, "WAIT_SECONDS", 0.1)
+    never = threading.Event()
+
+    with pytest.raises(RuntimeError, match="(?s)to come, and not all came within 0.1 seconds.*start all of them again"):
+        _workers._bounded(never.wait, "come")
+    never.set()
