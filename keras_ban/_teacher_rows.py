@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _top_k
-from keras_ban._fingerprints import layer_fingerprint, model_fingerprint
+from keras_ban import _augmentation, _checks, _keys, _top_k
+from keras_ban._fingerprints import example_keys, layer_fingerprint, model_fingerprint
 
 FORMAT = 2
 
@@ -23,6 +23,17 @@ def check_views(augmentation, views):
         return None
     _augmentation.check_augmentation(augmentation)
     return 1 if views is None else _checks.check_count("views", views)
+
+
+def keys_of_batch(x, key):
+    """`(uint64 (batch,), texts or None, kind of the keys)`: `key`, as the data gave it, or fingerprints and no kind."""
+    if key is None:
+        return example_keys(x), None, None
+    keys, texts = _keys.hashed(key)
+    size = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0]
+    if len(keys) != size:
+        raise ValueError(f"Each example must have a key, but a batch brings {size} examples and {len(keys)} keys.")
+    return keys, texts, _keys.kind_of(texts)
 
 
 def look(teacher, augmentation=None, views=None):

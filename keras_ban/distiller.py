@@ -305,7 +305,10 @@ class Distiller(keras.Model):
             if self._needs_teacher:
                 x = self._prepare_soft_targets(x, soft_targets)
             return self._train(x, y, *args, **kwargs)
-        except Exception:
+        except Exception as error:
+            of_pipeline = _backend.error_in_pipeline(error)
+            if of_pipeline is not None:
+                raise of_pipeline from error
             _trial.explain(self, x, y, weights, validation_data)
             raise
 

@@ -38,11 +38,12 @@ ALLOWED = {
     "_interruptions": set(),
     "_keras_losses": {"_backend", "_masks"},
     "_masks": set(),
+    "_keys": {"_checks"},
     "_manifest": {"_checks", "_fingerprints", "_fresh", "_model_files"},
     "_model_files": {"_storage"},
     "_observing": set(),
     "_outputs": {"_backend", "losses"},
-    "_pairing": {"_backend", "_checks", "_fingerprints", "_outputs"},
+    "_pairing": {"_backend", "_checks", "_fingerprints", "_keys", "_outputs"},
     "_plotting": set(),
     "_processes": set(),
     "_replacing": set(),
@@ -53,10 +54,11 @@ ALLOWED = {
     "_sequence_checks": {
         *("_augmentation", "_checks", "_data_checks", "_keras_losses", "_pairing", "_schedules", "_top_k", "_trial"),
     },
+    "_shards": {"_storage"},
     "_shuffling": {"_attaching", "_backend", "_checks", "_pairing"},
     "_soft_target_choice": {"_checks", "_fingerprints", "_outputs", "_pairing", "_top_k", "targets"},
     "_storage": set(),
-    "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_top_k"},
+    "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_keys", "_top_k"},
     "_teaching": {"_backend"},
     "_top_k": {"_backend"},
     "_trial": {"_backend", "_checks", "_data_checks", "_outputs"},
@@ -107,8 +109,8 @@ ALLOWED = {
         *("cloning", "history", "losses", "runs"),
     },
     "targets": {
-        *("_arrays", "_augmentation", "_checks", "_data_checks", "_fingerprints", "_pairing", "_storage"),
-        *("_teacher_rows", "_top_k", "_trial"),
+        *("_arrays", "_augmentation", "_checks", "_data_checks", "_fingerprints", "_keys", "_pairing", "_shards"),
+        *("_storage", "_teacher_rows", "_top_k", "_trial"),
     },
 }
 
