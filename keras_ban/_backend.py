@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 
 import keras
 import numpy as np
@@ -254,6 +255,47 @@ def is_data_loader(data):
     return any(c.__name__ == "DataLoader" and c.__module__.startswith("torch.") for c in type(data).__mro__)
 
 
+def is_grain_dataset(data):
+    """Whether it is a `MapDataset` or an `IterDataset` of Grain, which have `map`."""
+    names = ("MapDataset", "IterDataset")
+    return any(c.__name__ in names and c.__module__.split(".")[0] == "grain" for c in type(data).__mro__)
+
+
+def map_tf_dataset(dataset, key, rows_of, like, put):
+    """Put rows that NumPy finds into a dataset of batches.
+
+    TensorFlow has no operation that reads scattered rows of a file, so Python finds them, once a batch.
+
+    Args:
+        key: a function of a batch that returns its keys.
+        rows_of: a function of keys, as arrays, that returns nested arrays.
+        like: nested arrays of their dtypes and, but for the first axis, shapes.
+        put: puts a batch and its rows together.
+    """
+    import tensorflow as tf
+
+    like_flat = keras.tree.flatten(like)
+
+    def paired(*batch):
+        keys = key(batch)
+        found = tf.numpy_function(
+            lambda values: keras.tree.flatten(rows_of(values)), [keys], [leaf.dtype for leaf in like_flat]
+        )
+        for leaf, array in zip(found, like_flat, strict=True):
+            leaf.set_shape((keys.shape[0], *array.shape[1:]))
+        return put(batch, keras.tree.pack_sequence_as(like, found))
+
+    return dataset.map(paired, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def error_in_pipeline(error):
+    """The `ValueError` that Python raised within `tf.data`, or `None`: TensorFlow makes it an error of its own."""
+    if not any(c.__module__.startswith("tensorflow.") for c in type(error).__mro__):
+        return None
+    message = re.search(r"ValueError: (The soft targets .*)", str(error))
+    return None if message is None else ValueError(message[1])
+
+
 def pair_tf_dataset(dataset, columns, records, batch_size, join):
     """Zip a dataset of batches with rows in the same order.
 
@@ -376,6 +418,36 @@ def pair_data_loader(loader, rows_of, join):
     collate = _CollatePaired(loader.collate_fn, rows_of, join)
     dataset = _WithIndex(loader.dataset)
     return torch.utils.data.DataLoader(dataset, batch_sampler=loader.batch_sampler, collate_fn=collate, **options)
+
+
+def map_data_loader(loader, function):
+    """A torch `DataLoader` whose workers apply `function` to each batch, with NumPy arrays put in place of tensors."""
+    import torch
+
+    options = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    options = {name: getattr(loader, name) for name in (*options, "prefetch_factor", "persistent_workers")}
+    if loader.batch_sampler is not None and not isinstance(loader.dataset, torch.utils.data.IterableDataset):
+        options["batch_sampler"] = loader.batch_sampler
+    else:
+        options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+        if not isinstance(loader.dataset, torch.utils.data.IterableDataset):
+            options["sampler"] = loader.sampler
+    return torch.utils.data.DataLoader(
+        loader.dataset, collate_fn=_CollateMapped(loader.collate_fn, function), generator=loader.generator, **options
+    )
+
+
+class _CollateMapped:
+    def __init__(self, collate, function):
+        self._collate, self._function = collate, function
+
+    def __call__(self, examples):
+        import torch
+
+        return keras.tree.map_structure(
+            lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf,
+            tuple(self._function(self._collate(examples))),
+        )
 
 
 class _WithIndex:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _backend, _checks
+from keras_ban import _backend, _checks, _keys
 from keras_ban._fingerprints import example_keys
 from keras_ban._outputs import join_targets, split_targets
 
@@ -16,19 +16,19 @@ def batches_of(x, batch_size):
         batch_size: for arrays.
 
     Returns:
-        `(iterator over the inputs of each batch, number of batches or None where it is not known)`.
+        `(iterator over the (inputs, keys or None) of each batch, number of batches or None where it is not known)`.
 
     Raises:
-        ValueError: there is no data, it has no end, or its order is not fixed.
+        ValueError: there is no data, it has no end, or its order is not fixed and it brings no keys.
     """
     _checks.check_not_empty(x)
     if not _checks.is_dataset(x):
         size = size_of(x)
         starts = range(0, size, batch_size)
-        return (take(x, slice(start, start + batch_size)) for start in starts), len(starts)
+        return ((take(x, slice(start, start + batch_size)), None) for start in starts), len(starts)
     count = _number_of_batches(x)
     _check_fixed(x)
-    return (_inputs(batch) for batch in _iterate(x)), count
+    return ((_inputs(batch), _key(batch)) for batch in _iterate(x)), count
 
 
 def take(arrays, rows):
@@ -48,6 +48,8 @@ def split_at(size, validation_split):
 
 def pair(dataset, soft_targets):
     """A dataset of the same kind whose `y` is `{"labels": y, "soft_targets": ...}`; see `SoftTargets.pair`."""
+    if soft_targets.by_key:
+        return _pair_by_key(dataset, soft_targets)
     if isinstance(dataset, keras.utils.PyDataset):
         return PairedDataset(dataset, soft_targets)
     if soft_targets.views is not None:
@@ -80,6 +82,11 @@ def join(batch, rows, view_seeds=None):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
     if split_targets(y)[1] is not None:
         raise ValueError("The data brings soft targets already: `y` holds 'soft_targets'. Pair it with one set alone.")
+    if _keys.key_of(y) is not None:
+        raise ValueError(
+            "The data brings keys, but the soft targets are kept by position. Compute them of data with keys, "
+            "`SoftTargets.from_teacher(teacher, dataset)`, or leave 'key' out of `y`."
+        )
     y = join_targets(y, rows, view_seeds)
     return (x, y) if sample_weight is None else (x, y, sample_weight)
 
@@ -93,6 +100,57 @@ class _RowsOf:
     def __call__(self, batch, rows):
         self._soft_targets.check(_inputs(batch), rows)
         return self._soft_targets.batch(rows)
+
+
+def _pair_by_key(dataset, soft_targets):
+    join = JoinByKey(soft_targets)
+    if isinstance(dataset, keras.utils.PyDataset):
+        return PairedByKey(dataset, join)
+    if _backend.is_data_loader(dataset):
+        return _backend.map_data_loader(dataset, join)
+    if _backend.is_tf_dataset(dataset):
+        join.check_spec(dataset.element_spec)
+        return _backend.map_tf_dataset(dataset, join.key, join.rows, soft_targets.batch(slice(0, 1)), join.put)
+    if _backend.is_grain_dataset(dataset):
+        return dataset.map(join)
+    raise TypeError(
+        "Soft targets are paired by key with a `keras.utils.PyDataset`, a `tf.data.Dataset`, a torch `DataLoader`, or "
+        f"a `MapDataset` or `IterDataset` of Grain, received: {dataset!r} (of type {type(dataset).__name__}). They are "
+        "found by the key that a dataset gives beside the labels: arrays have none."
+    )
+
+
+class JoinByKey:
+    """Puts the soft targets of its keys into a batch; a class, so that worker processes can be sent it."""
+
+    def __init__(self, soft_targets):
+        self._soft_targets = soft_targets
+
+    def __call__(self, batch):
+        return self.put(batch, self.rows(self.key(batch)))
+
+    def key(self, batch):
+        key = _key(batch)
+        if key is None:
+            raise ValueError(
+                "The soft targets are kept by key, so the dataset must give `y` as `{'labels': y, 'key': key}`: it "
+                "gives no 'key'."
+            )
+        return key
+
+    def rows(self, keys):
+        return self._soft_targets.batch(self._soft_targets.rows_of(keys))
+
+    def put(self, batch, rows):
+        x, y, *weights = batch
+        return (x, join_targets(_keys.without_key(y), rows), *weights)
+
+    def check_spec(self, spec):
+        """Raise before anything is read where a dataset's `element_spec` brings no keys, or of another kind."""
+        dtype = self.key(spec).dtype
+        if not (dtype.is_integer or dtype.name == "string"):
+            raise TypeError(f"A key must be a whole number or a text, received keys of dtype {dtype.name}.")
+        self._soft_targets.check_kind("texts" if dtype.name == "string" else "whole numbers")
 
 
 class PairedDataset(keras.utils.PyDataset):
@@ -125,6 +183,27 @@ class PairedDataset(keras.utils.PyDataset):
         rows = slice(start, start + size_of(x))
         self._soft_targets.check(x, rows)
         return join(batch, *self._soft_targets.batch_and_seeds(rows, self.view))
+
+    def on_epoch_begin(self):
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._dataset.on_epoch_end()
+
+
+class PairedByKey(keras.utils.PyDataset):
+    """A `PyDataset` and the soft targets of its keys."""
+
+    def __init__(self, dataset, join):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset, self._join = dataset, join
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def __getitem__(self, index):
+        return self._join(self._dataset[index])
 
     def on_epoch_begin(self):
         self._dataset.on_epoch_begin()
@@ -219,18 +298,25 @@ def _inputs(batch):
     return x
 
 
+def _key(batch):
+    is_batch = isinstance(batch, (list, tuple)) and 2 <= len(batch) <= 3
+    return _keys.key_of(batch[1]) if is_batch else None
+
+
 def size_of(x):
     """How many examples nested arrays hold."""
     return int(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0])
 
 
 def _check_fixed(dataset):
-    """Raise where a second look at the first batch shows another."""
+    """Raise where a second look at the first batch shows another; what brings keys may come in any order."""
     if iter(dataset) is dataset:
         raise ValueError(
             "`x` is a generator or an iterator, which can be read once only: nothing would be left to train on. "
             "Pass arrays, a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
         )
+    if _key(next(iter(_iterate(dataset)), None)) is not None:
+        return
     shuffled = _backend.is_data_loader(dataset) and type(dataset.sampler).__name__ == "RandomSampler"
     if not shuffled:
         looks = [example_keys(_inputs(next(iter(_iterate(dataset)), None))) for _ in range(2)]

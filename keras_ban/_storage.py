@@ -1,8 +1,9 @@
 """Rows of one NumPy dtype in one file: a `.npy` file that says at its end what it holds.
 
-From the front: an ordinary `.npy` (NumPy alone can read it, memory-mapped too), the examples' keys (uint64), a
-description (JSON), and 48 bytes by which the rest is found and checked: the SHA-256 of the description, its length, and
-eight letters. The description holds the sizes and checksums of what precedes it. Nothing is pickled.
+From the front: an ordinary `.npy` (NumPy alone can read it, memory-mapped too), the examples' keys (uint64), the texts
+that they are hashes of, if they are (a line of JSON each), a description (JSON), and 48 bytes by which the rest is
+found and checked: the SHA-256 of the description, its length, and eight letters. The description holds the sizes and
+checksums of what precedes it. Nothing is pickled.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 import uuid
 import zlib
 
@@ -67,6 +69,7 @@ class RowWriter:
         check_may_replace(self.path)
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
         self._count, self._checksum, self._committing = 0, 0, False
+        self._texts, self._texts_checksum = None, 0
         number = _workers.chiefs(uuid.uuid4().int % 2**32, "name a file of soft targets")
         self._temporary = self.path.with_name(f".{self.path.name}.{number:08x}.partial")
         header = _header((self._count, *self._row_shape), self._dtype)
@@ -85,18 +88,36 @@ class RowWriter:
     def __enter__(self):
         return self
 
-    def skip(self, count):
-        """Leave room for rows that another worker writes."""
+    def skip(self, count, texts=None):
+        """Leave room for rows that another worker writes, whose texts are as in `append`."""
         with writing(self.path):
             self._file.seek(count * self._dtype.itemsize * int(np.prod(self._row_shape, dtype="int64")), os.SEEK_CUR)
+            self._write_texts(texts)
         self._count += count
 
-    def append(self, rows):
+    def append(self, rows, texts=None):
+        """Write rows; and the texts, bytes each, that their keys are hashes of."""
         data = np.ascontiguousarray(rows, self._dtype).tobytes()
         self._checksum = zlib.crc32(data, self._checksum)
         with writing(self.path):
             self._file.write(data)
+            self._write_texts(texts)
         self._count += len(rows)
+
+    def _write_texts(self, texts):
+        if texts is None:
+            return
+        # They come after the keys, which are known at the end: until then they lie in a file without a name.
+        if self._texts is None:
+            self._texts = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (closed by __exit__)
+        lines = b"".join(json.dumps(text.decode("latin-1")).encode() + b"\n" for text in texts)
+        self._texts_checksum = zlib.crc32(lines, self._texts_checksum)
+        self._texts.write(lines)
+
+    def texts(self):
+        """The texts written so far, in their order."""
+        self._texts.seek(0)
+        return map(_text, self._texts)
 
     def commit(self, keys, description):
         keys = np.ascontiguousarray(keys, "<u8").tobytes()
@@ -125,10 +146,16 @@ class RowWriter:
             "rows_dtype": np.lib.format.dtype_to_descr(self._dtype),
             "rows_checksum": self._checksum,
             "keys_checksum": zlib.crc32(keys),
+            "texts_bytes": 0 if self._texts is None else self._texts.seek(0, os.SEEK_END),
+            "texts_checksum": self._texts_checksum,
         }
         text = json.dumps(description).encode()
         with writing(self.path):
-            self._file.write(keys + text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _LETTERS)
+            self._file.write(keys)
+            if self._texts is not None:
+                self._texts.seek(0)
+                shutil.copyfileobj(self._texts, self._file)
+            self._file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _LETTERS)
             self._file.seek(0)
             self._file.write(_header((self._count, *self._row_shape), self._dtype))
             self._file.flush()
@@ -143,6 +170,8 @@ class RowWriter:
         # Where the disk is full, closing fails as writing did, and is closed all the same.
         with contextlib.suppress(OSError):
             self._file.close()
+            if self._texts is not None:
+                self._texts.close()
         if _workers.is_chief():
             self._temporary.unlink(missing_ok=True)
 
@@ -161,11 +190,12 @@ def check_may_replace(path):
         ) from error
 
 
-def read_rows(path, mmap=True):
+def read_rows(path, mmap=True, check=True):
     """Open a file that `RowWriter` wrote.
 
     Returns:
-        `(rows, keys, description)`; memory-mapped, read-only arrays where `mmap`. Small files are checked whole.
+        `(rows, keys, description)`; memory-mapped, read-only arrays where `mmap`. Small files are checked whole, if
+        `check`.
 
     Raises:
         ValueError: the file is cut short, altered, or none of `RowWriter`.
@@ -182,7 +212,7 @@ def read_rows(path, mmap=True):
         raise ValueError(_damaged(path, "its header does not say what its description says"))
     rows = np.memmap(path, dtype, "r", len(header), shape) if rows_bytes else np.zeros(shape, dtype)
     keys = np.memmap(path, "<u8", "r", keys_at, shape[:1]) if shape[0] else np.zeros(0, "<u8")
-    if not mmap or is_small(rows):
+    if check and (not mmap or is_small(rows)):
         check_content(path, rows, keys, description)
     if not mmap:
         rows, keys = np.array(rows), np.array(keys)
@@ -196,8 +226,26 @@ def is_small(rows):
 
 def check_content(path, rows, keys, description):
     """Read rows and keys once, and raise `ValueError` where they are not what was written."""
-    if _checksum(rows) != description["rows_checksum"] or _checksum(keys) != description["keys_checksum"]:
+    found = {"rows_checksum": _checksum(rows), "keys_checksum": _checksum(keys)}
+    if description.get("texts_bytes"):
+        texts_at = rows_offset(path) + rows.nbytes + keys.nbytes
+        found["texts_checksum"] = _checksum(np.memmap(path, "u1", "r", texts_at, (description["texts_bytes"],)))
+    if any(description[name] != checksum for name, checksum in found.items()):
         raise ValueError(_damaged(path, "its content is not what was written"))
+
+
+def read_texts(path):
+    """The texts that a file's keys are hashes of, bytes each, in the order of the rows."""
+    path = pathlib.Path(path)
+    description, keys_at = _read_description(path)
+    with open(path, "rb") as file:
+        file.seek(keys_at + 8 * description["rows"])
+        for _ in range(description["rows"] if description.get("texts_bytes") else 0):
+            yield _text(file.readline())
+
+
+def _text(line):
+    return json.loads(line).encode("latin-1")
 
 
 def rows_offset(path):
@@ -233,7 +281,7 @@ def _read_description(path):
     if hashlib.sha256(text).digest() != footer[:32]:
         raise ValueError(_damaged(path, "its description is not what was written"))
     description = json.loads(text)
-    return description, start - 8 * description["rows"]
+    return description, start - description.get("texts_bytes", 0) - 8 * description["rows"]
 
 
 def _header(shape, dtype):

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _model_files, _top_k, _workers
-from keras_ban._fingerprints import layer_fingerprint, model_fingerprint
+from keras_ban import _augmentation, _checks, _keys, _model_files, _top_k, _workers
+from keras_ban._fingerprints import example_keys, layer_fingerprint, model_fingerprint
 
 FORMAT = 2
 
@@ -23,6 +23,17 @@ def check_views(augmentation, views):
         return None
     _augmentation.check_augmentation(augmentation)
     return 1 if views is None else _checks.check_count("views", views)
+
+
+def keys_of_batch(x, key):
+    """`(uint64 (batch,), texts or None, kind of the keys)`: `key`, as the data gave it, or fingerprints and no kind."""
+    if key is None:
+        return example_keys(x), None, None
+    keys, texts = _keys.hashed(key)
+    size = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0]
+    if len(keys) != size:
+        raise ValueError(f"Each example must have a key, but a batch brings {size} examples and {len(keys)} keys.")
+    return keys, texts, _keys.kind_of(texts)
 
 
 def look(teacher, augmentation=None, views=None):
@@ -84,7 +95,8 @@ def _outputs_of(teacher, x):
             "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
             "`Distiller(teacher=...)` without soft targets."
         )
-    outputs = np.asarray(outputs)
+    # Of a batch, each replica of a `tf.distribute` strategy that the teacher is in says all: the first is enough.
+    outputs = np.asarray(outputs)[: len(keras.tree.flatten(x)[0])]
     outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
     if np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise ValueError(

@@ -329,7 +329,10 @@ class Distiller(keras.Model):
                 args = ()
             with _workers.engine_in_force([x, kwargs.get("validation_data")]):
                 return self._train(x, y, *args, **kwargs)
-        except Exception:
+        except Exception as error:
+            of_pipeline = _backend.error_in_pipeline(error)
+            if of_pipeline is not None:
+                raise of_pipeline from error
             _trial.explain(self, x, y, weights, validation_data)
             raise
 

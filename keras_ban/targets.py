@@ -1,6 +1,7 @@
 """`SoftTargets`: what a teacher says of a set of data, computed once."""
 
 import contextlib
+import itertools
 import operator
 import pathlib
 import warnings
@@ -8,7 +9,19 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _checks, _data_checks, _pairing, _storage, _teacher_rows, _top_k, _trial, _workers
+from keras_ban import (
+    _augmentation,
+    _checks,
+    _data_checks,
+    _keys,
+    _pairing,
+    _shards,
+    _storage,
+    _teacher_rows,
+    _top_k,
+    _trial,
+    _workers,
+)
 from keras_ban._arrays import softmax
 from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
 
@@ -46,6 +59,13 @@ class SoftTargets:
     Distiller with the same `augmentation` trains on view `e mod m` in epoch `e` (the idea of FKD, Shen & Xing, 2021,
     and of TinyViT, Wu et al., 2022). The teacher looks `m` times at each example, and a row is `m` times as large.
 
+    Data that do not fit, and come in another order each time, give a key with each example: a dataset whose `y` is
+    `{"labels": y, "key": key}`, where keys are whole numbers or texts, each once (TFDS has them with
+    `read_config=tfds.ReadConfig(add_tfds_id=True)`). Rows are then found by key, in any order, of any part of the data,
+    and nothing else is compared: that the example of a key is what the teacher saw is for the data to keep.
+    They may be computed in shards, by any number of processes, each of a part of the data: files
+    `targets-00000-of-00004.npy` and so on, which `load(folder)` opens as one.
+
     `len(targets)` is the number of examples. `targets[i]` is the dense row of one; `targets[i:j]`, or an index array,
     another `SoftTargets`; `numpy.asarray(targets)` is `to_dense()`.
 
@@ -56,19 +76,22 @@ class SoftTargets:
         top_k: how many logits are kept of each example; `None`: all.
         from_logits: whether the teacher gave logits; else probabilities.
         covered_mass: `{"mean", "first_percentile"}` of the probability that the kept classes have; 1 for dense targets.
-        keys: uint64 `(examples,)`.
+        keys: uint64 `(examples,)`: fingerprints of the examples, or with `by_key` the keys that the data gave them,
+            whole numbers as they are and texts as their BLAKE2b hash.
+        by_key: whether rows are found by a key that the data gave, and not by position.
         teacher_name, teacher_fingerprint: its name, and the SHA-256 of its weights.
         data_fingerprint: the SHA-256 of the examples' keys in their order.
         version: the keras_ban that wrote them.
     """
 
-    def __init__(self, rows, keys, description, path=None):
+    def __init__(self, rows, keys, description, path=None, texts=None):
         self._rows = rows
+        # Of rows in several files, and the texts that keys are hashes of, they are read from the files when wanted.
+        self._keys, self._texts, self._index = keys, texts, None
         self._description = description
         # The file that holds exactly these rows, where there is one, until its content was checked.
         self._path = path
         self._unchecked = path is not None
-        self.keys = keys
 
     @classmethod
     def from_teacher(
@@ -89,7 +112,8 @@ class SoftTargets:
         Args:
             teacher: a trained `keras.Model` with one output `(batch, ..., classes)`; an `EnsembleModel`, for instance.
             x: arrays (nested too), a `keras.utils.PyDataset`, a finite `tf.data.Dataset` or a torch `DataLoader`, in an
-                order that is the same each time. What a dataset yields beside the inputs is not read.
+                order that is the same each time, or in any order where a dataset's `y` is `{"labels": y, "key": key}`.
+                What else a dataset yields beside the inputs is not read.
             batch_size: examples per batch, of arrays.
             top_k: keep so many logits of each example; `None` keeps all.
             dtype: `"float16"`, `"float32"` or `"float64"`. `None`: float32, or float16 with `top_k`.
@@ -110,7 +134,8 @@ class SoftTargets:
         Raises:
             TypeError: `teacher` is not a `keras.Model`, or `augmentation` no layer.
             ValueError: an argument is not as above, the teacher has several outputs or gives NaN, the data have no
-                fixed order or no end, or the augmentation's seeds do not determine what it makes.
+                fixed order and no keys, or no end, a key comes twice, or the augmentation's seeds do not determine what
+                it makes.
         """
         _teacher_rows.check_teacher(teacher)
         views = _teacher_rows.check_views(augmentation, views)
@@ -129,13 +154,19 @@ class SoftTargets:
         batches, count = _pairing.batches_of(x, batch_size)
         verbose = _workers.is_chief() and (verbose == "auto" or bool(verbose))
         progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
-        done, keys, parts = 0, [], []
+        done, keys, parts, texts, kind = 0, [], [], [], None
         # Of several workers each runs the teacher on its own batches, if there is one file for the rows of all.
         workers, this = (1, 0) if path is None else (_workers.count(), _workers.index())
         with contextlib.ExitStack() as stack:
-            for x_batch in batches:
-                keys.append(example_keys(x_batch))
+            for x_batch, key in batches:
+                new_keys, new_texts, new_kind = _teacher_rows.keys_of_batch(x_batch, key)
+                if done > 0 and new_kind != kind:
+                    raise ValueError(f"Keys must be of one kind, but after {kind} the data brings {new_kind}.")
+                keys.append(new_keys)
+                kind = new_kind
                 if done == 0:
+                    if kind is not None and augmentation is not None:
+                        raise ValueError("Soft targets of views are kept by position: leave 'key' out of `y`.")
                     if augmentation is not None:
                         _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
                     outputs_of = _teacher_rows.look(teacher, augmentation, views)
@@ -150,52 +181,91 @@ class SoftTargets:
                     description = _teacher_rows.describe(
                         teacher, outputs, top_k, dtype, from_logits, form, augmentation, views
                     )
+                    description["keyed"] = kind
                     if path is not None:
                         row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
                         dtype_of_rows = _teacher_rows.row_dtype(description)
                         writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
                 if done % workers != this:
-                    writer.skip(len(keys[-1]))
+                    writer.skip(len(keys[-1]), new_texts)
                 else:
                     rows = _teacher_rows.as_rows(outputs, description)
-                    parts.append(rows) if path is None else writer.append(rows)
+                    if path is None:
+                        parts.append(rows)
+                        texts.extend(new_texts or [])
+                    else:
+                        writer.append(rows, new_texts)
                 done += 1
                 progress.update(done)
             if count is None:
                 progress.update(done, finalize=True)
             keys = np.concatenate(keys)
+            if kind is not None:
+                of_rows = None if kind != "texts" else writer.texts() if path is not None else texts
+                _check_unique(_keys.KeyIndex(keys), keys, of_rows, "row {}".format)
             if path is not None:
                 writer.commit(keys, description)
-        targets = cls(np.concatenate(parts), keys, description) if path is None else cls.load(path)
+        targets = cls(np.concatenate(parts), keys, description, texts=texts) if path is None else cls.load(path)
         if top_k is not None and verbose:
             print(targets._coverage())
         return targets
 
     @classmethod
     def load(cls, path, mmap=True):
-        """Open a file of soft targets.
+        """Open a file of soft targets, or a folder of shards.
 
         With `mmap` this takes milliseconds and no memory, however large the file. Its form is checked at once, and so
         is the content of files up to 64 MiB; that of larger ones when `fit`, `pair`, `verify` or `to_dense` first use
-        it.
+        it. Where rows are found by key, an index of the keys is built, in 12 bytes an example.
 
         Args:
-            path: a file that `save` or `from_teacher` wrote.
+            path: a file that `save` or `from_teacher` wrote; or a folder of files that `from_teacher` wrote of data
+                with keys, one a part of the data, named like `targets-00000-of-00004.npy`.
             mmap: leave the rows on disk, and read those of each batch when it is due; else read all.
 
         Raises:
-            ValueError: the file is cut short, altered, or holds something else.
+            ValueError: a file is cut short, altered, or holds something else; a shard is missing, or of another teacher
+                than the first; or a key is in two shards.
         """
         _checks.check_path("path", path)
-        rows, keys, description = _storage.read_rows(path, mmap)
+        path, shards = pathlib.Path(path), None
+        if path.is_dir():
+            shards = _shards.ShardRows(_shards.shards_of(path))
+            description = shards.description
+            if not description.get("keyed"):
+                raise ValueError(
+                    f"The shards in {path} are kept by position. Compute them of data with keys: datasets whose `y` is "
+                    "`{'labels': y, 'key': key}`."
+                )
+        else:
+            rows, keys, description = _storage.read_rows(path, mmap)
         if description.get("format") != _teacher_rows.FORMAT:
             raise ValueError(
                 f"{path} is of format {description.get('format')!r}, written by keras_ban {description['version']}: "
                 f"this version reads format {_teacher_rows.FORMAT}. Compute the soft targets again, or use that one."
             )
-        targets = cls(rows, keys, description, pathlib.Path(path) if mmap else None)
+        if description.get("keyed"):
+            shards = shards or _shards.ShardRows([path])
+            if not mmap:
+                shards.check_content()
+                return cls(shards[:], shards.keys(), description, texts=list(shards.texts()))._indexed()
+            return cls(shards, None, description, path)._indexed()
+        targets = cls(rows, keys, description, path if mmap else None)
         targets._unchecked = mmap and not _storage.is_small(rows)
         return targets
+
+    def _indexed(self):
+        """Itself, with the index by which rows are found, or an error that names a key that is there twice."""
+        keys = self.keys
+        self._index = _keys.KeyIndex(keys)
+        _check_unique(self._index, keys, self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
+        self._unchecked = getattr(self._rows, "unchecked", False)
+        return self
+
+    def _texts_of_rows(self):
+        if self._description.get("keyed") != "texts":
+            return None
+        return self._texts if self._path is None else self._rows.texts()
 
     def save(self, path):
         """Write a file that `load` reads; it is complete, or absent. NumPy alone reads its rows too: `numpy.load`.
@@ -207,9 +277,20 @@ class SoftTargets:
         self.check_content()
         row_shape = self._rows.shape[1:]
         with _storage.RowWriter(path, self._rows.dtype, row_shape) as writer:
+            texts = self._texts_of_rows()
+            texts = None if texts is None else iter(texts)
             for i in range(0, len(self), _ROWS_AT_ONCE):
-                writer.append(self._rows[i : i + _ROWS_AT_ONCE])
+                rows = self._rows[i : i + _ROWS_AT_ONCE]
+                writer.append(rows, None if texts is None else list(itertools.islice(texts, len(rows))))
             writer.commit(self.keys, self._description)
+
+    @property
+    def keys(self):
+        return self._rows.keys() if self._keys is None else self._keys
+
+    @property
+    def by_key(self):
+        return bool(self._description.get("keyed"))
 
     @property
     def shape(self):
@@ -251,19 +332,19 @@ class SoftTargets:
     @property
     def nbytes(self):
         """Of the rows and the keys, in bytes."""
-        return self._rows.nbytes + self.keys.nbytes
+        return self._rows.nbytes + 8 * len(self)
 
     @property
     def covered_mass(self):
         if self.top_k is None:
             return {"mean": 1.0, "first_percentile": 1.0}
-        covered = -np.expm1(self._rows["log_rest"].astype("float64"))
+        covered = -np.expm1(self._rows[:]["log_rest"].astype("float64"))
         return {"mean": float(covered.mean()), "first_percentile": float(np.percentile(covered, 1))}
 
     @property
     def in_memory(self):
         """Whether the rows are in memory; else they are read from the file as they are wanted."""
-        return not isinstance(self._rows, np.memmap)
+        return isinstance(self._rows, np.ndarray) and not isinstance(self._rows, np.memmap)
 
     def __len__(self):
         return len(self._rows)
@@ -272,22 +353,27 @@ class SoftTargets:
         try:
             index = operator.index(index)
         except TypeError:
-            return SoftTargets(self._rows[index], self.keys[index], self._description)
+            texts = self._texts_of_rows()
+            if texts is not None:
+                texts = np.fromiter(texts, "object", len(self))[index].tolist()
+            return SoftTargets(self._rows[index], self.keys[index], self._description, texts=texts)
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} examples, received the index {index}.")
-        return self._dense(self._rows[index % len(self)][None])[0]
+        index = index % len(self)
+        return self._dense(self._rows[index : index + 1])[0]
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self.to_dense(), dtype=dtype)
 
     def __getstate__(self):
         # A worker process opens the file, rather than being sent its content.
-        return {**self.__dict__, "_rows": None, "keys": None} if self._path is not None else self.__dict__
+        state = {**self.__dict__, "_index": None}
+        return {**state, "_rows": None, "_keys": None} if self._path is not None and not self.by_key else state
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        if self._path is not None:
-            self._rows, self.keys, _ = _storage.read_rows(self._path)
+        if self._path is not None and not self.by_key:
+            self._rows, self._keys, _ = _storage.read_rows(self._path)
 
     def __repr__(self):
         kept = "" if self.top_k is None else f", top_k={self.top_k}"
@@ -296,7 +382,7 @@ class SoftTargets:
     def to_dense(self):
         """All of them, in memory: `(examples, ..., classes)`, logits or probabilities as the teacher gave."""
         self.check_content()
-        return self._dense(self._rows)
+        return self._dense(self._rows[:])
 
     def batch(self, rows, view=None):
         """What a training batch brings of those rows: dense soft targets, or with `top_k` a dict of their columns.
@@ -306,6 +392,30 @@ class SoftTargets:
             view: which view; `None` where there are none.
         """
         return self.columns(np.asarray(self._rows[rows] if view is None else self._rows[rows, view]))
+
+    def rows_of(self, keys):
+        """The rows of keys that data gave, int64 `(batch,)`; `ValueError` names one that there is none of."""
+        hashes, texts = _keys.hashed(keys)
+        self.check_kind(_keys.kind_of(texts))
+        if self._index is None:
+            self._index = _keys.KeyIndex(self.keys)
+        rows, found = self._index.rows_of(hashes)
+        if not found.all():
+            first = int(np.flatnonzero(~found)[0])
+            key = hashes[first] if texts is None else texts[first]
+            raise ValueError(
+                f"The soft targets hold no row of the key {_keys.spoken(key)}, nor of {np.count_nonzero(~found) - 1} "
+                "others in its batch: they are of other data, or of a part. "
+                "Compute them of all the data, `SoftTargets.from_teacher(teacher, dataset)`."
+            )
+        return rows
+
+    def check_kind(self, kind):
+        """Raise `ValueError` where keys are of another kind than those that the rows are kept by."""
+        if kind != self._description["keyed"]:
+            raise ValueError(
+                f"The soft targets are kept by keys that are {self._description['keyed']}, but the data brings {kind}."
+            )
 
     def batch_and_seeds(self, rows, view):
         """`batch` of a view, and the seeds that make it again; the seeds are `None` where there are no views."""
@@ -332,6 +442,11 @@ class SoftTargets:
             x: arrays, nested as those that `from_teacher` was given.
             rows: the rows that `x` should be, a slice or an index array; `None`: all.
         """
+        if self.by_key:
+            raise ValueError(
+                "The soft targets are kept by key, and arrays have none: pass a dataset whose `y` is `{'labels': y, "
+                "'key': key}`; or compute them of the arrays, by position."
+            )
         wanted = self.keys if rows is None else self.keys[rows]
         form = example_form(x)
         if form != self._description["example_form"]:
@@ -376,12 +491,15 @@ class SoftTargets:
         self.check_augmentation(augmentation)
         self.check_content()
         wanted = np.unique(np.linspace(0, len(self) - 1, _checks.check_count("sample", sample)).astype("int64"))
-        found, start = [], 0
-        for x_batch in _pairing.batches_of(x, _checks.check_count("batch_size", batch_size))[0]:
+        found, rows, start = [], [], 0
+        for x_batch, key in _pairing.batches_of(x, _checks.check_count("batch_size", batch_size))[0]:
+            if self.by_key and key is None:
+                self.check(x_batch)
             size = _pairing.size_of(x_batch)
             here = wanted[(wanted >= start) & (wanted < start + size)] - start
             if len(here):
                 found.append(_pairing.take(keras.tree.map_structure(_checks.as_array, x_batch), here))
+                rows.append(self.rows_of(key)[here] if self.by_key else here + start)
             start += size
         if start != len(self):
             raise ValueError(
@@ -399,7 +517,7 @@ class SoftTargets:
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
                 "come from another teacher."
             )
-        stored = self._rows[wanted]
+        stored = self._rows[np.concatenate(rows)]
         if self.top_k is None:
             with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
                 difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
@@ -417,15 +535,21 @@ class SoftTargets:
         - `tf.data.Dataset`: in the order in which it comes, without Python in the pipeline, and from a file without
           reading more than is due; the first batch is checked. Shuffle after pairing: `pair(dataset).shuffle(...)`.
 
+        With `by_key`, each row is found by its key, in any order and number of workers, of these and of Grain's
+        `MapDataset` and `IterDataset` (of batches). Under `tf.data` Python finds them, once a batch.
+
         Args:
-            dataset: yields batches `(x, y)` or `(x, y, sample_weight)`, in the order that `from_teacher` was given.
+            dataset: yields batches `(x, y)` or `(x, y, sample_weight)`, in the order that `from_teacher` was given;
+                with `by_key` in any order, and `y` is `{"labels": y, "key": key}`, or `{"key": key}` without labels.
 
         Returns:
             A dataset of the same kind whose `y` is `{"labels": y, "soft_targets": ...}`, for `Distiller.fit`.
 
         Raises:
             TypeError: `dataset` is none of these.
-            ValueError: it is of other data, or of another size.
+            ValueError: it is of other data, or of another size. By key: it brings no keys, or, when it is read, one
+                that these soft targets do not hold (from a `tf.data.Dataset` an `InvalidArgumentError` with these
+                words, which `Distiller.fit` makes a `ValueError` again).
         """
         self.check_content()
         return _pairing.pair(dataset, self)
@@ -486,5 +610,20 @@ class SoftTargets:
     def check_content(self):
         """Raise `ValueError` where a file's rows are not what was written; they are read for it once."""
         if self._unchecked:
-            _storage.check_content(self._path, self._rows, self.keys, self._description)
+            if self.by_key:
+                self._rows.check_content()
+            else:
+                _storage.check_content(self._path, self._rows, self.keys, self._description)
             self._unchecked = False
+
+
+def _check_unique(index, keys, texts, place):
+    """Raise `ValueError` where two rows have one key; `texts`, of all rows, are those of the keys or `None`."""
+    if index.twice is None:
+        return
+    first, second = index.twice
+    key = keys[first] if texts is None else next(itertools.islice(texts, first, None))
+    raise ValueError(
+        f"The key {_keys.spoken(key)} is there twice, in {place(first)} and in {place(second)}: each example must have "
+        "a key of its own, and be in one part of the data alone."
+    )

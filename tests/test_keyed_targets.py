@@ -1,0 +1,330 @@
+"""Soft targets found by key: any order, any number of workers, shards, and errors that name the key."""
+
+import concurrent.futures
+import pathlib
+import pickle
+import re
+
+import keras
+import numpy as np
+import pytest
+from conftest import Batches, classifier, crossentropy, values
+
+import keras_ban
+from keras_ban import SoftTargets
+
+TEXTS = np.array([f"part-{i % 3}/é{i}" for i in range(96)])
+NUMBERS = np.arange(96, dtype="int64") * 7 - 50
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return classifier()
+
+
+def keyed(keys, rows=slice(None), size=16, **options):
+    """A `PyDataset` of those rows."""
+    x, y = arrays()
+    return Keyed(x[rows], y[rows], keys[rows], size, **options)
+
+
+def arrays():
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((96, 8)).astype("float32"), rng.integers(0, 3, 96)
+
+
+class Keyed(Batches):
+    def __init__(self, x, y, keys, size, **options):
+        super().__init__(x, y, size, **options)
+        self.keys = keys
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x, {"labels": y, "key": self.keys[index * self.size : (index + 1) * self.size]}
+
+
+def make(teacher, dataset, **options):
+    return SoftTargets.from_teacher(teacher, dataset, verbose=0, **options)
+
+
+def batch_by_batch(dataset):
+    if isinstance(dataset, keras.utils.PyDataset):
+        dataset = map(dataset.__getitem__, range(dataset.num_batches))
+    for x, y in dataset:
+        yield np.asarray(x), np.asarray(y["labels"]), np.asarray(y["soft_targets"])
+
+
+def assert_paired(paired, teacher, count=96):
+    """Each example has its own label, and what the teacher says of it."""
+    all_x, all_y = arrays()
+    label_of = {x.tobytes(): y for x, y in zip(all_x, all_y, strict=True)}
+    seen = 0
+    for x, y, soft_targets in batch_by_batch(paired):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(teacher(x)), soft_targets, rtol=1e-5, atol=1e-6)
+        assert [label_of[row.tobytes()] for row in x] == y.tolist()
+        seen += len(x)
+    assert count == seen
+
+
+def tf_data(keys, order, size=16):
+    tf = pytest.importorskip("tensorflow")
+    x, y = arrays()
+    dataset = tf.data.Dataset.from_tensor_slices((x[order], {"labels": y[order], "key": keys[order].tolist()}))
+    # Four shards, read at once, in whatever order.
+    shards = tf.data.Dataset.range(4).interleave(
+        lambda i: dataset.shard(4, i), cycle_length=4, num_parallel_calls=4, deterministic=False
+    )
+    return shards.batch(size)
+
+
+class Examples:
+    """A map-style dataset of torch."""
+
+    def __init__(self, keys):
+        self.x, self.y = arrays()
+        self.keys = keys
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        key = self.keys[index]
+        return self.x[index], {"labels": self.y[index], "key": str(key) if key.dtype.kind == "U" else key}
+
+
+def loader(keys, **options):
+    torch = pytest.importorskip("torch")
+    return torch.utils.data.DataLoader(Examples(keys), 16, shuffle=True, **options)
+
+
+ORDER = np.random.default_rng(0).permutation(96)
+
+
+@pytest.mark.parametrize("keys", [TEXTS, NUMBERS], ids=["texts", "numbers"])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_rows_are_found_in_any_order_by_a_py_dataset(teacher, keys, top_k, tmp_path):
+    targets = make(teacher, keyed(keys), path=tmp_path / "targets.npy", top_k=top_k)
+    paired = targets.pair(keyed(keys, ORDER, size=10))
+
+    assert targets.by_key and not targets.in_memory
+    if top_k is None:
+        assert_paired(paired, teacher)
+    else:
+        soft_targets = np.concatenate([paired[i][1]["soft_targets"]["indices"] for i in range(10)])
+        logits = keras.ops.convert_to_numpy(teacher(arrays()[0]))
+        np.testing.assert_array_equal(np.argsort(-logits)[ORDER, :2], soft_targets)
+
+
+@pytest.mark.parametrize("keys", [TEXTS, NUMBERS], ids=["texts", "numbers"])
+def test_rows_are_found_in_any_order_by_tf_data(teacher, keys, tmp_path):
+    pytest.importorskip("tensorflow")
+    targets = make(teacher, tf_data(keys, slice(None)), path=tmp_path / "targets.npy")
+
+    assert_paired(targets.pair(tf_data(keys, ORDER, size=10)), teacher)
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, of each process that is forked
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_are_found_in_any_order_by_a_data_loader(teacher, workers, tmp_path):
+    targets = make(teacher, loader(TEXTS), path=tmp_path / "targets.npy")
+
+    assert_paired(targets.pair(loader(TEXTS, num_workers=workers)), teacher)
+
+
+@pytest.mark.parametrize("kind", ["MapDataset", "IterDataset"])
+def test_rows_are_found_in_any_order_by_grain(teacher, kind):
+    grain = pytest.importorskip("grain")
+    examples = Examples(TEXTS)
+    dataset = grain.MapDataset.source([(x, y) for x, y in map(examples.__getitem__, range(96))]).shuffle(seed=0)
+    dataset = (dataset if kind == "MapDataset" else dataset.to_iter_dataset()).batch(16)
+    paired = make(teacher, keyed(TEXTS)).pair(dataset)
+
+    assert_paired(paired, teacher)
+    distiller(teacher, student_of=1).fit(paired, shuffle=False, steps_per_epoch=6, verbose=0)
+
+
+def test_keys_of_a_part_of_the_data_are_enough(teacher):
+    targets = make(teacher, keyed(NUMBERS))
+
+    assert_paired(targets.pair(keyed(NUMBERS, slice(30, 70))), teacher, count=40)
+    assert targets.verify(teacher, keyed(NUMBERS, ORDER)) < 1e-5
+
+
+def distiller(teacher, student_of, learning_rate=0.1):
+    keras.utils.set_random_seed(student_of)
+    model = keras_ban.Distiller(student=keras_ban.reborn(teacher))
+    model.compile(keras.optimizers.SGD(learning_rate), crossentropy())
+    return model
+
+
+def test_training_by_key_is_training_by_position(teacher, tmp_path):
+    x, y = arrays()
+    x, y = x[ORDER], y[ORDER]
+    by_position, by_key = distiller(teacher, 3), distiller(teacher, 3)
+    by_position.fit(x, y, soft_targets=make(teacher, x), batch_size=16, shuffle=False, verbose=0)
+    targets = make(teacher, keyed(TEXTS), path=tmp_path / "targets.npy")
+    by_key.fit(keyed(TEXTS, ORDER), soft_targets=targets, shuffle=False, verbose=0)
+
+    for e, a in zip(values(by_position.student), values(by_key.student), strict=True):
+        np.testing.assert_allclose(e, a, rtol=1e-5, atol=1e-6)  # The teacher saw other batches: float32 rounding.
+
+
+def test_threads_that_ask_at_once_are_each_given_their_rows(teacher, tmp_path, monkeypatch):
+    write_shards(teacher, tmp_path)
+    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+    paired = SoftTargets.load(tmp_path).pair(keyed(TEXTS, ORDER, size=4))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        batches = list(threads.map(paired.__getitem__, range(24)))
+
+    assert_paired(batches, teacher)
+
+
+# Shards
+
+
+def shard_path(folder, shard, count=3):
+    return pathlib.Path(folder, f"targets-{shard:05d}-of-{count:05d}.npy")
+
+
+def write_shards(teacher, folder, shards=(0, 1, 2), keys=TEXTS):
+    for shard in shards:
+        if not shard_path(folder, shard).exists():
+            make(teacher, keyed(keys, slice(shard * 32, shard * 32 + 32)), path=shard_path(folder, shard))
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_shards_open_as_one(teacher, mmap, tmp_path):
+    write_shards(teacher, tmp_path, (2, 0, 1))
+    targets = SoftTargets.load(tmp_path, mmap=mmap)
+    alone = make(teacher, keyed(TEXTS))
+
+    assert (96, 3) == targets.shape and (not mmap) == targets.in_memory
+    np.testing.assert_array_equal(alone.keys, targets.keys)
+    # Shards are batches of other sizes: float32 rounding.
+    np.testing.assert_allclose(alone.to_dense(), targets.to_dense(), rtol=1e-5, atol=1e-6)
+    assert_paired(targets.pair(keyed(TEXTS, ORDER)), teacher)
+    assert_paired(pickle.loads(pickle.dumps(targets)).pair(keyed(TEXTS, ORDER)), teacher)
+
+
+def test_half_of_the_shards_are_gone_on_with(teacher, tmp_path):
+    write_shards(teacher, tmp_path, (0, 2))
+    kept = shard_path(tmp_path, 2).stat().st_mtime_ns
+    with pytest.raises(ValueError, match="2 shards of 3; missing: targets-00001-of-00003.npy"):
+        SoftTargets.load(tmp_path)
+    write_shards(teacher, tmp_path)
+
+    assert kept == shard_path(tmp_path, 2).stat().st_mtime_ns
+    assert 96 == len(SoftTargets.load(tmp_path))
+
+
+def test_more_shards_and_rows_than_are_kept_open_are_read_all_the_same(teacher, tmp_path, monkeypatch):
+    write_shards(teacher, tmp_path)
+    monkeypatch.setattr(keras_ban._shards, "_MOST_FILES_OPEN", 2)
+    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+
+    assert_paired(SoftTargets.load(tmp_path).pair(keyed(TEXTS, ORDER)), teacher)
+
+
+def test_shards_of_another_teacher_are_refused(teacher, tmp_path):
+    write_shards(teacher, tmp_path, (0, 1))
+    write_shards(keras_ban.reborn(teacher), tmp_path, (2,))
+
+    with pytest.raises(ValueError, match="targets-00002.* differ in .*teacher_fingerprint"):
+        SoftTargets.load(tmp_path)
+
+
+def test_a_damaged_shard_is_refused_by_name(teacher, tmp_path):
+    write_shards(teacher, tmp_path)
+    content = bytearray(shard_path(tmp_path, 1).read_bytes())
+    content[content.index(b'"part-')] ^= 1  # A text of a key.
+    shard_path(tmp_path, 1).write_bytes(content)
+
+    with pytest.raises(ValueError, match="targets-00001-of-00003.npy does not hold"):
+        SoftTargets.load(tmp_path)
+
+
+def test_a_folder_without_shards_and_shards_by_position_are_refused(teacher, tmp_path):
+    with pytest.raises(ValueError, match="holds no shards"):
+        SoftTargets.load(tmp_path)
+    make(teacher, arrays()[0], path=shard_path(tmp_path, 0, count=1))
+    with pytest.raises(ValueError, match="kept by position"):
+        SoftTargets.load(tmp_path)
+
+
+def test_what_is_saved_is_found_by_the_same_texts(teacher, tmp_path):
+    make(teacher, keyed(TEXTS))[:50].save(tmp_path / "part.npy")
+    SoftTargets.load(tmp_path / "part.npy").save(tmp_path / "again.npy")
+    again = SoftTargets.load(tmp_path / "again.npy")
+
+    assert_paired(again.pair(keyed(TEXTS, slice(0, 50))), teacher, count=50)
+    assert TEXTS[:50].tolist() == [text.decode() for text in again._texts_of_rows()]
+
+
+# Errors
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("keys", [TEXTS, NUMBERS], ids=["texts", "numbers"])
+def test_a_key_that_comes_twice_is_named(teacher, keys, in_file, tmp_path):
+    keys = keys.copy()
+    keys[71] = keys[20]
+    path = {"path": tmp_path / "targets.npy"} if in_file else {}
+
+    with pytest.raises(ValueError, match=re.escape(f"{keys[20].item()!r} is there twice, in row 20 and in row 71")):
+        make(teacher, keyed(keys), **path)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keys", [TEXTS, NUMBERS], ids=["texts", "numbers"])
+def test_a_key_in_two_shards_is_named(teacher, keys, tmp_path):
+    keys = keys.copy()
+    keys[71] = keys[20]
+    write_shards(teacher, tmp_path, keys=keys)
+
+    named = f"{keys[20].item()!r} is there twice, in row 20 of targets-00000-of-00003.npy and in row 7 of targets-00002"
+    with pytest.raises(ValueError, match=re.escape(named)):
+        SoftTargets.load(tmp_path)
+
+
+DATASETS = {"PyDataset": lambda keys: keyed(keys), "tf.data": lambda keys: tf_data(keys, ORDER), "DataLoader": loader}
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+@pytest.mark.parametrize("keys", [TEXTS, NUMBERS], ids=["texts", "numbers"])
+def test_fit_names_a_key_that_is_missing(teacher, kind, keys):
+    part = make(teacher, keyed(np.delete(keys, 40), slice(0, 95)))
+    missing = re.escape(f"hold no row of the key {keys[40].item()!r}, nor of 0 others")
+
+    with pytest.raises(ValueError, match=missing):
+        distiller(teacher, 1).fit(DATASETS[kind](keys), soft_targets=part, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_keys_of_another_kind_are_refused(teacher, kind):
+    with pytest.raises(ValueError, match="keys that are texts, but the data brings whole numbers"):
+        targets = make(teacher, keyed(TEXTS))
+        distiller(teacher, 1).fit(DATASETS[kind](NUMBERS), soft_targets=targets, shuffle=False, verbose=0)
+
+
+def test_keys_that_are_no_keys_are_refused(teacher):
+    with pytest.raises(TypeError, match="whole number or a text, received: 0.5"):
+        make(teacher, keyed(np.full(96, 0.5)))
+    with pytest.raises(ValueError, match="one an example, received shape"):
+        make(teacher, keyed(NUMBERS[:, None]))
+    with pytest.raises(ValueError, match="16 examples and 2 keys"):
+        make(teacher, keyed(NUMBERS[:2]))
+
+
+def test_data_without_keys_and_targets_by_position_are_refused(teacher):
+    x, y = arrays()
+    by_key, by_position = make(teacher, keyed(NUMBERS)), make(teacher, x)
+
+    with pytest.raises(ValueError, match="kept by key, and arrays have none"):
+        distiller(teacher, 1).fit(x, y, soft_targets=by_key)
+    with pytest.raises(ValueError, match="it gives no 'key'"):
+        by_key.pair(Batches(x, y))[0]
+    with pytest.raises(ValueError, match="kept by position"):
+        by_position.pair(keyed(NUMBERS))[0]
+    with pytest.raises(TypeError, match="by key with a `keras.utils.PyDataset`"):
+        by_key.pair(x)
