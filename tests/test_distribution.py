@@ -1,4 +1,4 @@
-"""Data parallelism: two devices train as one does."""
+"""Several devices train as one does; several processes: `test_workers.py`."""
 
 import os
 import pathlib
@@ -82,3 +82,71 @@ def test_two_devices_train_as_one_does():
 
     assert 0 == result.returncode, result.stderr
     assert result.stdout.endswith("alike 6\n")
+
+
+FOUR_DEVICES = """
+import numpy as np
+import jax
+import keras
+import keras_ban
+
+def models():
+    keras.utils.set_random_seed(0)
+    def layers(role):
+        return keras.layers.Dense(16, "relu", name=f"{role}_wide"), keras.layers.Dense(3, name=f"{role}_out")
+
+    return [keras.Sequential([keras.Input((8,)), *layers(role)], name=role) for role in ("teacher", "student")]
+
+def train():
+    teacher, student = models()
+    model = keras_ban.Distiller(
+        student=student, teacher=teacher, distillation_loss=keras_ban.losses.ConfidenceWeighted()
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), loss, metrics=["accuracy"])
+    logs = model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+    return logs, student, teacher
+
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((40, 8)).astype("float32"), rng.integers(0, 3, 40)
+expected, alone, _ = train()
+
+devices = keras.distribution.list_devices()
+assert len(devices) == 4
+layout = keras.distribution.LayoutMap(keras.distribution.DeviceMesh((2, 2), ["batch", "model"], devices))
+layout[".*student_wide.*kernel"] = (None, "model")
+layout[".*teacher_wide.*kernel"] = ("model", None)
+ways = [keras.distribution.DataParallel(), keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")]
+for way in ways:
+    keras.distribution.set_distribution(way)
+    logs, student, teacher = train()
+    for name in expected:
+        np.testing.assert_allclose(logs[name], expected[name], rtol=1e-5)
+    for one, other in zip(student.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # float32, and sums in another order
+spec = jax.sharding.PartitionSpec
+assert student.layers[0].kernel.value.sharding.spec == spec(None, "model")
+assert teacher.layers[0].kernel.value.sharding.spec == spec("model", None)
+assert student.layers[0].kernel.value.addressable_shards[0].data.shape == (8, 8)
+
+keras.distribution.set_distribution(ways[0])
+x, y = x[:38], y[:38]
+try:
+    train()
+except ValueError as error:
+    assert "over 4 devices, but the last batch of each epoch, of 6 examples, does not divide" in str(error), error
+else:
+    raise AssertionError("Six examples were divided by four.")
+print("alike on four")
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="layouts of variables are JAX's")
+def test_four_devices_train_as_one_does_whole_models_on_each_or_their_kernels_spread():
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent)}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+    result = subprocess.run([sys.executable, "-c", FOUR_DEVICES], capture_output=True, text=True, env=environment)
+
+    assert 0 == result.returncode, result.stderr
+    assert result.stdout.endswith("alike on four\n")

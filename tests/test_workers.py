@@ -97,7 +97,7 @@ def sequence(directory, seed=1):
         distillation_loss=keras_ban.losses.ConfidenceWeighted(),
         directory=directory,
         seed=seed,
-        keep_soft_targets=True,
+        keep_soft_targets=directory is not None,
     )
     result.compile("adam", crossentropy(), metrics=["accuracy"])
     return result
