@@ -12,7 +12,7 @@ from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
 from keras_ban._fresh import StopOnNonFiniteLoss, counts_nothing
 from keras_ban._outputs import check_known_outputs
-from keras_ban._parts import part_of_batches
+from keras_ban._parts import check_shares, part_of_batches
 from keras_ban._scoring import known_probabilities
 from keras_ban._shuffling import in_order_of_epoch
 from keras_ban._soft_target_choice import soft_targets_for_training
@@ -218,6 +218,7 @@ class Generations:
                     print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         if not _checks.is_dataset(x):
+            check_shares(x, options)
             x, y, options = in_order_of_epoch(trained, x, y, options, record.seed)
         engine = contextlib.nullcontext()
         if trained is model:  # A Distiller does so itself.

@@ -24,11 +24,7 @@ def part_of_batches(x, y, arguments):
     arguments = dict(arguments)
     batch_size = arguments.get("batch_size") or 32
     if not _checks.is_dataset(x):
-        size = size_of(x)
-        split = arguments.get("validation_split")
-        if split and arguments.get("validation_data") is None:
-            size = split_at(size, split)
-        _check_shares(size, batch_size, arguments)
+        check_shares(x, arguments)
     if _workers.parts()[0] == 1:
         return x, y, arguments
     split = arguments.pop("validation_split", 0.0)
@@ -65,8 +61,12 @@ def _part_of(dataset):
     )
 
 
-def _check_shares(size, batch_size, arguments):
-    shares = _workers.shares()
+def check_shares(x, arguments):
+    """Raise where batches of arrays do not divide over the devices that share each of them."""
+    size, batch_size, shares = size_of(x), arguments.get("batch_size") or 32, _workers.shares()
+    split = arguments.get("validation_split")
+    if split and arguments.get("validation_data") is None:
+        size = split_at(size, split)
     whole, last = batch_size % shares, size % batch_size % shares
     if arguments.get("steps_per_epoch") is not None and size % batch_size:
         last = last if arguments["steps_per_epoch"] > size // batch_size else 0
