@@ -45,7 +45,7 @@ def on_this_worker(model):
     The engine divides what a model of its own computes over the workers. What is to be known of a model in each of
     them, its outputs on all of the data for instance, a copy outside the engine tells.
     """
-    if _workers.count() == 1:
+    if not _workers.shared():
         return model
     with tempfile.TemporaryDirectory() as folder, _storage.writing(folder):
         path = pathlib.Path(folder, "model.keras")

@@ -41,7 +41,7 @@ def look(teacher, augmentation=None, views=None):
 
     With an `augmentation` they are of views, `(batch, views, ..., classes)`. Of several workers each has its own copy.
     """
-    if _workers.count() > 1:
+    if _workers.shared():
         teacher = _model_files.on_this_worker(teacher)
         if augmentation is not None:
             original = augmentation

@@ -37,6 +37,14 @@ def count():
     return 1 if _by_itself.is_set() else _count_and_index()[0]
 
 
+def shared():
+    """Whether a model's own `predict` is not for one process alone: several workers, or replicas of `tf.distribute`.
+
+    (Each replica is given the whole of what `predict_on_batch` is given, and answers: rows come twice.)
+    """
+    return count() > 1 or _backend.replica_count() > 1
+
+
 def index():
     """Which of them this is, from 0."""
     return 0 if _by_itself.is_set() else _count_and_index()[1]
@@ -245,7 +253,7 @@ def alone(function):
     A model that it uses must have been made in `alone`, too: its variables are then this worker's own. Under torch the
     engine has no part in a model that is not wrapped, and the function is just called.
     """
-    if count() == 1:
+    if not shared():
         return function()
     _by_itself.set()
     try:

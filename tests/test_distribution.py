@@ -58,12 +58,21 @@ for (expected, expected_loss), (actual, actual_loss) in zip(alone, together, str
 with strategy.scope() if keras.config.backend() == "tensorflow" else contextlib.nullcontext():
     weights, loss = step(keras_ban.losses.PermutedDarkKnowledge(seed=1))
 assert np.isfinite(weights).all() and np.isfinite(loss) and weights.any()
+if keras.config.backend() == "tensorflow":
+    # Each replica answers to the whole of a batch that is predicted: soft targets must have each row once.
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+        sequence = keras_ban.BornAgainSequence(model, generations=1, directory="run", seed=1, keep_soft_targets=True)
+        sequence.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        sequence.fit(x, y, batch_size=16, epochs=1, verbose=0)
+    expected = x @ sequence.models[0].get_weights()[0] + sequence.models[0].get_weights()[1]
+    np.testing.assert_allclose(np.load("run/soft-targets-00.npy"), expected, atol=1e-5)
 print("alike", len(losses))
 """
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras has no data parallelism of its own on torch")
-def test_two_devices_train_as_one_does():
+def test_two_devices_train_as_one_does(tmp_path):
     losses = """[
         keras_ban.losses.ConfidenceWeighted(),
         keras_ban.losses.KnowledgeDistillation(temperature=2.0),
@@ -77,7 +86,11 @@ def test_two_devices_train_as_one_does():
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
     result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES.replace("{losses}", losses)], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", TWO_DEVICES.replace("{losses}", losses)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
     )
 
     assert 0 == result.returncode, result.stderr
