@@ -95,8 +95,7 @@ def _outputs_of(teacher, x):
             "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
             "`Distiller(teacher=...)` without soft targets."
         )
-    # Of a batch, each replica of a `tf.distribute` strategy that the teacher is in says all: the first is enough.
-    outputs = np.asarray(outputs)[: len(keras.tree.flatten(x)[0])]
+    outputs = np.asarray(outputs)
     outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
     if np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise ValueError(
