@@ -189,8 +189,7 @@ def check_whole(models):
             if not (variable.value.is_fully_replicated or variable.value.is_fully_addressable):
                 raise ValueError(
                     f"{variable.path} of {model.name!r} is spread over several processes, so that none of them could "
-                    "keep the model. Use `keras.distribution.DataParallel`, or a `ModelParallel` within one process; a "
-                    "`Distiller` alone trains what is spread over several."
+                    "keep the model. Use `keras.distribution.DataParallel`, or a `ModelParallel` within one process."
                 )
 
 
