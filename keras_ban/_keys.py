@@ -6,6 +6,7 @@ ten million texts with a chance of 3 in a million.
 """
 
 import hashlib
+import itertools
 
 import numpy as np
 
@@ -87,3 +88,20 @@ class KeyIndex:
             return np.zeros(len(keys), "int64"), np.zeros(len(keys), "bool")
         places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return self._order[places].astype("int64"), self._keys[places] == keys
+
+    def check_unique(self, keys, texts, place):
+        """Raise `ValueError` where two rows have one key.
+
+        Args:
+            keys: as they were given.
+            texts: of all rows, those that the keys are hashes of; or `None`.
+            place: a function from a row to words that say where it is.
+        """
+        if self.twice is None:
+            return
+        first, second = self.twice
+        key = keys[first] if texts is None else next(itertools.islice(texts, first, None))
+        raise ValueError(
+            f"The key {spoken(key)} is there twice, in {place(first)} and in {place(second)}: each example must have a "
+            "key of its own, and be in one part of the data alone."
+        )

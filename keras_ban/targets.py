@@ -1,6 +1,5 @@
 """`SoftTargets`: what a teacher says of a set of data, computed once."""
 
-import contextlib
 import itertools
 import operator
 import pathlib
@@ -12,6 +11,7 @@ import numpy as np
 from keras_ban import (
     _augmentation,
     _checks,
+    _computing,
     _data_checks,
     _keys,
     _pairing,
@@ -19,15 +19,14 @@ from keras_ban import (
     _storage,
     _teacher_rows,
     _top_k,
-    _trial,
     _workers,
 )
 from keras_ban._arrays import softmax
+from keras_ban._computing import COMPUTE_AGAIN
 from keras_ban._fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
 
 _DTYPES = ("float16", "float32", "float64")
 _ROWS_AT_ONCE = 4096
-_COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
 
 
 class SoftTargets:
@@ -151,61 +150,10 @@ class SoftTargets:
             _storage.check_may_replace(pathlib.Path(path))
         _checks.check_not_empty(x)
         _data_checks.check_data("x", x)
-        batches, count = _pairing.batches_of(x, batch_size)
         verbose = _workers.is_chief() and (verbose == "auto" or bool(verbose))
-        progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
-        done, keys, parts, texts, kind = 0, [], [], [], None
-        # Of several workers each runs the teacher on its own batches, if there is one file for the rows of all.
-        workers, this = (1, 0) if path is None else (_workers.count(), _workers.index())
-        with contextlib.ExitStack() as stack:
-            for x_batch, key in batches:
-                new_keys, new_texts, new_kind = _teacher_rows.keys_of_batch(x_batch, key)
-                if done > 0 and new_kind != kind:
-                    raise ValueError(f"Keys must be of one kind, but after {kind} the data brings {new_kind}.")
-                keys.append(new_keys)
-                kind = new_kind
-                if done == 0:
-                    if kind is not None and augmentation is not None:
-                        raise ValueError("Soft targets of views are kept by position: leave 'key' out of `y`.")
-                    if augmentation is not None:
-                        _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
-                    outputs_of = _teacher_rows.look(teacher, augmentation, views)
-                if done == 0 or done % workers == this:
-                    try:
-                        outputs = outputs_of(x_batch, keys[-1])
-                    except Exception:
-                        _trial.check_fits(teacher, x_batch)
-                        raise
-                if done == 0:
-                    form = example_form(x_batch)
-                    description = _teacher_rows.describe(
-                        teacher, outputs, top_k, dtype, from_logits, form, augmentation, views
-                    )
-                    description["keyed"] = kind
-                    if path is not None:
-                        row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
-                        dtype_of_rows = _teacher_rows.row_dtype(description)
-                        writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
-                if done % workers != this:
-                    writer.skip(len(keys[-1]), new_texts)
-                else:
-                    rows = _teacher_rows.as_rows(outputs, description)
-                    if path is None:
-                        parts.append(rows)
-                        texts.extend(new_texts or [])
-                    else:
-                        writer.append(rows, new_texts)
-                done += 1
-                progress.update(done)
-            if count is None:
-                progress.update(done, finalize=True)
-            keys = np.concatenate(keys)
-            if kind is not None:
-                of_rows = None if kind != "texts" else writer.texts() if path is not None else texts
-                _check_unique(_keys.KeyIndex(keys), keys, of_rows, "row {}".format)
-            if path is not None:
-                writer.commit(keys, description)
-        targets = cls(np.concatenate(parts), keys, description, texts=texts) if path is None else cls.load(path)
+        options = {"top_k": top_k, "dtype": dtype, "from_logits": from_logits}
+        computed = _computing.compute(teacher, x, batch_size, path, verbose, augmentation, views, **options)
+        targets = cls(*computed) if path is None else cls.load(path)
         if top_k is not None and verbose:
             print(targets._coverage())
         return targets
@@ -258,7 +206,7 @@ class SoftTargets:
         """Itself, with the index by which rows are found, or an error that names a key that is there twice."""
         keys = self.keys
         self._index = _keys.KeyIndex(keys)
-        _check_unique(self._index, keys, self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
+        self._index.check_unique(keys, self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
         self._unchecked = getattr(self._rows, "unchecked", False)
         return self
 
@@ -452,13 +400,13 @@ class SoftTargets:
         if form != self._description["example_form"]:
             raise ValueError(
                 f"The soft targets are of other data: of arrays of [dtype, shape of an example] "
-                f"{self._description['example_form']}, but `x` holds {form}. {_COMPUTE_AGAIN}"
+                f"{self._description['example_form']}, but `x` holds {form}. {COMPUTE_AGAIN}"
             )
         keys = example_keys(x)
         if len(keys) != len(wanted):
             raise ValueError(
                 f"`soft_targets` holds {len(wanted)} examples but `x` holds {len(keys)}: they must come from the same "
-                f"data in the same order. {_COMPUTE_AGAIN}"
+                f"data in the same order. {COMPUTE_AGAIN}"
             )
         different = np.flatnonzero(keys != wanted)
         if len(different):
@@ -466,7 +414,7 @@ class SoftTargets:
             how = "the same examples in another order" if same else "other examples"
             raise ValueError(
                 f"The soft targets do not belong to `x`: {len(different)} of {len(keys)} examples differ, the first at "
-                f"index {different[0]}. `x` holds {how}. {_COMPUTE_AGAIN}"
+                f"index {different[0]}. `x` holds {how}. {COMPUTE_AGAIN}"
             )
 
     def verify(self, teacher, x, sample=256, batch_size=32, augmentation=None):
@@ -490,34 +438,15 @@ class SoftTargets:
         _teacher_rows.check_teacher(teacher)
         self.check_augmentation(augmentation)
         self.check_content()
+        _checks.check_count("batch_size", batch_size)
         wanted = np.unique(np.linspace(0, len(self) - 1, _checks.check_count("sample", sample)).astype("int64"))
-        found, rows, start = [], [], 0
-        for x_batch, key in _pairing.batches_of(x, _checks.check_count("batch_size", batch_size))[0]:
-            if self.by_key and key is None:
-                self.check(x_batch)
-            size = _pairing.size_of(x_batch)
-            here = wanted[(wanted >= start) & (wanted < start + size)] - start
-            if len(here):
-                found.append(_pairing.take(keras.tree.map_structure(_checks.as_array, x_batch), here))
-                rows.append(self.rows_of(key)[here] if self.by_key else here + start)
-            start += size
-        if start != len(self):
-            raise ValueError(
-                f"The soft targets hold {len(self)} examples but `x` holds {start}: they must come from the same data. "
-                f"{_COMPUTE_AGAIN}"
-            )
-        x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
-        if augmentation is not None:
-            _augmentation.build(augmentation, _pairing.take(x_sample, slice(0, 1)))
-        outputs_of, keys = _teacher_rows.look(teacher, augmentation, self.views), example_keys(x_sample)
-        parts = [slice(i, i + batch_size) for i in range(0, len(wanted), batch_size)]
-        again = np.concatenate([outputs_of(_pairing.take(x_sample, part), keys[part]) for part in parts])
+        again, rows = _computing.compute_again(teacher, x, wanted, self, batch_size, augmentation)
         if again.shape[1:] != self.shape[1:]:
             raise ValueError(
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
                 "come from another teacher."
             )
-        stored = self._rows[np.concatenate(rows)]
+        stored = self._rows[rows]
         if self.top_k is None:
             with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
                 difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
@@ -571,7 +500,7 @@ class SoftTargets:
         if self.views is not None and layer_fingerprint(augmentation) != made_by:
             raise ValueError(
                 f"The soft targets are of views that another `augmentation` made, not {augmentation!r} as it is "
-                f"configured. {_COMPUTE_AGAIN}"
+                f"configured. {COMPUTE_AGAIN}"
             )
 
     def check_for(self, loss):
@@ -615,15 +544,3 @@ class SoftTargets:
             else:
                 _storage.check_content(self._path, self._rows, self.keys, self._description)
             self._unchecked = False
-
-
-def _check_unique(index, keys, texts, place):
-    """Raise `ValueError` where two rows have one key; `texts`, of all rows, are those of the keys or `None`."""
-    if index.twice is None:
-        return
-    first, second = index.twice
-    key = keys[first] if texts is None else next(itertools.islice(texts, first, None))
-    raise ValueError(
-        f"The key {_keys.spoken(key)} is there twice, in {place(first)} and in {place(second)}: each example must have "
-        "a key of its own, and be in one part of the data alone."
-    )

@@ -27,6 +27,10 @@ ALLOWED = {
     "_comparing": {"_keras_losses", "_outputs", "_schedules", "losses"},
     "_data_checks": {"_checks"},
     "_disagreement": {"losses"},
+    "_computing": {
+        *("_augmentation", "_checks", "_fingerprints", "_keys", "_pairing", "_storage", "_teacher_rows", "_trial"),
+        "_workers",
+    },
     "_epochs": {"_backend", "_storage", "_workers"},
     "_fingerprints": {"_checks"},
     "_first_batch": {"_backend", "_checks", "_outputs", "_top_k"},
@@ -116,8 +120,8 @@ ALLOWED = {
         *("cloning", "history", "losses", "runs"),
     },
     "targets": {
-        *("_arrays", "_augmentation", "_checks", "_data_checks", "_fingerprints", "_keys", "_pairing", "_shards"),
-        *("_storage", "_teacher_rows", "_top_k", "_trial", "_workers"),
+        *("_arrays", "_augmentation", "_checks", "_computing", "_data_checks", "_fingerprints", "_keys", "_pairing"),
+        *("_shards", "_storage", "_teacher_rows", "_top_k", "_workers"),
     },
 }
 

@@ -1,0 +1,111 @@
+"""Runs a teacher over the data: all of it, for soft targets, or a sample again, to hold soft targets against it."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_ban import _augmentation, _checks, _keys, _pairing, _storage, _teacher_rows, _trial, _workers
+from keras_ban._fingerprints import example_form, example_keys
+
+COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
+
+
+def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, dtype, from_logits):
+    """What `SoftTargets.from_teacher` computes, of arguments that it has checked.
+
+    Returns:
+        Without a path `(rows, keys, description, path, texts)`; else nothing: it is in the file.
+    """
+    batches, count = _pairing.batches_of(x, batch_size)
+    progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
+    done, keys, parts, texts, kind = 0, [], [], [], None
+    # Of several workers each runs the teacher on its own batches, if there is one file for the rows of all.
+    workers, this = (1, 0) if path is None else (_workers.count(), _workers.index())
+    with contextlib.ExitStack() as stack:
+        for x_batch, key in batches:
+            new_keys, new_texts, new_kind = _teacher_rows.keys_of_batch(x_batch, key)
+            if done > 0 and new_kind != kind:
+                raise ValueError(f"Keys must be of one kind, but after {kind} the data brings {new_kind}.")
+            keys.append(new_keys)
+            kind = new_kind
+            if done == 0:
+                if kind is not None and augmentation is not None:
+                    raise ValueError("Soft targets of views are kept by position: leave 'key' out of `y`.")
+                if augmentation is not None:
+                    _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
+                outputs_of = _teacher_rows.look(teacher, augmentation, views)
+            if done == 0 or done % workers == this:
+                try:
+                    outputs = outputs_of(x_batch, keys[-1])
+                except Exception:
+                    _trial.check_fits(teacher, x_batch)
+                    raise
+            if done == 0:
+                form = example_form(x_batch)
+                description = _teacher_rows.describe(
+                    teacher, outputs, top_k, dtype, from_logits, form, augmentation, views
+                )
+                description["keyed"] = kind
+                if path is not None:
+                    row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
+                    dtype_of_rows = _teacher_rows.row_dtype(description)
+                    writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
+            if done % workers != this:
+                writer.skip(len(keys[-1]), new_texts)
+            else:
+                rows = _teacher_rows.as_rows(outputs, description)
+                if path is None:
+                    parts.append(rows)
+                    texts.extend(new_texts or [])
+                else:
+                    writer.append(rows, new_texts)
+            done += 1
+            progress.update(done)
+        if count is None:
+            progress.update(done, finalize=True)
+        keys = np.concatenate(keys)
+        if kind is not None:
+            of_rows = None if kind != "texts" else writer.texts() if path is not None else texts
+            _keys.KeyIndex(keys).check_unique(keys, of_rows, "row {}".format)
+        if path is not None:
+            writer.commit(keys, description)
+    if path is None:
+        return np.concatenate(parts), keys, description, None, texts
+
+
+def compute_again(teacher, x, wanted, targets, batch_size, augmentation):
+    """The teacher's outputs on some of the examples, and the rows in which the soft targets hold them.
+
+    Args:
+        wanted: which examples, by their place in `x`, int64 `(sample,)`.
+        targets: `SoftTargets` of `x`.
+
+    Returns:
+        `(outputs (sample, ..., classes), rows (sample,))`.
+
+    Raises:
+        ValueError: `x` holds another number of examples.
+    """
+    found, rows, start = [], [], 0
+    for x_batch, key in _pairing.batches_of(x, batch_size)[0]:
+        if targets.by_key and key is None:
+            targets.check(x_batch)
+        size = _pairing.size_of(x_batch)
+        here = wanted[(wanted >= start) & (wanted < start + size)] - start
+        if len(here):
+            found.append(_pairing.take(keras.tree.map_structure(_checks.as_array, x_batch), here))
+            rows.append(targets.rows_of(key)[here] if targets.by_key else here + start)
+        start += size
+    if start != len(targets):
+        raise ValueError(
+            f"The soft targets hold {len(targets)} examples but `x` holds {start}: they must come from the same data. "
+            f"{COMPUTE_AGAIN}"
+        )
+    x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
+    if augmentation is not None:
+        _augmentation.build(augmentation, _pairing.take(x_sample, slice(0, 1)))
+    outputs_of, keys = _teacher_rows.look(teacher, augmentation, targets.views), example_keys(x_sample)
+    parts = [slice(i, i + batch_size) for i in range(0, len(wanted), batch_size)]
+    again = np.concatenate([outputs_of(_pairing.take(x_sample, part), keys[part]) for part in parts])
+    return again, np.concatenate(rows)
