@@ -34,7 +34,7 @@ assert resources.files("keras_ban").joinpath("py.typed").is_file()
 """
 
 
-def run_pytest(session: nox.Session, backend: str) -> None:
+def run_pytest(session: nox.Session, backend: str, *options: str) -> None:
     # Agg, so that no test needs a display or opens a window; one thread, because the models are too small for more,
     # and threads that wait for each other on busy cores take minutes over what one does in seconds.
     env = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
@@ -44,7 +44,7 @@ def run_pytest(session: nox.Session, backend: str) -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    session.run("pytest", "-q", "-n", "2", "--durations=10", *session.posargs, env=env)
+    session.run("pytest", "-q", "-n", "2", "--durations=10", *options, *session.posargs, env=env)
 
 
 @nox.session
@@ -72,7 +72,8 @@ def tests(session: nox.Session, backend: str) -> None:
 def oldest(session: nox.Session) -> None:
     """Run the tests on the oldest supported Keras, with JAX as the only framework installed."""
     session.install(OLDEST_KERAS, "jax", ".[test]")
-    run_pytest(session, "jax")
+    # What starts several processes takes long, and `tests(jax)` runs it.
+    run_pytest(session, "jax", "--ignore=tests/test_workers.py", "--ignore=tests/test_study.py")
 
 
 @nox.session

@@ -154,6 +154,7 @@ print("alike on four")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="layouts of variables are JAX's")
 def test_four_devices_train_as_one_does_whole_models_on_each_or_their_kernels_spread():
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent)}

@@ -15,7 +15,8 @@ from keras_ban.losses import KnowledgeDistillation
 
 # One step an epoch, and eagerly, where a test is not about the compiled step: tracing it would take most of the time.
 # Equal shapes for the same reason: JAX compiles each operation once for each shape.
-FIT = {"batch_size": 96, "verbose": 0}
+BATCHES = {"batch_size": 96}
+FIT = {**BATCHES, "verbose": 0}
 
 
 def points(examples=96, seed=1):
@@ -851,9 +852,9 @@ def assert_scored(history, probabilities, labels):
         assert getattr(history.ensemble, name) == pytest.approx(value, rel=1e-9), name
 
 
-def predicted_by(models, x):
-    # In the batches in which a sequence scores them: in others the last bits differ on some processors.
-    return [model.predict(x, batch_size=FIT["batch_size"], verbose=0) for model in models]
+def predicted_by(models, x, batch_size=None):
+    # In the batches in which they were scored: in others the last bits differ on some processors.
+    return [model.predict(x, batch_size=batch_size, verbose=0) for model in models]
 
 
 @pytest.mark.parametrize("form", ["whole", "column", "one-hot", "float", "list", "tensor"])
@@ -909,10 +910,10 @@ def test_binary_models_are_scored(from_logits, blobs):
 
     history = sequence.fit(x, y[:, None], **FIT, validation_data=(x, y[:, None]))
 
-    outputs = predicted_by(sequence.models, x)
+    outputs = predicted_by(sequence.models, x, **BATCHES)
     yes = [oracles.sigmoid(each) if from_logits else each.astype("float64") for each in outputs]
     assert_scored(history, [np.concatenate([1 - each, each], axis=-1) for each in yes], y)
-    assert_scored(sequence.evaluate(x, y), [np.concatenate([1 - each, each], axis=-1) for each in yes], y)
+    assert_scored(sequence.evaluate(x, y, **BATCHES), [np.concatenate([1 - each, each], axis=-1) for each in yes], y)
     ensemble = sequence.ensemble().predict(x, verbose=0)
     ensemble = oracles.sigmoid(ensemble) if from_logits else ensemble
     np.testing.assert_allclose(ensemble, np.mean(yes, axis=0), atol=1e-6)  # computed in float32
@@ -944,7 +945,7 @@ def test_models_that_end_in_a_softmax_are_scored(blobs):
 
     history = sequence.fit(*blobs, **FIT, validation_data=blobs)
 
-    probabilities = [each.astype("float64") for each in predicted_by(sequence.models, blobs[0])]
+    probabilities = [each.astype("float64") for each in predicted_by(sequence.models, blobs[0], **BATCHES)]
     assert_scored(history, probabilities, blobs[1])
     ensemble = sequence.ensemble().predict(blobs[0], verbose=0)
     np.testing.assert_allclose(ensemble, np.mean(probabilities, axis=0), atol=1e-6)  # computed in float32
@@ -956,7 +957,8 @@ def test_one_hot_labels_train_and_are_scored(blobs):
 
     history = sequence.fit(x, one_hot, **FIT, validation_data=(x, one_hot))
 
-    assert_scored(history, [oracles.softmax(each) for each in predicted_by(sequence.models, x)], blobs[1])
+    outputs = predicted_by(sequence.models, x, **BATCHES)
+    assert_scored(history, [oracles.softmax(each) for each in outputs], blobs[1])
 
 
 def test_regression_has_metrics_and_a_table_but_no_scores():

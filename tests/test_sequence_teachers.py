@@ -194,7 +194,7 @@ def test_the_ensemble_so_far_teaches_and_is_what_a_student_is_compared_with(blob
     scores = history.records[2].scores
     assert [None, 0, "ensemble"] == [record.scores.compared_with for record in history.records]
     assert ((now & ~before).sum(), (before & ~now).sum()) == (scores.positive_flips, scores.negative_flips)
-    assert vars(scores) == vars(sequence.evaluate(x, y).records[2].scores)
+    assert vars(scores) == vars(sequence.evaluate(x, y, batch_size=FIT["batch_size"]).records[2].scores)
 
 
 def test_the_ensemble_of_models_that_end_in_a_softmax_averages_their_probabilities(blobs):
@@ -275,7 +275,7 @@ def test_the_ensemble_of_all_generations_is_distilled_into_one_more_student(blob
     expected = probabilities(generations, x)
     assert (expected.argmax(axis=-1) == y).mean() == history.ensemble.accuracy
     assert "ensemble" == history.records[3].scores.compared_with
-    assert vars(history.ensemble) == vars(sequence.evaluate(x, y).ensemble)
+    assert vars(history.ensemble) == vars(sequence.evaluate(x, y, batch_size=FIT["batch_size"]).ensemble)
     assert "The ensemble's student, taught by the ensemble of generations 0 to 2" in capsys.readouterr().out
 
 
