@@ -10,6 +10,9 @@ from keras_ban._fingerprints import example_form, example_keys
 
 COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
 
+# After so many batches workers wait for each other, lest one be so far ahead that it does not believe in the others.
+_BATCHES_APART = 64
+
 
 def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, dtype, from_logits):
     """What `SoftTargets.from_teacher` computes, of arguments that it has checked.
@@ -22,6 +25,7 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
     done, keys, parts, texts, kind = 0, [], [], [], None
     # Of several workers each runs the teacher on its own batches, if there is one file for the rows of all.
     workers, this = (1, 0) if path is None else (_workers.count(), _workers.index())
+    shared = workers > 1
     with contextlib.ExitStack() as stack:
         for x_batch, key in batches:
             new_keys, new_texts, new_kind = _teacher_rows.keys_of_batch(x_batch, key)
@@ -36,11 +40,9 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
                     _teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
                 outputs_of = _teacher_rows.look(teacher, augmentation, views)
             if done == 0 or done % workers == this:
-                try:
-                    outputs = outputs_of(x_batch, keys[-1])
-                except Exception:
-                    _trial.check_fits(teacher, x_batch)
-                    raise
+                # All of them begin together, or none; see `_storage.RowWriter`.
+                with _workers.together("run the teacher") if shared and done == 0 else contextlib.nullcontext():
+                    outputs = _outputs(outputs_of, teacher, x_batch, keys[-1])
             if done == 0:
                 form = example_form(x_batch)
                 description = _teacher_rows.describe(
@@ -50,7 +52,7 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
                 if path is not None:
                     row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
                     dtype_of_rows = _teacher_rows.row_dtype(description)
-                    writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
+                    writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape, shared))
             if done % workers != this:
                 writer.skip(len(keys[-1]), new_texts)
             else:
@@ -61,6 +63,8 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
                 else:
                     writer.append(rows, new_texts)
             done += 1
+            if shared and done % _BATCHES_APART == 0:
+                _workers.wait_for_all("compute soft targets")
             progress.update(done)
         if count is None:
             progress.update(done, finalize=True)
@@ -72,6 +76,14 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
             writer.commit(keys, description)
     if path is None:
         return np.concatenate(parts), keys, description, None, texts
+
+
+def _outputs(outputs_of, teacher, x_batch, keys):
+    try:
+        return outputs_of(x_batch, keys)
+    except Exception:
+        _trial.check_fits(teacher, x_batch)
+        raise
 
 
 def compute_again(teacher, x, wanted, targets, batch_size, augmentation):

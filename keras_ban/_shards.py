@@ -13,7 +13,7 @@ _NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.npy")
 _MOST_ROWS_MAPPED = 2**13
 _MOST_FILES_OPEN = 64
 # What two shards of the same soft targets may differ in.
-_OF_A_SHARD = {"rows", "rows_checksum", "keys_checksum", "texts_bytes", "texts_checksum", "version"}
+_OF_A_SHARD = {"rows", "rows_checksum", "keys_checksum", "texts_bytes", "texts_checksum", "version", "teacher_name"}
 
 
 def shards_of(folder):
@@ -55,9 +55,10 @@ class ShardRows:
 
     def __init__(self, paths):
         self._paths = [pathlib.Path(path) for path in paths]
-        self._offsets, counts = [], []
+        self._offsets, self._states, counts = [], [], []
         self.description, self.unchecked = None, False
         for path in self._paths:
+            self._states.append(_state(path))
             rows, _, description = _storage.read_rows(path)
             common = {name: value for name, value in description.items() if name not in _OF_A_SHARD}
             if self.description is None:
@@ -101,9 +102,17 @@ class ShardRows:
             self._open, self._rows_mapped = {}, wanted
         opened = self._open  # Other threads may replace it.
         if shard not in opened:
+            self._check_same(shard)
             shape = (int(self._starts[shard + 1] - self._starts[shard]), *self.shape[1:])
             opened[shard] = np.memmap(self._paths[shard], self.dtype, "r", self._offsets[shard], shape)
         return opened[shard]
+
+    def _check_same(self, shard):
+        if _state(self._paths[shard]) != self._states[shard]:
+            raise ValueError(
+                f"{self._paths[shard]} was replaced or altered since it was opened, and its rows may be others. Open "
+                "it again, with `SoftTargets.load`."
+            )
 
     def __getstate__(self):
         return {**self.__dict__, "_open": {}, "_rows_mapped": 0}
@@ -112,6 +121,7 @@ class ShardRows:
         """uint64 `(rows,)`, in memory."""
         keys = np.empty(len(self), "uint64")
         for i, path in enumerate(self._paths):
+            self._check_same(i)
             keys[self._starts[i] : self._starts[i + 1]] = _storage.read_rows(path, check=False)[1]
         return keys
 
@@ -130,3 +140,9 @@ class ShardRows:
             rows, keys, description = _storage.read_rows(path, check=False)
             _storage.check_content(path, rows, keys, description)
         self.unchecked = False
+
+
+def _state(path):
+    """By which a file is known to be the one that was opened."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

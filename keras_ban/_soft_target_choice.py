@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _checks, _top_k, _workers
+from keras_ban import _backend, _checks, _top_k, _workers
 from keras_ban._fingerprints import model_fingerprint
 from keras_ban._outputs import output_spec
 from keras_ban._pairing import size_of
@@ -73,6 +73,8 @@ def _worth_keeping(sequence, teacher, x, path):
         return False
     if _checks.is_dataset(x) and not (isinstance(x, keras.utils.PyDataset) and getattr(x, "fixed", False)):
         return False
+    if _checks.is_dataset(x) and _backend.BACKEND == "torch" and _workers.count() > 1:
+        return False  # There each worker's dataset brings a part of its own, and none knows the order of all.
     first_x = _checks.first_examples(x)[1]
     outputs = output_spec(teacher, first_x)
     # A teacher with one output: who has several is heard at each step.

@@ -234,6 +234,24 @@ def test_shards_of_another_teacher_are_refused(teacher, tmp_path):
         SoftTargets.load(tmp_path)
 
 
+def test_shards_of_one_teacher_by_another_name_are_of_that_teacher(teacher, tmp_path):
+    write_shards(keras_ban.EnsembleModel([teacher], name="one"), tmp_path, (0, 1))
+    write_shards(keras_ban.EnsembleModel([teacher], name="other"), tmp_path)
+
+    assert 96 == len(SoftTargets.load(tmp_path))
+
+
+def test_a_shard_that_was_replaced_is_not_read_as_the_one_that_was_opened(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+    write_shards(teacher, tmp_path)
+    paired = SoftTargets.load(tmp_path).pair(keyed(TEXTS, ORDER))
+    assert_paired(paired, teacher)
+    make(classifier(), keyed(TEXTS, slice(31, None, -1)), path=shard_path(tmp_path, 0))
+
+    with pytest.raises(ValueError, match="targets-00000-of-00003.npy was replaced or altered since it was opened"):
+        list(batch_by_batch(paired))
+
+
 def test_a_damaged_shard_is_refused_by_name(teacher, tmp_path):
     write_shards(teacher, tmp_path)
     content = bytearray(shard_path(tmp_path, 1).read_bytes())
