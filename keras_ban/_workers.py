@@ -127,16 +127,22 @@ def parts():
     """
     if _backend.BACKEND != "jax" or count() == 1:
         return 1, 0
-    distribution = keras.distribution.distribution()
-    return min(distribution.num_model_replicas, count()), distribution.data_shard_id
+    parts = min(_replicas(keras.distribution.distribution()), count())
+    return parts, index() // (count() // parts)
 
 
 def shares():
     """How many devices an engine that needs equal shares divides each batch over; 1 where there is no such engine."""
     if _backend.BACKEND == "jax":
         distribution = keras.distribution.distribution()
-        return 1 if distribution is None or _by_itself.is_set() else distribution.num_model_replicas
+        return 1 if distribution is None or _by_itself.is_set() else _replicas(distribution)
     return _backend.replica_count() if count() > 1 else 1
+
+
+def _replicas(distribution):
+    """How many copies of a model a `keras.distribution` holds: the size of its mesh's axis of the batch."""
+    mesh = distribution.device_mesh
+    return dict(zip(mesh.axis_names, mesh.shape, strict=True))[distribution.batch_dim_name]
 
 
 def check_alike():
