@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 import numpy as np
-from _figures import versions
+from _figures import peak_megabytes, versions
 
 
 def main():
@@ -57,11 +57,6 @@ def main():
     )
     print(*(f"{name} {version}" for name, version in versions(arguments.backend).items()))
     sys.exit(0 if growth <= 0.1 and last[1] <= first[1] and last[2] <= first[2] else 1)
-
-
-def peak_megabytes():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def parse_arguments():

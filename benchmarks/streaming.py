@@ -18,7 +18,7 @@ import tempfile
 import time
 
 import numpy as np
-from _figures import versions
+from _figures import peak_megabytes, versions
 
 FEATURES, CLASSES, BATCH = 8, 4, 8192
 
@@ -100,11 +100,6 @@ def run(arguments):
     data = Shards(range(arguments.shards), arguments.seed)
     distiller.fit(data, soft_targets=targets, epochs=1, shuffle=False, verbose=0)
     print(while_written, peak_megabytes())
-
-
-def peak_megabytes():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def parse_arguments():
