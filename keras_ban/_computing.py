@@ -52,7 +52,7 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
                 if path is not None:
                     row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
                     dtype_of_rows = _teacher_rows.row_dtype(description)
-                    writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape, shared))
+                    writer = stack.enter_context(_storage.RowWriter(path, dtype_of_rows, row_shape))
             if done % workers != this:
                 writer.skip(len(keys[-1]), new_texts)
             else:

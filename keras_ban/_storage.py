@@ -60,15 +60,14 @@ class RowWriter:
 
     Use as a context manager; the file appears under its name when `commit` is called, and not at all without.
 
-    Several workers that train together may write one file (`shared`): the first makes it and commits it, and each
-    writes its own rows at their place, and skips those of the others. (All of them call the same methods, but for
-    `append` and `skip`.)
+    Several workers that train together write one file: the first makes it and commits it, and each writes its own rows
+    at their place, and skips those of the others. (All of them call the same methods, but for `append` and `skip`. Who
+    has all rows writes in `_workers.alone`.)
     """
 
-    def __init__(self, path, dtype, row_shape, shared=False):
+    def __init__(self, path, dtype, row_shape):
         self.path = pathlib.Path(path)
-        self._shared = shared
-        if shared and len(set(_workers.gather(zlib.crc32(self.path.name.encode()), "name a file").tolist())) > 1:
+        if len(set(_workers.gather(zlib.crc32(self.path.name.encode()), "name a file").tolist())) > 1:
             raise ValueError(
                 f"Workers that train together write one file of soft targets, and were given other names; this one's "
                 f"is {self.path.name!r}. Give all of them one path and all of the data, or compute shards before the "
@@ -78,22 +77,17 @@ class RowWriter:
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
         self._count, self._checksum, self._committing = 0, 0, False
         self._texts, self._texts_checksum = None, 0
-        number = uuid.uuid4().int % 2**32
-        if shared:
-            number = _workers.chiefs(number, "name a file of soft targets")
+        number = _workers.chiefs(uuid.uuid4().int % 2**32, "name a file of soft targets")
         self._temporary = self.path.with_name(f".{self.path.name}.{number:08x}.partial")
-        self._makes_it = not shared or _workers.is_chief()
         header = _header((self._count, *self._row_shape), self._dtype)
-        with _workers.together("make a file of soft targets") if shared else contextlib.nullcontext():
-            if self._makes_it:
-                with writing(self.path):
-                    self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
-                    self._file.write(header)
-        if shared:
-            with _workers.together("open a file of soft targets"), writing(self.path):
-                if not self._makes_it:
-                    self._file = open(self._temporary, "rb+")  # noqa: SIM115 (closed by __exit__)
-                    self._file.seek(len(header))
+        with _workers.together("make a file of soft targets"), writing(self.path):
+            if _workers.is_chief():
+                self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
+                self._file.write(header)
+        with _workers.together("open a file of soft targets"), writing(self.path):
+            if not _workers.is_chief():
+                self._file = open(self._temporary, "rb+")  # noqa: SIM115 (closed by __exit__)
+                self._file.seek(len(header))
 
     def __enter__(self):
         return self
@@ -132,7 +126,7 @@ class RowWriter:
     def commit(self, keys, description):
         keys = np.ascontiguousarray(keys, "<u8").tobytes()
         self._committing = True
-        if not self._shared:
+        if _workers.count() == 1:
             return self._commit(keys, description)
         with _workers.together(_WRITE), writing(self.path):
             self._file.flush()
@@ -147,7 +141,7 @@ class RowWriter:
                 self._commit(keys, description)
 
     def _commit(self, keys, description):
-        if self._shared:
+        if _workers.count() > 1:
             shape, offset = (self._count, *self._row_shape), rows_offset(self._temporary)
             self._checksum = _checksum(np.memmap(self._temporary, self._dtype, "r", offset, shape))
         description = {
@@ -175,7 +169,7 @@ class RowWriter:
             os.replace(self._temporary, self.path)
 
     def __exit__(self, kind, *_):
-        if self._shared and kind is not None and issubclass(kind, Exception) and not self._committing:
+        if kind is not None and issubclass(kind, Exception) and not self._committing:
             with contextlib.suppress(RuntimeError):
                 _workers.gather(True, _WRITE)  # The others are about to ask.
         # Where the disk is full, closing fails as writing did, and is closed all the same.
@@ -183,7 +177,7 @@ class RowWriter:
             self._file.close()
             if self._texts is not None:
                 self._texts.close()
-        if self._makes_it:
+        if _workers.is_chief():
             self._temporary.unlink(missing_ok=True)
 
 
@@ -233,6 +227,11 @@ def read_rows(path, mmap=True, check=True):
 def is_small(rows):
     """Whether `read_rows` checks the content of such a file at once."""
     return rows.nbytes <= _SMALL_BYTES
+
+
+def description_of(path):
+    """What a file that `RowWriter` wrote says of itself; see `read_rows`."""
+    return _read_description(pathlib.Path(path))[0]
 
 
 def check_content(path, rows, keys, description):

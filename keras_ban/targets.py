@@ -176,17 +176,14 @@ class SoftTargets:
                 than the first; or a key is in two shards.
         """
         _checks.check_path("path", path)
-        path, shards = pathlib.Path(path), None
-        if path.is_dir():
-            shards = _shards.ShardRows(_shards.shards_of(path))
-            description = shards.description
-            if not description.get("keyed"):
-                raise ValueError(
-                    f"The shards in {path} are kept by position. Compute them of data with keys: datasets whose `y` is "
-                    "`{'labels': y, 'key': key}`."
-                )
-        else:
-            rows, keys, description = _storage.read_rows(path, mmap)
+        path = pathlib.Path(path)
+        shards = _shards.ShardRows(_shards.shards_of(path)) if path.is_dir() else None
+        description = _storage.description_of(path) if shards is None else shards.description
+        if shards is not None and not description.get("keyed"):
+            raise ValueError(
+                f"The shards in {path} are kept by position. Compute them of data with keys: datasets whose `y` is "
+                "`{'labels': y, 'key': key}`."
+            )
         if description.get("format") != _teacher_rows.FORMAT:
             raise ValueError(
                 f"{path} is of format {description.get('format')!r}, written by keras_ban {description['version']}: "
@@ -195,9 +192,11 @@ class SoftTargets:
         if description.get("keyed"):
             shards = shards or _shards.ShardRows([path])
             if not mmap:
-                shards.check_content()
+                if shards.unchecked:
+                    shards.check_content()
                 return cls(shards[:], shards.keys(), description, texts=list(shards.texts()))._indexed()
             return cls(shards, None, description, path)._indexed()
+        rows, keys, description = _storage.read_rows(path, mmap)
         targets = cls(rows, keys, description, path if mmap else None)
         targets._unchecked = mmap and not _storage.is_small(rows)
         return targets
@@ -223,6 +222,9 @@ class SoftTargets:
         """
         _checks.check_path("path", path)
         self.check_content()
+        _workers.alone(lambda: self._write(path))  # Which other workers, where there are any, know nothing of.
+
+    def _write(self, path):
         row_shape = self._rows.shape[1:]
         with _storage.RowWriter(path, self._rows.dtype, row_shape) as writer:
             texts = self._texts_of_rows()
