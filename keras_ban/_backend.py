@@ -413,8 +413,7 @@ def pair_data_loader(loader, rows_of, join):
     """
     import torch
 
-    options = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
-    options = {name: getattr(loader, name) for name in (*options, "prefetch_factor", "persistent_workers")}
+    options = _workers_of(loader)
     collate = _CollatePaired(loader.collate_fn, rows_of, join)
     dataset = _WithIndex(loader.dataset)
     return torch.utils.data.DataLoader(dataset, batch_sampler=loader.batch_sampler, collate_fn=collate, **options)
@@ -424,8 +423,7 @@ def map_data_loader(loader, function):
     """A torch `DataLoader` whose workers apply `function` to each batch, with NumPy arrays put in place of tensors."""
     import torch
 
-    options = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
-    options = {name: getattr(loader, name) for name in (*options, "prefetch_factor", "persistent_workers")}
+    options = _workers_of(loader)
     if loader.batch_sampler is not None and not isinstance(loader.dataset, torch.utils.data.IterableDataset):
         options["batch_sampler"] = loader.batch_sampler
     else:
@@ -435,6 +433,12 @@ def map_data_loader(loader, function):
     return torch.utils.data.DataLoader(
         loader.dataset, collate_fn=_CollateMapped(loader.collate_fn, function), generator=loader.generator, **options
     )
+
+
+def _workers_of(loader):
+    """A `DataLoader`'s options, but for those that say which examples make a batch."""
+    names = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    return {name: getattr(loader, name) for name in (*names, "prefetch_factor", "persistent_workers")}
 
 
 class _CollateMapped:

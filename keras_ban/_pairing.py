@@ -1,5 +1,7 @@
 """Data in a fixed order: read batch by batch, and paired with the soft targets of the same rows."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -153,15 +155,32 @@ class JoinByKey:
         self._soft_targets.check_kind("texts" if dtype.name == "string" else "whole numbers")
 
 
-class PairedDataset(keras.utils.PyDataset):
+class Wrapped(keras.utils.PyDataset):
+    """A `PyDataset` with the batches of another one; what is made of them is the subclass's `__getitem__`."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset = dataset
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def on_epoch_begin(self):
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._dataset.on_epoch_end()
+
+
+class PairedDataset(Wrapped):
     """A `PyDataset` and the soft targets of its rows: batch `i` begins at row `i * size of batch 0`.
 
     Where these are of several views, `view` tells which is due.
     """
 
     def __init__(self, dataset, soft_targets):
-        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
-        self._dataset = dataset
+        super().__init__(dataset)
         self._soft_targets = soft_targets
         self.views, self.view = soft_targets.views, 0
         count = _number_of_batches(dataset)
@@ -172,10 +191,6 @@ class PairedDataset(keras.utils.PyDataset):
                 f"{self._batch_size}: they must come from the same data, in batches of equal size (but the last)."
             )
 
-    @property
-    def num_batches(self):
-        return self._dataset.num_batches
-
     def __getitem__(self, index):
         batch = self._dataset[index]
         x = _inputs(batch)
@@ -184,49 +199,30 @@ class PairedDataset(keras.utils.PyDataset):
         self._soft_targets.check(x, rows)
         return join(batch, *self._soft_targets.batch_and_seeds(rows, self.view))
 
-    def on_epoch_begin(self):
-        self._dataset.on_epoch_begin()
 
-    def on_epoch_end(self):
-        self._dataset.on_epoch_end()
-
-
-class PairedByKey(keras.utils.PyDataset):
+class PairedByKey(Wrapped):
     """A `PyDataset` and the soft targets of its keys."""
 
     def __init__(self, dataset, join):
-        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
-        self._dataset, self._join = dataset, join
-
-    @property
-    def num_batches(self):
-        return self._dataset.num_batches
+        super().__init__(dataset)
+        self._join = join
 
     def __getitem__(self, index):
         return self._join(self._dataset[index])
 
-    def on_epoch_begin(self):
-        self._dataset.on_epoch_begin()
 
-    def on_epoch_end(self):
-        self._dataset.on_epoch_end()
+class ArrayBatches(keras.utils.PyDataset):
+    """Arrays `(x, y, sample_weight)` in batches, shuffled as `fit(shuffle=...)` does it.
 
-
-class ArrayRows(keras.utils.PyDataset):
-    """Arrays and soft targets too large for memory, or of several views; each batch reads its own rows alone.
-
-    Shuffles as `fit(shuffle=...)` does for arrays: over all rows, or within each batch (`"batch"`). Where the soft
-    targets are of several views, `view` tells which is due.
+    That is over all rows, or within each batch (`"batch"`); by NumPy's global random numbers.
     """
 
-    def __init__(self, arrays, soft_targets, batch_size, shuffle):
+    def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
         self._arrays = arrays
-        self._soft_targets = soft_targets
-        self.views, self.view = soft_targets.views, 0
         self._batch_size = batch_size
         self._shuffle = shuffle
-        self._order = np.arange(len(soft_targets))
+        self._order = np.arange(size_of(arrays[0]))
 
     @property
     def num_batches(self):
@@ -236,10 +232,28 @@ class ArrayRows(keras.utils.PyDataset):
         if self._shuffle and self._shuffle != "batch":
             self._order = np.random.permutation(len(self._order))
 
-    def __getitem__(self, index):
+    def rows(self, index):
+        """Which examples batch `index` holds."""
         rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        if self._shuffle == "batch":
-            rows = np.random.permutation(rows)
+        return np.random.permutation(rows) if self._shuffle == "batch" else rows
+
+    def __getitem__(self, index):
+        return keras.utils.pack_x_y_sample_weight(*take(self._arrays, self.rows(index)))
+
+
+class ArrayRows(ArrayBatches):
+    """Arrays and soft targets too large for memory, or of several views; each batch reads its own rows alone.
+
+    Where the soft targets are of several views, `view` tells which is due.
+    """
+
+    def __init__(self, arrays, soft_targets, batch_size, shuffle):
+        super().__init__(arrays, batch_size, shuffle)
+        self._soft_targets = soft_targets
+        self.views, self.view = soft_targets.views, 0
+
+    def __getitem__(self, index):
+        rows = self.rows(index)
         x, y, sample_weight = take(self._arrays, rows)
         y = join_targets(y, *self._soft_targets.batch_and_seeds(rows, self.view))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
@@ -269,17 +283,26 @@ def _pair_tf_dataset(dataset, soft_targets):
     return _backend.pair_tf_dataset(dataset, soft_targets.columns, soft_targets.records(), size, join)
 
 
-def _number_of_batches(dataset):
+def number_of_batches(dataset):
+    """How many batches a dataset yields; `None` where it is not known, infinity where it has no end."""
     if isinstance(dataset, keras.utils.PyDataset):
-        if dataset.num_batches is None:
-            raise ValueError(f"The dataset {dataset!r} has no end: soft targets are of a fixed number of examples.")
-        return dataset.num_batches
+        return math.inf if dataset.num_batches is None else dataset.num_batches
     if _backend.is_tf_dataset(dataset):
         count = int(dataset.cardinality())
-        if count == -1:
-            raise ValueError("The `tf.data.Dataset` has no end: leave out its `.repeat()`.")
-        return count if count >= 0 else None
-    return len(dataset) if hasattr(dataset, "__len__") else None
+        return count if count >= 0 else math.inf if count == -1 else None
+    try:
+        return len(dataset)
+    except TypeError:  # A torch `DataLoader` of an `IterableDataset` has a `__len__`, which may have no answer.
+        return None
+
+
+def _number_of_batches(dataset):
+    count = number_of_batches(dataset)
+    if count == math.inf and _backend.is_tf_dataset(dataset):
+        raise ValueError("The `tf.data.Dataset` has no end: leave out its `.repeat()`.")
+    if count == math.inf:
+        raise ValueError(f"The dataset {dataset!r} has no end: soft targets are of a fixed number of examples.")
+    return count
 
 
 def _iterate(dataset):
@@ -315,12 +338,13 @@ def _check_fixed(dataset):
             "`x` is a generator or an iterator, which can be read once only: nothing would be left to train on. "
             "Pass arrays, a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
         )
-    if _key(next(iter(_iterate(dataset)), None)) is not None:
+    batch = next(iter(_iterate(dataset)), None)
+    if _key(batch) is not None:
         return
     shuffled = _backend.is_data_loader(dataset) and type(dataset.sampler).__name__ == "RandomSampler"
     if not shuffled:
-        looks = [example_keys(_inputs(next(iter(_iterate(dataset)), None))) for _ in range(2)]
-        shuffled = not np.array_equal(*looks)
+        first = example_keys(_inputs(batch))
+        shuffled = not np.array_equal(first, example_keys(_inputs(next(iter(_iterate(dataset)), None))))
     if shuffled:
         raise ValueError(
             "The data comes in another order, or augmented, each time it is read: its soft targets cannot be stored. "

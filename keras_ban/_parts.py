@@ -6,11 +6,10 @@ worker is given its own rows of every batch, and all batches together are those 
 """
 
 import keras
-import numpy as np
 
 from keras_ban import _backend, _checks, _workers
 from keras_ban._attaching import weights_like
-from keras_ban._pairing import size_of, split_at, take
+from keras_ban._pairing import ArrayBatches, Wrapped, size_of, split_at, take
 
 
 def part_of_batches(x, y, arguments):
@@ -39,12 +38,12 @@ def part_of_batches(x, y, arguments):
         if weights is not None and keras.tree.is_nested(y):
             weights = weights_like(weights, y)
         arguments.pop("batch_size", None)
-        x, y = _Batches((x, y, weights), batch_size, arguments.pop("shuffle", True)), None
+        x, y = ArrayBatches((x, y, weights), batch_size, arguments.pop("shuffle", True)), None
         arguments["shuffle"] = False
     validation_data = arguments.get("validation_data")
     if isinstance(validation_data, (list, tuple)) and not _checks.is_dataset(validation_data[0]):
         data = keras.utils.unpack_x_y_sample_weight(tuple(validation_data))
-        validation_data = _Batches(data, arguments.pop("validation_batch_size", None) or batch_size, False)
+        validation_data = ArrayBatches(data, arguments.pop("validation_batch_size", None) or batch_size, False)
     if validation_data is not None:
         arguments["validation_data"] = _part_of(validation_data)
     return _part_of(x), y, arguments
@@ -80,44 +79,13 @@ def check_shares(x, arguments):
     raise ValueError(f"Each batch is divided evenly over {shares} devices, but {what} does not divide. {way_out}.")
 
 
-class _Batches(keras.utils.PyDataset):
-    """Arrays in whole batches, shuffled as `fit(shuffle=...)` shuffles them: over all rows, or within each batch."""
-
-    def __init__(self, arrays, batch_size, shuffle):
-        super().__init__()
-        self._arrays = arrays
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._order = np.arange(size_of(arrays[0]))
-
-    @property
-    def num_batches(self):
-        return -(-len(self._order) // self._batch_size)
-
-    def on_epoch_begin(self):
-        # By the numbers that all workers have, and that an epoch which is gone on with begins with.
-        if self._shuffle and self._shuffle != "batch":
-            self._order = np.random.permutation(len(self._order))
-
-    def __getitem__(self, index):
-        rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        if self._shuffle == "batch":
-            rows = np.random.permutation(rows)
-        return keras.utils.pack_x_y_sample_weight(*take(self._arrays, rows))
-
-
-class _Part(keras.utils.PyDataset):
+class _Part(Wrapped):
     """A dataset of whole batches, of which each worker yields its own rows."""
 
     def __init__(self, dataset):
-        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
-        self._dataset = dataset
+        super().__init__(dataset)
         self._parts, self._this = _workers.parts()
         self._shares = _workers.shares()
-
-    @property
-    def num_batches(self):
-        return self._dataset.num_batches
 
     def __getitem__(self, index):
         batch = self._dataset[index]
@@ -131,9 +99,3 @@ class _Part(keras.utils.PyDataset):
         each = size // self._parts
         rows = slice(self._this * each, (self._this + 1) * each)
         return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], batch)
-
-    def on_epoch_begin(self):
-        self._dataset.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self._dataset.on_epoch_end()

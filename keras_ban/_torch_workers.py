@@ -13,7 +13,6 @@ does this, in each worker:
 """
 
 import contextlib
-import inspect
 import math
 import zlib
 
@@ -22,10 +21,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from keras_ban import _augmentation, _backend, _checks, _workers
+from keras_ban import _augmentation, _backend, _checks, _data_checks, _workers
 from keras_ban._attaching import with_callback
 from keras_ban._masks import mask_of, with_mask
-from keras_ban._pairing import ArrayRows, size_of
+from keras_ban._pairing import ArrayRows, number_of_batches, size_of
 
 
 class Workers:
@@ -242,20 +241,18 @@ class Workers:
             state.assign(state.value + torch.as_tensor(shift, dtype=state.value.dtype, device=state.value.device))
 
 
-def start(distiller, *args, **kwargs):
+def start(distiller, x, y, args, kwargs):
     """Before `fit`: its arguments by name, and the `Workers` of it; all workers must call this.
 
     Raises:
         ValueError: the workers would not train one model.
     """
-    arguments = inspect.signature(keras.Model.fit).bind(distiller, *args, **kwargs).arguments
-    del arguments["self"]
+    arguments = {"x": x, "y": y, **_data_checks.arguments_of_fit(distiller, x, y, args, kwargs)}
     if distiller.jit_compile:
         raise ValueError("Several workers train without `torch.compile`: leave `jit_compile=True` out of `compile`.")
-    x = arguments["x"]
     is_dataset = _checks.is_dataset(x)
-    length = _length(x) if is_dataset else size_of(x)
-    if length is None and arguments.get("steps_per_epoch") is None:
+    length = number_of_batches(x) if is_dataset else size_of(x)
+    if length in (None, math.inf) and arguments.get("steps_per_epoch") is None:
         raise ValueError(
             "It is not known how many batches the dataset holds, so that a worker with fewer than the others would "
             f"leave them waiting: pass `steps_per_epoch`, or a dataset that has a length. Received: {x!r}."
@@ -342,18 +339,6 @@ def _moving(student):
     """Variables that move without gradients, as the statistics of a BatchNorm do; not the weights that were frozen."""
     frozen = {id(v) for layer in student._flatten_layers() if not layer.trainable for v in layer.variables}
     return [v for v in student.non_trainable_variables if id(v) not in frozen and v.value.is_floating_point()]
-
-
-def _length(dataset):
-    """How many batches a dataset holds; `None` where it is not known, or without end."""
-    if isinstance(dataset, keras.utils.PyDataset):
-        return dataset.num_batches
-    if _backend.is_tf_dataset(dataset):
-        return max(int(dataset.cardinality()), 0) or None
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
 
 
 def _layout(data):

@@ -336,14 +336,14 @@ class Distiller(keras.Model):
             _trial.explain(self, x, y, weights, validation_data)
             raise
 
-    def _train(self, *args, **kwargs):
+    def _train(self, x, y, *args, **kwargs):
         try:
             if _backend.BACKEND == "torch" and _workers.count() > 1:
                 from keras_ban import _torch_workers
 
-                kwargs, self._hidden.workers = _torch_workers.start(self, *args, **kwargs)
-                args = ()
-            return super().fit(*args, **kwargs)
+                kwargs, self._hidden.workers = _torch_workers.start(self, x, y, args, kwargs)
+                return super().fit(**kwargs)
+            return super().fit(x, y, *args, **kwargs)
         finally:
             self._hidden.workers = None
             _backend.restore(self._hidden.before_training)

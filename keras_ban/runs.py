@@ -106,13 +106,9 @@ class RunDirectory:
                 "(One that is there already can be read, `BornAgainSequence.load`.) Nothing was trained",
                 str(self.path),
             ) from error
-        try:
-            self._check_free()
-            self._read()
-            self._remove_leftovers()
-        except BaseException:
-            self.__exit__()
-            raise
+        self._check_free()
+        self._read()
+        self._remove_leftovers()
 
     def __exit__(self, *_):
         _give_back_lock(self._lock)

@@ -76,7 +76,9 @@ ALLOWED = {
     "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_keys", "_model_files", "_top_k", "_workers"},
     "_teaching": {"_backend"},
     "_top_k": {"_backend"},
-    "_torch_workers": {"_attaching", "_augmentation", "_backend", "_checks", "_masks", "_pairing", "_workers"},
+    "_torch_workers": {
+        *("_attaching", "_augmentation", "_backend", "_checks", "_data_checks", "_masks", "_pairing", "_workers"),
+    },
     "_trial": {"_backend", "_checks", "_data_checks", "_outputs"},
     "_verifying": {"_backend", "_processes", "_served"},
     "_workers": {"_backend"},

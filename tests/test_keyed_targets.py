@@ -143,6 +143,21 @@ def test_rows_are_found_in_any_order_by_grain(teacher, kind):
     distiller(teacher, student_of=1).fit(paired, shuffle=False, steps_per_epoch=6, verbose=0)
 
 
+def test_rows_are_found_by_a_data_loader_that_only_iterates(teacher):
+    torch = pytest.importorskip("torch")
+    x, y = arrays()
+
+    class Examples(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return ((x[i], {"labels": y[i], "key": TEXTS[i]}) for i in ORDER)
+
+    loader = torch.utils.data.DataLoader(Examples(), batch_size=16)
+    targets = make(teacher, loader)
+
+    assert 96 == len(targets)
+    assert_paired(targets.pair(loader), teacher)
+
+
 def test_keys_of_a_part_of_the_data_are_enough(teacher):
     targets = make(teacher, keyed(NUMBERS))
 
