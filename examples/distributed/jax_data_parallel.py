@@ -12,34 +12,17 @@ Cloud TPU) `keras.distribution.initialize()` needs none of the variables. GPUs a
 is divided over all devices of all processes, and `BATCH_SIZE` must be a multiple of their number.
 """
 
-import argparse
-import sys
-
 import launch
 
 BATCH_SIZE = 64
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", default="runs/jax_data_parallel", help="where the run is kept")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--generations", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=5)
-    arguments = parser.parse_args()
-    if launch.is_worker():
-        work(arguments)
-    else:
-        port = launch.free_ports(1)[0]
-        sys.exit(launch.launch(arguments.processes, lambda number: environment(number, arguments.processes, port)))
-
-
-def environment(number, processes, port):
+def environment(number, ports):
     """What tells one of the processes who it is."""
     return {
         "KERAS_BACKEND": "jax",
-        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
-        "KERAS_DISTRIBUTION_NUM_PROCESSES": str(processes),
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{ports[0]}",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": str(len(ports)),
         "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
     }
 
@@ -70,4 +53,4 @@ def work(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    launch.main(__doc__, "runs/jax_data_parallel", work, environment)

@@ -4,6 +4,7 @@ On many machines a scheduler does this (Slurm, Kubernetes, `torchrun`): it start
 gives each what `environment` gives here.
 """
 
+import argparse
 import os
 import socket
 import subprocess
@@ -13,9 +14,27 @@ import time
 WORKER = "EXAMPLE_WORKER"
 
 
-def is_worker():
-    """Whether this process was started by `launch`."""
-    return WORKER in os.environ
+def main(description, directory, work, environment):
+    """The command line of an example: the work of one process, or the start of all of them.
+
+    Args:
+        description: the example's docstring.
+        directory: where the run is kept, if nothing else is said.
+        work: a function of the arguments, what each process does.
+        environment: a function of a process's number, from 0, and of a free port for each process, that gives the
+            environment variables by which it knows who it is.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--directory", default=directory, help="where the run is kept (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="on this machine (default: 2)")
+    parser.add_argument("--generations", type=int, default=2, help="students after the first teacher (default: 2)")
+    parser.add_argument("--epochs", type=int, default=5, help="for each generation (default: 5)")
+    arguments = parser.parse_args()
+    if WORKER in os.environ:
+        work(arguments)
+    else:
+        ports = free_ports(arguments.processes)
+        sys.exit(launch(arguments.processes, lambda number: environment(number, ports)))
 
 
 def free_ports(count):

@@ -12,28 +12,12 @@ must be a multiple of their number. On one machine with several GPUs one process
 is enough: take that in place of `MultiWorkerMirroredStrategy`, and start no other.
 """
 
-import argparse
 import json
 import os
-import sys
 
 import launch
 
 BATCH_SIZE = 64
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", default="runs/tensorflow_multi_worker", help="where the run is kept")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--generations", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=5)
-    arguments = parser.parse_args()
-    if launch.is_worker():
-        work(arguments)
-    else:
-        ports = launch.free_ports(arguments.processes)
-        sys.exit(launch.launch(arguments.processes, lambda number: environment(number, ports)))
 
 
 def environment(number, ports):
@@ -73,4 +57,4 @@ def work(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    launch.main(__doc__, "runs/tensorflow_multi_worker", work, environment)
