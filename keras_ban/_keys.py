@@ -7,10 +7,22 @@ ten million texts with a chance of 3 in a million.
 
 import hashlib
 import itertools
+import os
+import sys
+import tempfile
+import weakref
 
 import numpy as np
 
 from keras_ban import _checks
+
+# An index of more rows lies in a temporary file. Threads and forked processes read it at once, which needs `pread`.
+_MOST_IN_MEMORY = 2**20 if hasattr(os, "pread") else sys.maxsize
+# Of a file, so many records are sorted at a time, and so many are read to find one.
+_SORTED_AT_ONCE = 2**18
+_BLOCK = 64
+# An odd number, by which multiplication modulo 2**64 can be undone; of the golden ratio, so that counted keys spread.
+_SPREAD = 0x9E3779B97F4A7C15
 
 
 def key_of(y):
@@ -66,42 +78,115 @@ def spoken(key):
 
 
 class KeyIndex:
-    """Finds rows by their keys, in 12 bytes a row (16 from 2**32 rows).
+    """Finds rows by their keys; of more than a million rows it lies in a temporary file, of 12 bytes a row.
+
+    It is a table of `(hash, row)`, sorted by the hash. To find a key in the file one block of the table is read, told
+    by the hashes with which blocks begin, which are kept in memory: 0.12 bytes a row.
 
     Args:
-        keys: uint64 `(rows,)`.
+        parts: a function that gives the keys, uint64 arrays one after the other, and the same when called again.
 
     Attributes:
-        twice: two rows of the same key, the earlier first; `None` if there are none.
+        twice: two rows of the same key, the earlier first, and the key; `None` if there are none.
     """
 
-    def __init__(self, keys):
-        order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        same = np.flatnonzero(self._keys[1:] == self._keys[:-1])
-        self.twice = (int(order[same[0]]), int(order[same[0] + 1])) if len(same) else None
-        self._order = order.astype("uint32" if len(keys) <= 2**32 else "uint64")
+    def __init__(self, parts):
+        self._rows = sum(map(len, parts()))
+        # Packed; with 4 bytes for the row where they are enough.
+        self._dtype = np.dtype([("hash", "<u8"), ("row", "<u4" if self._rows <= 2**32 else "<u8")])
+        self.twice = None
+        if self._rows <= _MOST_IN_MEMORY:
+            self._table = self._sorted(np.concatenate([np.empty(0, self._dtype), *self._records(parts)]))
+        else:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the index is there
+            weakref.finalize(self, file.close)
+            self._file = file.fileno()
+            self._write(parts)
+
+    def _records(self, parts):
+        begin = 0
+        for keys in parts():
+            for i in range(0, len(keys), _SORTED_AT_ONCE):
+                part = np.asarray(keys[i : i + _SORTED_AT_ONCE])
+                records = np.empty(len(part), self._dtype)
+                records["hash"] = part * np.uint64(_SPREAD)
+                records["row"] = np.arange(begin, begin + len(part))
+                begin += len(part)
+                yield records
+
+    def _sorted(self, records):
+        records = records[np.argsort(records["hash"], kind="stable")]
+        same = np.flatnonzero(records["hash"][1:] == records["hash"][:-1])
+        if len(same) and self.twice is None:
+            first, second = records[same[0]], records[same[0] + 1]
+            key = int(first["hash"]) * pow(_SPREAD, -1, 2**64) % 2**64
+            self.twice = int(first["row"]), int(second["row"]), key
+        return records
+
+    def _write(self, parts):
+        """Sort into the file: first by the hash's leading bits, then what has those in common."""
+        bits = (self._rows // _SORTED_AT_ONCE).bit_length()
+        starts = np.zeros(2**bits + 1, "int64")
+        for records in self._records(parts):
+            starts[1:] += np.bincount(_leading(records, bits), minlength=2**bits)
+        starts = np.cumsum(starts)
+        ends = starts[:-1].copy()
+        for records in self._records(parts):
+            leading = _leading(records, bits)
+            records, counts = records[np.argsort(leading, kind="stable")], np.bincount(leading, minlength=2**bits)
+            for i, part in enumerate(np.split(records, np.cumsum(counts)[:-1])):
+                self._write_at(ends[i], part)
+                ends[i] += len(part)
+        begins = []
+        for start, end in itertools.pairwise(starts):
+            part = self._sorted(np.frombuffer(self._read(start, end - start), self._dtype))
+            self._write_at(start, part)
+            begins.append(part["hash"][-start % _BLOCK :: _BLOCK].copy())
+        self._begins = np.concatenate(begins)
+
+    def _write_at(self, place, records):
+        data, offset = memoryview(records.tobytes()), int(place) * self._dtype.itemsize
+        while data:
+            written = os.pwrite(self._file, data, offset)
+            data, offset = data[written:], offset + written
+
+    def _read(self, place, count):
+        size = self._dtype.itemsize
+        return os.pread(self._file, int(count) * size, int(place) * size)
+
+    def _table_for(self, hashes):
+        """A part of the table, sorted, that holds those hashes if the whole does."""
+        if self._rows <= _MOST_IN_MEMORY:
+            return self._table
+        blocks = np.unique(np.maximum(np.searchsorted(self._begins, hashes, side="right") - 1, 0))
+        data = b"".join(self._read(block * _BLOCK, _BLOCK) for block in blocks.tolist())
+        return np.frombuffer(data, self._dtype)
 
     def rows_of(self, keys):
         """`(rows, found)`: int64 and bool `(batch,)`."""
-        if len(self._keys) == 0:
+        if self._rows == 0 or len(keys) == 0:
             return np.zeros(len(keys), "int64"), np.zeros(len(keys), "bool")
-        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return self._order[places].astype("int64"), self._keys[places] == keys
+        hashes = keys * np.uint64(_SPREAD)
+        table = self._table_for(hashes)
+        places = np.minimum(np.searchsorted(table["hash"], hashes), len(table) - 1)
+        return table["row"][places].astype("int64"), table["hash"][places] == hashes
 
-    def check_unique(self, keys, texts, place):
+    def check_unique(self, texts, place):
         """Raise `ValueError` where two rows have one key.
 
         Args:
-            keys: as they were given.
             texts: of all rows, those that the keys are hashes of; or `None`.
             place: a function from a row to words that say where it is.
         """
         if self.twice is None:
             return
-        first, second = self.twice
-        key = keys[first] if texts is None else next(itertools.islice(texts, first, None))
+        first, second, key = self.twice
+        key = key if texts is None else next(itertools.islice(texts, first, None))
         raise ValueError(
             f"The key {spoken(key)} is there twice, in {place(first)} and in {place(second)}: each example must have a "
             "key of its own, and be in one part of the data alone."
         )
+
+
+def _leading(records, bits):
+    return (records["hash"] >> np.uint64(64 - bits)).astype("int64")

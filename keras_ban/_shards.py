@@ -12,6 +12,7 @@ _NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.npy")
 # A mapped file keeps in memory what was read of it, and a file descriptor: after so many rows or files all are closed.
 _MOST_ROWS_MAPPED = 2**13
 _MOST_FILES_OPEN = 64
+_KEYS_AT_ONCE = 2**20
 # What two shards of the same soft targets may differ in.
 _OF_A_SHARD = {"rows", "rows_checksum", "keys_checksum", "texts_bytes", "texts_checksum", "version", "teacher_name"}
 
@@ -119,11 +120,16 @@ class ShardRows:
 
     def keys(self):
         """uint64 `(rows,)`, in memory."""
-        keys = np.empty(len(self), "uint64")
+        return np.concatenate([np.empty(0, "uint64"), *self.keys_in_parts()])
+
+    def keys_in_parts(self):
+        """The same a piece at a time: uint64 arrays, in the order of the rows."""
         for i, path in enumerate(self._paths):
             self._check_same(i)
-            keys[self._starts[i] : self._starts[i + 1]] = _storage.read_rows(path, check=False)[1]
-        return keys
+            count = int(self._starts[i + 1] - self._starts[i])
+            keys_at = self._offsets[i] + count * self.dtype.itemsize * int(np.prod(self.shape[1:], dtype="int64"))
+            for start in range(0, count, _KEYS_AT_ONCE):
+                yield np.fromfile(path, "<u8", min(_KEYS_AT_ONCE, count - start), offset=keys_at + 8 * start)
 
     def texts(self):
         """The texts of the keys, in the order of the rows, one after the other; none of whole numbers."""

@@ -164,7 +164,8 @@ class SoftTargets:
 
         With `mmap` this takes milliseconds and no memory, however large the file. Its form is checked at once, and so
         is the content of files up to 64 MiB; that of larger ones when `fit`, `pair`, `verify` or `to_dense` first use
-        it. Where rows are found by key, an index of the keys is built, in 12 bytes an example.
+        it. Where rows are found by key, an index of the keys is built: in 12 bytes an example, of more than a million
+        examples in a temporary file (`TMPDIR`).
 
         Args:
             path: a file that `save` or `from_teacher` wrote; or a folder of files that `from_teacher` wrote of data
@@ -203,11 +204,13 @@ class SoftTargets:
 
     def _indexed(self):
         """Itself, with the index by which rows are found, or an error that names a key that is there twice."""
-        keys = self.keys
-        self._index = _keys.KeyIndex(keys)
-        self._index.check_unique(keys, self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
+        self._index = _keys.KeyIndex(self._keys_in_parts)
+        self._index.check_unique(self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
         self._unchecked = getattr(self._rows, "unchecked", False)
         return self
+
+    def _keys_in_parts(self):
+        return self._rows.keys_in_parts() if self._keys is None else [self._keys]
 
     def _texts_of_rows(self):
         if self._description.get("keyed") != "texts":
@@ -348,7 +351,7 @@ class SoftTargets:
         hashes, texts = _keys.hashed(keys)
         self.check_kind(_keys.kind_of(texts))
         if self._index is None:
-            self._index = _keys.KeyIndex(self.keys)
+            self._index = _keys.KeyIndex(self._keys_in_parts)
         rows, found = self._index.rows_of(hashes)
         if not found.all():
             first = int(np.flatnonzero(~found)[0])

@@ -11,7 +11,7 @@ import pytest
 from conftest import Batches, classifier, crossentropy, values
 
 import keras_ban
-from keras_ban import SoftTargets
+from keras_ban import SoftTargets, _keys
 
 TEXTS = np.array([f"part-{i % 3}/é{i}" for i in range(96)])
 NUMBERS = np.arange(96, dtype="int64") * 7 - 50
@@ -294,7 +294,50 @@ def test_what_is_saved_is_found_by_the_same_texts(teacher, tmp_path):
     assert TEXTS[:50].tolist() == [text.decode() for text in again._texts_of_rows()]
 
 
+# The index of many keys, in a file
+
+
+@pytest.fixture
+def index_in_file(monkeypatch):
+    monkeypatch.setattr(_keys, "_MOST_IN_MEMORY", 10)
+    monkeypatch.setattr(_keys, "_SORTED_AT_ONCE", 32)
+    monkeypatch.setattr(_keys, "_BLOCK", 4)
+
+
+@pytest.mark.parametrize("rows", [11, 31, 96, 1000])
+@pytest.mark.parametrize("kind", ["counted", "random", "multiples of 2**40"])
+def test_an_index_in_a_file_finds_every_row_and_no_other(index_in_file, kind, rows):
+    rng = np.random.default_rng(rows)
+    keys = {
+        "counted": rng.permutation(rows).astype("uint64"),
+        "random": rng.integers(0, 2**64, rows, "uint64"),
+        "multiples of 2**40": rng.permutation(rows).astype("uint64") << np.uint64(40),
+    }[kind]
+    index = _keys.KeyIndex(lambda: np.array_split(keys, 3))
+    wanted = rng.permutation(np.concatenate([keys, rng.integers(2**63, 2**64, 50, "uint64"), [np.uint64(2**64 - 1)]]))
+
+    found_rows, found = index.rows_of(wanted)
+
+    row_of = {key: row for row, key in enumerate(keys.tolist())}
+    assert [key in row_of for key in wanted.tolist()] == found.tolist()
+    assert [row_of[key] for key in wanted[found].tolist()] == found_rows[found].tolist()
+    assert index.twice is None
+    assert [[], []] == [part.tolist() for part in index.rows_of(keys[:0])]
+
+
+def test_soft_targets_are_found_by_an_index_in_a_file(teacher, tmp_path, index_in_file):
+    write_shards(teacher, tmp_path)
+    targets = SoftTargets.load(tmp_path)
+
+    assert_paired(targets.pair(keyed(TEXTS, ORDER)), teacher)
+    assert_paired(pickle.loads(pickle.dumps(targets)).pair(keyed(TEXTS)), teacher)
+
+
 # Errors
+
+
+def test_of_an_index_in_a_file_a_key_that_comes_twice_is_named(teacher, tmp_path, index_in_file):
+    test_a_key_in_two_shards_is_named(teacher, NUMBERS, tmp_path)
 
 
 @pytest.mark.parametrize("in_file", [False, True])
