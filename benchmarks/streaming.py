@@ -33,14 +33,15 @@ def main():
     for examples in (arguments.examples // 10, arguments.examples):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, "--backend", arguments.backend, "--seed", str(arguments.seed)]
-            command += ["--examples", str(examples), "--shards", str(arguments.shards), "--folder", folder]
+            command += ["--examples", str(examples), "--shard-size", str(arguments.shard_size), "--folder", folder]
             begin = time.perf_counter()
             result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         soft_targets, training = map(float, result.stdout.split()[-2:])
         peaks.append(max(soft_targets, training))
+        shards = examples // arguments.shard_size
         print(
-            f"{examples:,} examples in {arguments.shards} shards: at most {soft_targets:.0f} MB until the soft targets "
-            f"were written, {training:.0f} MB in all ({time.perf_counter() - begin:.0f} s)",
+            f"{examples:,} examples in {shards} shards: at most {soft_targets:.0f} MB until the soft targets were "
+            f"written, {training:.0f} MB in all ({time.perf_counter() - begin:.0f} s)",
             flush=True,
         )
     print(f"{arguments.backend}: ten times the examples took {peaks[1] / peaks[0]:.2f} times the memory")
@@ -59,8 +60,7 @@ def run(arguments):
 
         def __init__(self, shards, seed=None):
             super().__init__()
-            size = -(-arguments.examples // arguments.shards)
-            places = [(shard, start) for shard in shards for start in range(0, size, BATCH)]
+            places = [(shard, start) for shard in shards for start in range(0, arguments.shard_size, BATCH)]
             self.places = places if seed is None else np.random.default_rng(seed).permutation(places).tolist()
 
         @property
@@ -80,24 +80,24 @@ def run(arguments):
     keras.utils.set_random_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
     example = np.dtype([("key", "int64"), ("x", "float32", FEATURES), ("y", "int32")])
-    parts = np.array_split(np.arange(arguments.examples), arguments.shards)
-    for shard, keys in enumerate(parts):
+    starts = range(0, arguments.examples, arguments.shard_size)
+    for shard, start in enumerate(starts):
+        keys = rng.permutation(np.arange(start, start + arguments.shard_size))
         examples = np.zeros(len(keys), example)
-        examples["key"], examples["y"] = rng.permutation(keys), rng.integers(0, CLASSES, len(keys))
+        examples["key"], examples["y"] = keys, rng.integers(0, CLASSES, len(keys))
         examples["x"] = rng.standard_normal((len(keys), FEATURES)) + np.eye(CLASSES, FEATURES)[examples["y"]]
         np.save(example_path(shard), examples)
-    del parts
     model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(CLASSES)])
     (folder / "targets").mkdir()
-    for shard in range(arguments.shards):
-        path = folder / "targets" / f"targets-{shard:05d}-of-{arguments.shards:05d}.npy"
+    for shard in range(len(starts)):
+        path = folder / "targets" / f"targets-{shard:05d}-of-{len(starts):05d}.npy"
         keras_ban.SoftTargets.from_teacher(model, Shards([shard]), path=path, from_logits=True, verbose=0)
     while_written = peak_megabytes()
 
     targets = keras_ban.SoftTargets.load(folder / "targets")
     distiller = keras_ban.Distiller(student=keras_ban.reborn(model))
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    data = Shards(range(arguments.shards), arguments.seed)
+    data = Shards(range(len(starts)), arguments.seed)
     distiller.fit(data, soft_targets=targets, epochs=1, shuffle=False, verbose=0)
     print(while_written, peak_megabytes())
 
@@ -106,10 +106,13 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"], default="jax", help="default: jax")
     parser.add_argument("--examples", type=int, default=10_000_000, help="default: 10,000,000")
-    parser.add_argument("--shards", type=int, default=20, help="default: 20")
+    parser.add_argument("--shard-size", type=int, default=100_000, help="examples in a shard (default: 100,000)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.examples % (10 * arguments.shard_size) and arguments.folder is None:
+        parser.error(f"--examples must be a multiple of ten shards, received: {arguments.examples}")
+    return arguments
 
 
 if __name__ == "__main__":
