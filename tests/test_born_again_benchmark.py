@@ -50,6 +50,7 @@ def test_the_table_and_the_plot_are_made_of_the_file_alone(tmp_path, capsys):
         line("teacher", 1, 0.60),
         line("independent", 0, 0.5, 0.5, 0.5, **ensembles),
         line("independent", 1, 0.6, 0.6, 0.6, **ensembles),
+        line("ban+l", 0, 0.5, 0.5, 0.5, 0.5, **ensembles, **{"ensemble with both": ensemble}),
         line("long", 0, 0.52),
         line("long", 1, 0.64),
         line("smoothing", 2, 0.99),  # No teacher of this seed: nothing to compare it with.
@@ -66,6 +67,9 @@ def test_the_table_and_the_plot_are_made_of_the_file_alone(tmp_path, capsys):
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert ["long", "2", "58.00 (6.00)", "+3.00 (1.00)", "6.7", "0.500", "0.0004", "0.420 (0.060)"] == cells
     assert "smoothing" not in printed
+    names = [row.split("│")[1].strip() for row in printed.splitlines() if row.startswith("│ ban+l")]
+    last = ["student of the ensemble", "ensemble", "ensemble with the teacher", "ensemble with both"]
+    assert [f"ban+l, {name}" for name in ["generation 1", "generation 2", "generation 3", *last]] == names
     assert (tmp_path / "born_again.png").stat().st_size > 1000
 
 
