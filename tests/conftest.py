@@ -16,6 +16,13 @@ from keras_ban._shuffling import in_order_of_epoch
 CLASSES = 3
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest leaves out what is slow.
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if keras.config.backend() != "torch" and item.get_closest_marker("slow_but_on_torch"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def reset_keras():
     """Each test begins with the same random numbers, and leaves no policy and no graph behind."""

@@ -58,7 +58,7 @@ def probabilities(model, **options):
     [
         # One of the two alone as a rule, because compiling these takes long.
         pytest.param(densenet, resnet, marks=pytest.mark.slow),
-        (resnet, densenet),
+        pytest.param(resnet, densenet, marks=pytest.mark.slow_but_on_torch),
     ],
 )
 def test_kerascv_classifiers_teach_each_other_by_their_probabilities(kerascv, teacher, student, tmp_path):
@@ -168,6 +168,7 @@ def test_the_examples_digits_are_scikit_learns_enlarged_and_standardized():
     assert_same([np.kron(enlarged[0, ::4, ::4, 0], np.ones((4, 4)))], [enlarged[0, :, :, 2]])
 
 
+@pytest.mark.slow_but_on_torch
 def test_the_example_trains_a_teacher_of_one_kind_and_students_of_another(monkeypatch, capsys, tmp_path):
     def tiny(units):
         def build(input_shape, classes):

@@ -23,6 +23,7 @@ def python_blocks(text):
     ]
 
 
+@pytest.mark.slow_but_on_torch
 def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
@@ -42,7 +43,8 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "name",
     [
-        *("BornAgainSequence", "Distiller", "EnsembleModel", "gradient_decomposition", "share_layers"),
+        pytest.param("BornAgainSequence", marks=pytest.mark.slow_but_on_torch),
+        *("Distiller", "EnsembleModel", "gradient_decomposition", "share_layers"),
         pytest.param("export", marks=pytest.mark.slow),
     ],
 )
@@ -57,6 +59,7 @@ def test_examples_in_docstrings_run(name, tmp_path, monkeypatch, blobs):
     exec(compile(block, name, "exec"), namespace)
 
 
+@pytest.mark.slow_but_on_torch
 def test_interactive_examples_in_docstrings_print_what_they_say():
     finder = doctest.DocTestFinder()
     losses = [getattr(keras_ban.losses, name) for name in keras_ban.losses.__all__]

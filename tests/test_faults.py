@@ -91,6 +91,7 @@ test_faults.run(sys.argv[1], (data["x"], data["y"]), generations=1, fitting=test
 """
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_process_that_is_terminated_ends_at_once_and_says_how_to_go_on(blobs, tmp_path):
     np.savez(tmp_path / "data.npz", x=blobs[0], y=blobs[1])
     with child(TERMINATED, tmp_path / "run", tmp_path / "data.npz") as process:
@@ -149,6 +150,7 @@ def no_file_may_grow():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.parametrize(
     ("module", "name", "file"),
     [
@@ -234,6 +236,7 @@ class Faulty(Batches):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow_but_on_torch
 def test_data_that_fail_in_the_midst_of_an_epoch_lose_that_epoch_alone(blobs, tmp_path):
     def train(directory, fails_at=None, expected=None):
         # TensorFlow hands errors of data on as its own.
@@ -307,6 +310,7 @@ def test_a_worker_that_dies_ends_the_run_with_an_error_and_no_more(blobs, tmp_pa
     assert_same_run(train(None), train(tmp_path))
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_clock_that_jumps_changes_nothing(whole, blobs, tmp_path, monkeypatch):
     original, jumps = time.time, [0.0]
 
@@ -328,6 +332,7 @@ class SaysSo(keras.callbacks.Callback):
     stateless = True
 
 
+@pytest.mark.slow_but_on_torch
 def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
     def halve(epoch, rate):
         trained.append(epoch)
@@ -351,6 +356,7 @@ def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
 # More generations
 
 
+@pytest.mark.slow_but_on_torch
 def test_generations_can_be_added_to_a_run(blobs, tmp_path):
     def widths(generation):
         return classifier(dropout=0.2, units=8 + generation)
@@ -372,6 +378,7 @@ def test_generations_can_be_added_to_a_run(blobs, tmp_path):
         train(tmp_path, [0.3, 0.7, 0.5])
 
 
+@pytest.mark.slow_but_on_torch
 def test_no_generations_are_added_where_the_ensemble_of_all_has_taught(blobs, tmp_path):
     run(tmp_path, blobs, generations=1, distill_ensemble=True)
     with pytest.raises(ValueError, match="`distill_ensemble`.*cannot go on to 2"):
@@ -481,6 +488,7 @@ def test_a_loss_that_keras_does_not_know_is_named_and_can_be_passed(blobs, tmp_p
     keras.saving.load_model(tmp_path / "generation-00" / "model.keras")
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_feature_matching_that_could_not_be_written_down_is_named(blobs, tmp_path):
     def matching():
         return FeatureMatching({"first": "first"}, loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1))

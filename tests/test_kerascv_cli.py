@@ -290,6 +290,7 @@ def as_process(*arguments, cwd):
     )
 
 
+@pytest.mark.slow_but_on_torch
 def test_as_a_process_it_trains_on_a_folder_with_broken_images(tmp_path):
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
@@ -334,6 +335,7 @@ def test_a_killed_process_is_continued_by_resume(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(monkeypatch):
     keras_cv = pytest.importorskip("keras_cv")
     with monkeypatch.context() as patched:
@@ -365,6 +367,7 @@ def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(monke
         models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)
 
 
+@pytest.mark.slow_but_on_torch
 def test_early_stopping_logs_and_mixed_precision_reach_training(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("tensorflow")  # Keras's TensorBoard writes with it.

@@ -218,6 +218,7 @@ def without_state(way, directory, blobs):
         np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_state_that_is_not_whole_or_another_ones_is_not_used(blobs, tmp_path, epochs_trained):
     with interrupted_after(0, 0):
         run(tmp_path / "cut", blobs, generations=1)
@@ -231,6 +232,7 @@ def test_a_state_that_is_not_whole_or_another_ones_is_not_used(blobs, tmp_path, 
         assert [(0, 0), (1, 0)] == epochs_trained
 
 
+@pytest.mark.slow_but_on_torch
 def test_no_state_is_kept_where_it_would_not_be_all(blobs, tmp_path, epochs_trained):
     """Of callbacks, and of an iterator in the midst of the data."""
     run(tmp_path / "callbacks", blobs, [keras.callbacks.History()], generations=1)
@@ -238,6 +240,7 @@ def test_no_state_is_kept_where_it_would_not_be_all(blobs, tmp_path, epochs_trai
     assert [] == epochs_trained
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_generation_that_ended_in_nan_begins_again(blobs, tmp_path, epochs_trained, monkeypatch):
     original = KeepEpochs.on_epoch_end
 
@@ -271,7 +274,13 @@ def test_random_generators_go_on_from_a_state_that_was_put_back():
     assert expected == [draw(), draw()]
 
 
-WAYS = ["online", "memory-mapped", "dataset", "build", "unbuilt", "augmented", "views", "top-k", "permuted"]
+WAYS = [
+    *("online", "dataset", "views"),
+    *(
+        pytest.param(way, marks=pytest.mark.slow_but_on_torch)
+        for way in ("memory-mapped", "build", "unbuilt", "augmented", "top-k", "permuted")
+    ),
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -329,6 +338,7 @@ def test_fit_says_which_generations_it_loads(finished, blobs, capsys):
     assert f"Generation 1 of 2, already in {finished.directory}" in capsys.readouterr().out
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_drawn_seed_is_kept(blobs, tmp_path):
     with pytest.raises(InterruptedError):
         run(tmp_path, blobs, interrupt_in(1), seed=None, generations=1)
@@ -339,6 +349,7 @@ def test_a_drawn_seed_is_kept(blobs, tmp_path):
     assert_same_run(run(None, blobs, seed=drawn, generations=1), again)
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_given_teacher_is_generation_0_on_disk_too(blobs, tmp_path):
     teacher = classifier()
     teacher.compile("sgd", crossentropy())
@@ -370,6 +381,7 @@ def test_patience_ends_a_run_for_good(blobs, tmp_path):
     assert len(short.models) < 6
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_generation_that_ends_in_nan_leaves_the_earlier_ones_on_disk(blobs, tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -438,6 +450,7 @@ def test_soft_targets_go_with_the_next_generation_unless_they_are_kept(blobs, tm
         assert 96 == len(SoftTargets.load(tmp_path / files[0]))
 
 
+@pytest.mark.slow_but_on_torch
 def test_soft_targets_that_an_interrupted_run_left_are_used_if_they_are_its_own(blobs, tmp_path, computed):
     whole = run(None, blobs, generations=1)
     with pytest.raises(InterruptedError):
@@ -700,6 +713,7 @@ def test_a_finished_run_is_loaded_without_data_and_without_compile(finished, blo
     assert all(float(model.optimizer.learning_rate) == pytest.approx(0.02) for model in loaded.models)  # float32
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_run_that_was_interrupted_is_loaded_as_far_as_it_came_and_goes_on(blobs, tmp_path):
     with interrupted_after(1, 0):
         run(tmp_path, blobs, generations=1, fitting={"epochs": 2})
@@ -944,6 +958,7 @@ def killed(directory, blobs, moment, number):
     return process.returncode, output
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_process_killed_in_the_midst_of_a_commit_trains_nothing_again(finished, blobs, tmp_path, epochs_trained):
     # What is replaced: the manifest; the states of three epochs; the manifest, for generation 0; the soft targets; the
     # states of three epochs; the manifest, for generation 1.

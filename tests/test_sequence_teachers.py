@@ -159,6 +159,7 @@ def test_labels_that_are_needed_are_missed_before_training(teacher, label_weight
     assert [] == sequence.models
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_run_goes_on_with_its_own_label_weights_alone(blobs, tmp_path):
     fit = {**FIT, "epochs": 2, "validation_data": blobs}
     whole = compiled(label_weight=[0.2, 0.7])
@@ -220,7 +221,10 @@ def test_regressions_are_averaged_as_they_are():
     assert [(5.0 - (1.0 + 3.0) / 2) ** 2] == logs["distillation_loss"]
 
 
-@pytest.mark.parametrize(("soft_targets", "generation"), [("online", 2), ("cached", 3)])
+@pytest.mark.parametrize(
+    ("soft_targets", "generation"),
+    [pytest.param("online", 2, marks=pytest.mark.slow_but_on_torch), ("cached", 3)],
+)
 def test_a_run_taught_by_ensembles_goes_on_to_the_same_end(blobs, tmp_path, soft_targets, generation):
     fit = {**FIT, "epochs": 2, "validation_data": blobs}
     options = {"teach_from": "ensemble", "distill_ensemble": True, "soft_targets": soft_targets}

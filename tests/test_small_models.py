@@ -85,7 +85,9 @@ def test_a_resnet_has_the_weights_of_its_convolutions_normalizations_and_head():
         pytest.param(lambda **options: small_models.densenet(10, 4, **options), id="densenet", marks=pytest.mark.slow),
         # Not narrower: convolutions of four channels corrupt torch's memory on some processors, in one thread.
         pytest.param(
-            lambda **options: small_models.resnet(widths=(8, 16), blocks=1, strides=(2, 1), **options), id="resnet"
+            lambda **options: small_models.resnet(widths=(8, 16), blocks=1, strides=(2, 1), **options),
+            id="resnet",
+            marks=pytest.mark.slow_but_on_torch,
         ),
     ],
 )

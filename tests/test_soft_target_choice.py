@@ -32,6 +32,7 @@ def trained(data, model=None, generations=2, eager=True, fit=None, loss=None, **
     return sequence
 
 
+@pytest.mark.slow_but_on_torch
 def test_arrays_are_cached_and_datasets_are_not_unless_declared_fixed(blobs, computed):
     x, y = blobs
     for data, options, expected in [
@@ -57,6 +58,7 @@ def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeyp
     assert 2 == len(computed)
 
 
+@pytest.mark.slow_but_on_torch
 def test_top_k_is_counted_by_what_it_keeps(blobs, computed, monkeypatch):
     # An example's row: two classes as bytes, two logits and the mass of the third in float16, 8 bytes of 12.
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 8 - 1)
@@ -112,7 +114,7 @@ def test_models_of_several_outputs_hear_their_teacher_at_each_step(blobs, comput
     assert not computed
 
 
-@pytest.mark.parametrize("dataset", [False, True])
+@pytest.mark.parametrize("dataset", [pytest.param(False, marks=pytest.mark.slow_but_on_torch), True])
 def test_cached_generations_are_online_ones(blobs, dataset):
     data = (Batches(*blobs, fixed=True),) if dataset else blobs
     model = classifier(dropout=0.3, batch_norm=True)
