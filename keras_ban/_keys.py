@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 
-from keras_ban import _checks
+from keras_ban import _checks, _storage
 
 # An index of more rows lies in a temporary file. Threads and forked processes read it at once, which needs `pread`.
 _MOST_IN_MEMORY = 2**20 if hasattr(os, "pread") else sys.maxsize
@@ -146,9 +146,10 @@ class KeyIndex:
 
     def _write_at(self, place, records):
         data, offset = memoryview(records.tobytes()), int(place) * self._dtype.itemsize
-        while data:
-            written = os.pwrite(self._file, data, offset)
-            data, offset = data[written:], offset + written
+        with _storage.writing(f"the index of the keys, in {tempfile.gettempdir()} (TMPDIR names another folder)"):
+            while data:
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
 
     def _read(self, place, count):
         size = self._dtype.itemsize

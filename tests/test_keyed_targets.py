@@ -1,6 +1,8 @@
 """Soft targets found by key: any order, any number of workers, shards, and errors that name the key."""
 
 import concurrent.futures
+import errno
+import os
 import pathlib
 import pickle
 import re
@@ -334,6 +336,18 @@ def test_soft_targets_are_found_by_an_index_in_a_file(teacher, tmp_path, index_i
 
 
 # Errors
+
+
+def test_a_full_disk_under_the_index_is_named(teacher, tmp_path, index_in_file, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_shards(teacher, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left.*the index of the keys, in .*TMPDIR"):
+            SoftTargets.load(tmp_path)
+    assert 96 == len(SoftTargets.load(tmp_path))
 
 
 def test_of_an_index_in_a_file_a_key_that_comes_twice_is_named(teacher, tmp_path, index_in_file):
