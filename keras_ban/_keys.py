@@ -96,7 +96,9 @@ class KeyIndex:
         self._dtype = np.dtype([("hash", "<u8"), ("row", "<u4" if self._rows <= 2**32 else "<u8")])
         self.twice = None
         if self._rows <= _MOST_IN_MEMORY:
-            self._table = self._sorted(np.concatenate([np.empty(0, self._dtype), *self._records(parts)]))
+            table = self._sorted(np.concatenate([np.empty(0, self._dtype), *self._records(parts)]))
+            # Apart, so that a search need not copy them.
+            self._table = table["hash"].copy(), table["row"].copy()
         else:
             file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the index is there
             weakref.finalize(self, file.close)
@@ -156,21 +158,22 @@ class KeyIndex:
         return os.pread(self._file, int(count) * size, int(place) * size)
 
     def _table_for(self, hashes):
-        """A part of the table, sorted, that holds those hashes if the whole does."""
+        """A part of the table, sorted, that holds those hashes if the whole does: hashes and rows."""
         if self._rows <= _MOST_IN_MEMORY:
             return self._table
         blocks = np.unique(np.maximum(np.searchsorted(self._begins, hashes, side="right") - 1, 0))
         data = b"".join(self._read(block * _BLOCK, _BLOCK) for block in blocks.tolist())
-        return np.frombuffer(data, self._dtype)
+        table = np.frombuffer(data, self._dtype)
+        return table["hash"], table["row"]
 
     def rows_of(self, keys):
         """`(rows, found)`: int64 and bool `(batch,)`."""
         if self._rows == 0 or len(keys) == 0:
             return np.zeros(len(keys), "int64"), np.zeros(len(keys), "bool")
-        hashes = keys * np.uint64(_SPREAD)
-        table = self._table_for(hashes)
-        places = np.minimum(np.searchsorted(table["hash"], hashes), len(table) - 1)
-        return table["row"][places].astype("int64"), table["hash"][places] == hashes
+        wanted = keys * np.uint64(_SPREAD)
+        hashes, rows = self._table_for(wanted)
+        places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+        return rows[places].astype("int64"), hashes[places] == wanted
 
     def check_unique(self, texts, place):
         """Raise `ValueError` where two rows have one key.
