@@ -266,6 +266,7 @@ def test_workers_end_together_when_one_is_killed_and_the_study_goes_on_to_what_o
     while any(runs(worker) for worker in workers):
         assert time.monotonic() < finish_by
         time.sleep(0.1)
+    process.communicate()
 
     printed = finish(start("--out", tmp_path / "together", "--workers", 2))
 
