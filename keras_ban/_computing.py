@@ -71,7 +71,7 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
         keys = np.concatenate(keys)
         if kind is not None:
             of_rows = None if kind != "texts" else writer.texts() if path is not None else texts
-            _keys.KeyIndex(lambda: [keys]).check_unique(of_rows, "row {}".format)
+            _keys.KeyIndex(lambda: [keys], len(keys)).check_unique(of_rows, "row {}".format)
         if path is not None:
             writer.commit(keys, description)
     if path is None:

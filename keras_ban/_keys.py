@@ -85,13 +85,14 @@ class KeyIndex:
 
     Args:
         parts: a function that gives the keys, uint64 arrays one after the other, and the same when called again.
+        rows: how many they are.
 
     Attributes:
         twice: two rows of the same key, the earlier first, and the key; `None` if there are none.
     """
 
-    def __init__(self, parts):
-        self._rows = sum(map(len, parts()))
+    def __init__(self, parts, rows):
+        self._rows = rows
         # Packed; with 4 bytes for the row where they are enough.
         self._dtype = np.dtype([("hash", "<u8"), ("row", "<u4" if self._rows <= 2**32 else "<u8")])
         self.twice = None

@@ -204,7 +204,7 @@ class SoftTargets:
 
     def _indexed(self):
         """Itself, with the index by which rows are found, or an error that names a key that is there twice."""
-        self._index = _keys.KeyIndex(self._keys_in_parts)
+        self._index = _keys.KeyIndex(self._keys_in_parts, len(self))
         self._index.check_unique(self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
         self._unchecked = getattr(self._rows, "unchecked", False)
         return self
@@ -351,7 +351,7 @@ class SoftTargets:
         hashes, texts = _keys.hashed(keys)
         self.check_kind(_keys.kind_of(texts))
         if self._index is None:
-            self._index = _keys.KeyIndex(self._keys_in_parts)
+            self._index = _keys.KeyIndex(self._keys_in_parts, len(self))
         rows, found = self._index.rows_of(hashes)
         if not found.all():
             first = int(np.flatnonzero(~found)[0])

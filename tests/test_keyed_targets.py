@@ -315,7 +315,7 @@ def test_an_index_in_a_file_finds_every_row_and_no_other(index_in_file, kind, ro
         "random": rng.integers(0, 2**64, rows, "uint64"),
         "multiples of 2**40": rng.permutation(rows).astype("uint64") << np.uint64(40),
     }[kind]
-    index = _keys.KeyIndex(lambda: np.array_split(keys, 3))
+    index = _keys.KeyIndex(lambda: np.array_split(keys, 3), rows)
     wanted = rng.permutation(np.concatenate([keys, rng.integers(2**63, 2**64, 50, "uint64"), [np.uint64(2**64 - 1)]]))
 
     found_rows, found = index.rows_of(wanted)
