@@ -43,7 +43,7 @@ ALLOWED = {
     "_interruptions": set(),
     "_keras_losses": {"_backend", "_masks"},
     "_masks": set(),
-    "_keys": {"_checks"},
+    "_keys": {"_checks", "_storage"},
     "_manifest": {"_checks", "_fingerprints", "_fresh", "_model_files"},
     "_model_files": {"_storage", "_workers"},
     "_observing": set(),
