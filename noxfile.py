@@ -1,5 +1,6 @@
 """The project's checks: ``nox`` runs all of them, ``nox -s "tests(jax)"`` runs one."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -44,7 +45,7 @@ assert resources.files("keras_ban").joinpath("py.typed").is_file()
 """
 
 
-def run_pytest(session: nox.Session, backend: str, *options: str) -> None:
+def run_pytest(session: nox.Session, programs: Path, backend: str, *options: str) -> None:
     # Agg, so that no test needs a display or opens a window; one thread, because the models are too small for more,
     # and threads that wait for each other on busy cores take minutes over what one does in seconds.
     env = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
@@ -56,7 +57,8 @@ def run_pytest(session: nox.Session, backend: str, *options: str) -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    session.run("pytest", "-q", "-n", "2", "--durations=10", *options, *session.posargs, env=env)
+    pytest = programs.absolute() / "pytest"
+    session.run(pytest, "-q", "-n", "2", "--durations=10", *options, *session.posargs, env=env, external=True)
 
 
 @nox.session
@@ -68,23 +70,29 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
-def tests(session: nox.Session, backend: str) -> None:
-    """Run the tests on one Keras backend."""
+def environment(session: nox.Session) -> None:
+    """Install what the tests need on each backend."""
     # On its own and first: with torch already there, nothing below replaces it.
     session.install(NO_COMPILE, TORCH)
     # All three on each backend, because Keras takes a tf.data.Dataset or a torch DataLoader on any of them.
     # KerasCV by its name: its extra would bring another build of TensorFlow. It brings tensorflow-datasets along, which
     # imports importlib_resources without requiring it.
     session.install(NO_COMPILE, "tensorflow-cpu", "jax", "keras-cv", "importlib_resources", ".[test]")
-    run_pytest(session, backend)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """Run the tests on one Keras backend, in the environment that all three have in common."""
+    programs = session.cache_dir.parent / "environment" / ("Scripts" if os.name == "nt" else "bin")
+    run_pytest(session, programs, backend)
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
     """Run tests of what is public on the oldest supported Keras, with JAX as the only framework installed."""
     session.install(NO_COMPILE, OLDEST_KERAS, "jax", ".[test]")
-    run_pytest(session, "jax", *(f"tests/test_{subject}.py" for subject in OLDEST_TESTS))
+    run_pytest(session, Path(session.bin), "jax", *(f"tests/test_{subject}.py" for subject in OLDEST_TESTS))
 
 
 @nox.session

@@ -406,6 +406,7 @@ def test_data_that_do_not_fit_are_told_by_their_names_when_training_failed():
         distiller.fit(X, ONE_HOT, verbose=0, validation_data=(np.ones((EXAMPLES, 5), "float32"), ONE_HOT))
 
 
+@pytest.mark.slow_but_on_torch
 def test_validation_data_of_another_form_change_nothing_of_what_is_learnt():
     weights = []
     for dtype in ("float32", "float64"):

@@ -712,6 +712,7 @@ def test_binary_and_multi_label_models_learn_from_their_teacher(units):
     assert np.abs(difference).max() < 0.05
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_student_taught_alone_comes_to_agree_with_its_teacher(blobs):
     x, y = blobs
     teacher = classifier()

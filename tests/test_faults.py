@@ -60,7 +60,7 @@ def interrupt():
 KEPT = "keeps generation 0, and the next one up to the end of epoch 1. Call `fit` as before, in this process or another"
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("how", [pytest.param("Ctrl-C", marks=pytest.mark.slow_but_on_torch), "SIGTERM"])
 def test_who_stops_a_run_is_told_what_is_kept_and_goes_on(whole, blobs, tmp_path, capsys, how):
     stop = interrupt if how == "Ctrl-C" else lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped, at_epoch_end(stop):

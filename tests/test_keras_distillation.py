@@ -81,6 +81,7 @@ def test_the_default_warns_once_and_does_as_keras_does(blobs):
     np.testing.assert_allclose(float(expected), float(actual), rtol=1e-5)
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.parametrize("given", ["sample_weight", "class_weight", "mask"])
 def test_what_cannot_reach_such_a_loss_is_refused_before_a_weight_moves(blobs, given):
     x, y = blobs

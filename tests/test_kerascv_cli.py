@@ -69,6 +69,7 @@ def digits_of_test():
     return np.repeat(images[..., None], 3, axis=-1), digits.target[rows]
 
 
+@pytest.mark.slow_but_on_torch
 def test_the_options_of_a_run_repeat_it_and_an_interrupted_one_ends_in_the_same_scores(run, tmp_path):
     out = tmp_path / "again"
     with interrupted_after(generation=1, epoch=0):

@@ -302,6 +302,7 @@ def test_the_ensembles_student_is_built_chosen_and_announced_as_such(capsys):
     assert 3.0 == sequence.ensemble().predict(x, verbose=0)[0, 0]
 
 
+@pytest.mark.slow_but_on_torch
 def test_generations_that_patience_ended_are_distilled_too(tmp_path):
     x, y = np.zeros((8, 8), "float32"), np.zeros((8, 1), "float32")
     loss = keras.losses.MeanSquaredError()

@@ -209,6 +209,7 @@ def test_students_of_another_architecture_share_layers_of_a_given_teacher(blobs)
     assert teacher.get_layer("stem").trainable
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_run_with_shared_layers_goes_on_to_the_same_end(blobs, tmp_path):
     options, fit = {"shared_layers": ["stem", "norm"]}, {**FIT, "epochs": 2, "validation_data": blobs}
     whole = compiled(network(), **options)

@@ -50,6 +50,7 @@ def test_densenets_have_the_weights_that_their_paper_states(depth, growth):
     assert f"{weights:,} for {depth}-{growth} ({published}M)" in small_models.densenet.__doc__
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.parametrize("depth, growth", BORN_AGAIN_DENSENETS)
 def test_the_docstring_tells_how_far_densenets_are_from_the_born_again_papers(depth, growth):
     weights = trainable(lambda: small_models.densenet(depth, growth, classes=100))

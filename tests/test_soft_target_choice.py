@@ -49,6 +49,7 @@ def test_arrays_are_cached_and_datasets_are_not_unless_declared_fixed(blobs, com
         assert expected == len(computed), (data, options)
 
 
+@pytest.mark.slow_but_on_torch
 def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeypatch):
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 3 * 4 - 1)
     trained(blobs)
@@ -161,6 +162,7 @@ def test_a_way_that_is_none_of_three_is_refused():
         BornAgainSequence(classifier(), soft_targets=True)
 
 
+@pytest.mark.slow_but_on_torch
 def test_class_weights_and_a_validation_split_reach_cached_students(blobs):
     fit = {"class_weight": {0: 5.0}, "validation_split": 0.25}
     cached, online = (trained(blobs, soft_targets=way, fit=fit) for way in ("cached", "online"))

@@ -272,6 +272,7 @@ def run_alone(code, *arguments):
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, check=False)
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_process_killed_just_before_the_file_gets_its_name_leaves_what_was_there(teacher, blobs, tmp_path, exists):
     path = tmp_path / "targets.npy"
