@@ -7,7 +7,7 @@ import time
 import keras
 import numpy as np
 
-from keras_ban import _augmentation, _backend, _checks, _model_files, _workers
+from keras_ban import _augmentation, _backend, _checks, _model_files, _reading, _workers
 from keras_ban._bench import Bench
 from keras_ban._epochs import KeepEpochs
 from keras_ban._fresh import StopOnNonFiniteLoss, counts_nothing
@@ -225,7 +225,7 @@ class Generations:
             x, y, options = part_of_batches(x, y, options)
             engine = _workers.engine_in_force([x, options.get("validation_data")])
         begin = time.perf_counter()
-        with engine:
+        with engine, _reading.dead_ones_told(x, options.get("validation_data")) as (x, options["validation_data"]):
             logs = trained.fit(x, y, **options).history
         record.seconds = time.perf_counter() - begin
         if keeper is not None:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban import _backend, _checks, _model_files, _workers
+from keras_ban import _backend, _checks, _model_files, _reading, _workers
 from keras_ban._arrays import softmax
 from keras_ban.history import ENSEMBLE, score
 
@@ -30,7 +30,7 @@ class Scorer:
             data = {"x": x, "y": y}
         else:
             data = {"x": self.data}
-        with _backend.keeping_values(model):
+        with _backend.keeping_values(model), _reading.dead_ones_told(data["x"]) as (data["x"],):
             logs = model.evaluate(**data, **options)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from keras_ban import _augmentation, _backend, _checks, _data_checks, _workers
+from keras_ban import _augmentation, _backend, _checks, _workers
 from keras_ban._attaching import with_callback
 from keras_ban._masks import mask_of, with_mask
 from keras_ban._pairing import ArrayRows, number_of_batches, size_of
@@ -241,13 +241,13 @@ class Workers:
             state.assign(state.value + torch.as_tensor(shift, dtype=state.value.dtype, device=state.value.device))
 
 
-def start(distiller, x, y, args, kwargs):
+def start(distiller, x, y, arguments):
     """Before `fit`: its arguments by name, and the `Workers` of it; all workers must call this.
 
     Raises:
         ValueError: the workers would not train one model.
     """
-    arguments = {"x": x, "y": y, **_data_checks.arguments_of_fit(distiller, x, y, args, kwargs)}
+    arguments = {"x": x, "y": y, **arguments}
     if distiller.jit_compile:
         raise ValueError("Several workers train without `torch.compile`: leave `jit_compile=True` out of `compile`.")
     is_dataset = _checks.is_dataset(x)

@@ -8,7 +8,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_ban import _augmentation, _backend, _checks, _data_checks, _trial, _workers
+from keras_ban import _augmentation, _backend, _checks, _data_checks, _reading, _trial, _workers
 from keras_ban._attaching import attach
 from keras_ban._augmenting import augment_batch, prepare_augmentation
 from keras_ban._comparing import compare_outputs
@@ -286,6 +286,8 @@ class Distiller(keras.Model):
                 are not searched), the teacher's outputs do not fit the student's, there is no teacher where one is
                 needed, or the soft targets are of other data, of another teacher, or of another kind than the loss
                 takes.
+            RuntimeError: a process has died that read a `PyDataset(use_multiprocessing=True)`, for which Keras (3.15)
+                itself would wait for ever; or another worker was lost.
 
         Warns:
             UserWarning: once, where the teacher's outputs on the first batch look like probabilities though the
@@ -323,12 +325,15 @@ class Distiller(keras.Model):
         try:
             if self._needs_teacher:
                 x = self._prepare_soft_targets(x, soft_targets)
+            kwargs = _data_checks.arguments_of_fit(self, x, y, args, kwargs)
             # On torch nothing is divided before a step, see `_torch_workers`.
             if _backend.BACKEND != "torch" and (_workers.count() > 1 or _workers.shares() > 1):
-                x, y, kwargs = part_of_batches(x, y, _data_checks.arguments_of_fit(self, x, y, args, kwargs))
-                args = ()
-            with _workers.engine_in_force([x, kwargs.get("validation_data")]):
-                return self._train(x, y, *args, **kwargs)
+                x, y, kwargs = part_of_batches(x, y, kwargs)
+            with (
+                _reading.dead_ones_told(x, kwargs.get("validation_data")) as (read, kwargs["validation_data"]),
+                _workers.engine_in_force([read, kwargs["validation_data"]]),
+            ):
+                return self._train(read, y, **kwargs)
         except Exception as error:
             of_pipeline = _backend.error_in_pipeline(error)
             if of_pipeline is not None:
@@ -336,14 +341,14 @@ class Distiller(keras.Model):
             _trial.explain(self, x, y, weights, validation_data)
             raise
 
-    def _train(self, x, y, *args, **kwargs):
+    def _train(self, x, y, **kwargs):
         try:
             if _backend.BACKEND == "torch" and _workers.count() > 1:
                 from keras_ban import _torch_workers
 
-                kwargs, self._hidden.workers = _torch_workers.start(self, x, y, args, kwargs)
+                kwargs, self._hidden.workers = _torch_workers.start(self, x, y, kwargs)
                 return super().fit(**kwargs)
-            return super().fit(x, y, *args, **kwargs)
+            return super().fit(x, y, **kwargs)
         finally:
             self._hidden.workers = None
             _backend.restore(self._hidden.before_training)
@@ -359,10 +364,10 @@ class Distiller(keras.Model):
             self._prepare_soft_targets(x, split_targets(y)[1])
         return super().train_on_batch(x, y, *args, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, of the student on the labels: the teacher plays no part."""
-        with self._speaking_of_the_student():
-            logs = super().evaluate(*args, **kwargs)
+        with self._speaking_of_the_student(), _reading.dead_ones_told(x) as (read,):
+            logs = super().evaluate(read, *args, **kwargs)
         # Within `fit`, whose callbacks decide by them.
         within = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
         return self._hidden.workers.agree(logs) if within else logs

@@ -233,7 +233,8 @@ class BornAgainSequence:
         Raises:
             ValueError: `compile` was not called, or something above is not as it says, or the directory holds another
                 run, or other files. Raised before training.
-            RuntimeError: another process uses the directory; it is named.
+            RuntimeError: another process uses the directory; it is named. Or a process has died that read a
+                `PyDataset(use_multiprocessing=True)`.
             OSError: the directory may not be written to (raised before training), or the disk is full; it names what.
             FloatingPointError: a generation's loss or weights became NaN or infinite.
 

@@ -37,6 +37,19 @@ def blobs():
     return make_blobs()
 
 
+@pytest.fixture
+def epochs_trained(monkeypatch):
+    """`(generation, epoch)` of each epoch that is trained without callbacks of the user's."""
+    seen, original = [], KeepEpochs.on_epoch_begin
+
+    def note(self, epoch, logs=None):
+        seen.append((self.generation, epoch))
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(KeepEpochs, "on_epoch_begin", note)
+    return seen
+
+
 def make_blobs():
     """`(x, y)`: 96 points around three centres, `(96, 8)` float32, labels 0 to 2."""
     rng = np.random.default_rng(1)

@@ -47,19 +47,6 @@ def interrupt_in(generation, epoch=0):
     return lambda now: [Interruption(epoch)] if now == generation else []
 
 
-@pytest.fixture
-def epochs_trained(monkeypatch):
-    """`(generation, epoch)` of each epoch that is trained without callbacks of the user's."""
-    seen, original = [], KeepEpochs.on_epoch_begin
-
-    def note(self, epoch, logs=None):
-        seen.append((self.generation, epoch))
-        original(self, epoch, logs)
-
-    monkeypatch.setattr(KeepEpochs, "on_epoch_begin", note)
-    return seen
-
-
 def sequence(directory=None, model=None, optimizer=None, eager=True, loss=None, metrics=("accuracy",), **arguments):
     """Dropout, BatchNorm and momentum, so that no part of the state may be lost without a trace."""
     model = classifier(dropout=0.3, batch_norm=True) if model is None else model
@@ -183,7 +170,7 @@ def test_a_compiled_run_that_was_interrupted_ends_as_if_it_had_not_been(finished
     assert finished.sequence.history.best_generation == again.history.best_generation
 
 
-@pytest.mark.parametrize(("generation", "epoch"), [(0, 0), (2, 0)])
+@pytest.mark.parametrize(("generation", "epoch"), [pytest.param(0, 0, marks=pytest.mark.slow_but_on_torch), (2, 0)])
 def test_an_interrupted_generation_goes_on_after_its_last_epoch(
     finished, blobs, tmp_path, capsys, epochs_trained, generation, epoch
 ):
@@ -275,10 +262,10 @@ def test_random_generators_go_on_from_a_state_that_was_put_back():
 
 
 WAYS = [
-    *("online", "dataset", "views"),
+    *("online", "views"),
     *(
         pytest.param(way, marks=pytest.mark.slow_but_on_torch)
-        for way in ("memory-mapped", "build", "unbuilt", "augmented", "top-k", "permuted")
+        for way in ("dataset", "memory-mapped", "build", "unbuilt", "augmented", "top-k", "permuted")
     ),
 ]
 
@@ -370,6 +357,7 @@ def test_a_given_teacher_is_generation_0_on_disk_too(blobs, tmp_path):
         run(tmp_path, blobs, fitting={"teacher": classifier()})
 
 
+@pytest.mark.slow_but_on_torch
 def test_patience_ends_a_run_for_good(blobs, tmp_path):
     arguments = {"optimizer": keras.optimizers.SGD(0.0), "fitting": {"patience": 1, "mode": "max"}, "generations": 5}
     short = run(tmp_path, blobs, **arguments)
@@ -401,6 +389,7 @@ def refuse(generation):
     raise KeyError("at once")
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.parametrize("exists", [True, False])
 def test_resume_false_takes_a_new_directory_alone(finished, blobs, tmp_path, exists):
     arguments = {"eager": False, "fitting": {**COMPILED, "resume": False}}
@@ -432,6 +421,7 @@ def computed(monkeypatch):
     return calls
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.parametrize("keep", [False, True])
 def test_soft_targets_go_with_the_next_generation_unless_they_are_kept(blobs, tmp_path, computed, keep):
     seen = []
@@ -477,6 +467,7 @@ def test_soft_targets_that_an_interrupted_run_left_are_used_if_they_are_its_own(
         assert not list(directory.glob("soft*"))
 
 
+@pytest.mark.slow_but_on_torch
 def test_on_disk_soft_targets_may_be_as_large_as_the_inputs(blobs, tmp_path, computed, monkeypatch):
     size = 96 * 3 * 4
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 100)
@@ -544,6 +535,7 @@ def test_labels_weights_epochs_and_monitor_count_too(finished, blobs, key, value
         sequence(finished.directory, eager=False).fit(**{**data, key: value})
 
 
+@pytest.mark.slow_but_on_torch
 def test_frozen_weights_are_part_of_the_model(blobs, tmp_path):
     def frozen(bias):
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.Dense(3)])
@@ -565,6 +557,7 @@ def functional(skip):
     return keras.Model(inputs, keras.layers.Add()([third, first if skip else second]))
 
 
+@pytest.mark.slow_but_on_torch
 def test_names_that_keras_numbers_make_no_other_model_but_connections_do(blobs, tmp_path):
     metrics = [keras.metrics.MeanMetricWrapper(keras.metrics.sparse_categorical_accuracy)]
     run(tmp_path, blobs, model=functional(True), generations=1, metrics=metrics)
@@ -588,6 +581,7 @@ def test_another_backend_is_refused_by_fit_and_taken_by_load(copied, blobs):
     assert 3 == len(BornAgainSequence.load(copied).models)
 
 
+@pytest.mark.slow_but_on_torch
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_another_version_is_warned_of_while_generations_are_to_come(copied, blobs):
     manifest = json.loads((copied / "run.json").read_text())
@@ -726,6 +720,7 @@ def test_a_run_that_was_interrupted_is_loaded_as_far_as_it_came_and_goes_on(blob
     assert_same_run(run(None, blobs, generations=1, fitting={"epochs": 2}), loaded)
 
 
+@pytest.mark.slow_but_on_torch
 def test_what_the_loss_was_is_told_where_it_cannot_be_written_down(blobs, tmp_path):
     def loss():
         return lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
@@ -750,6 +745,7 @@ def own_accuracy(y_true, y_pred):
     return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
 
 
+@pytest.mark.slow_but_on_torch
 def test_classes_that_keras_does_not_know_are_named_and_can_be_passed(blobs, tmp_path):
     model = keras.Sequential([keras.Input((8,)), Doubling(), keras.layers.Dense(3)])
     arguments = {"model": model, "metrics": [own_accuracy], "generations": 1}
@@ -896,6 +892,7 @@ def child(code, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_second_process_is_refused_and_a_dead_one_keeps_nothing(tmp_path):
     with child(HOLD, tmp_path) as process:
         worker = int(process.stdout.readline())
@@ -1001,6 +998,7 @@ def test_of_many_files_that_are_no_run_five_are_named_and_the_others_mentioned(b
             run(tmp_path, blobs)
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_run_stays_where_it_is_when_the_working_directory_changes(blobs, tmp_path, monkeypatch):
     class Moves(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -1027,6 +1025,7 @@ def test_names_differ_unless_it_is_by_the_number_that_keras_adds():
     )
 
 
+@pytest.mark.slow_but_on_torch
 def test_a_run_with_nothing_to_its_name_is_begun_anew_with_whatever_comes(blobs, tmp_path):
     def fails(generation):
         raise InterruptedError("by the test")
