@@ -55,12 +55,13 @@ def hashed(keys):
         raise ValueError(f"The keys of a batch must be of shape (batch,), one an example, received shape {keys.shape}.")
     if keys.dtype.kind in "iu":
         return (keys.astype("int64") if keys.dtype.kind == "i" else keys.astype("uint64")).view("uint64"), None
-    texts = [key.encode() if isinstance(key, str) else key for key in keys.tolist()]
-    wrong = next((text for text in texts if not isinstance(text, bytes)), None)
-    if wrong is not None:
+    # Names of files that are no UTF-8 are texts with surrogates, for the bytes that they are.
+    texts = [key.encode(errors="surrogateescape") if isinstance(key, str) else key for key in keys.tolist()]
+    wrong = [text for text in texts if not isinstance(text, bytes)]
+    if wrong:
         raise TypeError(
-            f"A key must be a whole number or a text, received: {wrong!r} (of type {type(wrong).__name__}, in an array "
-            f"of dtype {keys.dtype})."
+            f"A key must be a whole number or a text, received: {wrong[0]!r} (of type {type(wrong[0]).__name__}, in an "
+            f"array of dtype {keys.dtype})."
         )
     digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, "<u8").astype("uint64"), texts
@@ -74,7 +75,8 @@ def spoken(key):
     """A key as errors name it: of a whole number its 64 bits, of a text its bytes."""
     if isinstance(key, bytes):
         return repr(key.decode(errors="backslashreplace"))
-    return str(int(np.uint64(key).view("int64")))
+    signed, unsigned = int(np.uint64(key).view("int64")), int(key)
+    return str(signed) if signed == unsigned else f"{signed} ({unsigned} as uint64)"
 
 
 class KeyIndex:
@@ -101,7 +103,8 @@ class KeyIndex:
             # Apart, so that a search need not copy them.
             self._table = table["hash"].copy(), table["row"].copy()
         else:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the index is there
+            with self._writing():
+                file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the index is there
             weakref.finalize(self, file.close)
             self._file = file.fileno()
             self._write(parts)
@@ -149,14 +152,23 @@ class KeyIndex:
 
     def _write_at(self, place, records):
         data, offset = memoryview(records.tobytes()), int(place) * self._dtype.itemsize
-        with _storage.writing(f"the index of the keys, in {tempfile.gettempdir()} (TMPDIR names another folder)"):
+        with self._writing():
             while data:
                 written = os.pwrite(self._file, data, offset)
                 data, offset = data[written:], offset + written
 
+    def _writing(self):
+        folder = f"{tempfile.gettempdir()} (TMPDIR, when Python starts, names another folder)"
+        return _storage.writing(f"the index of the keys, in {folder}")
+
     def _read(self, place, count):
+        """So many records, or those up to the end of the file."""
         size = self._dtype.itemsize
-        return os.pread(self._file, int(count) * size, int(place) * size)
+        offset, left, parts = int(place) * size, int(count) * size, []
+        while left and (part := os.pread(self._file, left, offset)):
+            parts.append(part)
+            offset, left = offset + len(part), left - len(part)
+        return b"".join(parts)
 
     def _table_for(self, hashes):
         """A part of the table, sorted, that holds those hashes if the whole does: hashes and rows."""

@@ -126,6 +126,8 @@ class JoinByKey:
     """Puts the soft targets of its keys into a batch; a class, so that worker processes can be sent it."""
 
     def __init__(self, soft_targets):
+        # Here, and not in each thread or forked process that asks for rows first.
+        soft_targets.index_keys()
         self._soft_targets = soft_targets
 
     def __call__(self, batch):

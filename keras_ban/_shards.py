@@ -55,7 +55,8 @@ class ShardRows:
     """
 
     def __init__(self, paths):
-        self._paths = [pathlib.Path(path) for path in paths]
+        # They are opened again and again, whatever the working directory is then.
+        self._paths = [pathlib.Path(path).absolute() for path in paths]
         self._offsets, self._states, counts = [], [], []
         self.description, self.unchecked = None, False
         for path in self._paths:

@@ -116,7 +116,8 @@ class SoftTargets:
             batch_size: examples per batch, of arrays.
             top_k: keep so many logits of each example; `None` keeps all.
             dtype: `"float16"`, `"float32"` or `"float64"`. `None`: float32, or float16 with `top_k`.
-            path: write a file, in constant memory. It appears when it is complete. A file of soft targets that is there
+            path: write a file, and keep no more of an example in memory than its key (8 bytes; with `top_k` and
+                `verbose` its covered mass, too). It appears when it is complete. A file of soft targets that is there
                 is replaced, any other refused. Where several workers train together, all of them call this with the
                 same data and a path that all of them see; each runs the teacher on its part of the batches, and they
                 write one file. (Without a path each has all rows, and computes all of them.)
@@ -204,10 +205,21 @@ class SoftTargets:
 
     def _indexed(self):
         """Itself, with the index by which rows are found, or an error that names a key that is there twice."""
-        self._index = _keys.KeyIndex(self._keys_in_parts, len(self))
-        self._index.check_unique(self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
         self._unchecked = getattr(self._rows, "unchecked", False)
+        self._check_unique()
         return self
+
+    def index_keys(self):
+        """The index by which `rows_of` finds rows: made once in a process, of those that were loaded at once."""
+        if self._index is None:
+            self._index = _keys.KeyIndex(self._keys_in_parts, len(self))
+        return self._index
+
+    def _check_unique(self):
+        index = self.index_keys()
+        if index.twice is not None:
+            self.check_content()  # A file that was damaged is not one of the same key twice.
+        index.check_unique(self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
 
     def _keys_in_parts(self):
         return self._rows.keys_in_parts() if self._keys is None else [self._keys]
@@ -221,10 +233,13 @@ class SoftTargets:
         """Write a file that `load` reads; it is complete, or absent. NumPy alone reads its rows too: `numpy.load`.
 
         Raises:
-            ValueError: there is a file of that name that holds no soft targets, or no such folder.
+            ValueError: there is a file of that name that holds no soft targets, or no such folder; or these are rows
+                by key, and hold one twice.
         """
         _checks.check_path("path", path)
         self.check_content()
+        if self.by_key:
+            self._check_unique()
         _workers.alone(lambda: self._write(path))  # Which other workers, where there are any, know nothing of.
 
     def _write(self, path):
@@ -291,7 +306,8 @@ class SoftTargets:
     def covered_mass(self):
         if self.top_k is None:
             return {"mean": 1.0, "first_percentile": 1.0}
-        covered = -np.expm1(self._rows[:]["log_rest"].astype("float64"))
+        parts = [self._rows[i : i + _ROWS_AT_ONCE]["log_rest"] for i in range(0, len(self), _ROWS_AT_ONCE)]
+        covered = -np.expm1(np.concatenate(parts).astype("float64"))
         return {"mean": float(covered.mean()), "first_percentile": float(np.percentile(covered, 1))}
 
     @property
@@ -350,9 +366,7 @@ class SoftTargets:
         """The rows of keys that data gave, int64 `(batch,)`; `ValueError` names one that there is none of."""
         hashes, texts = _keys.hashed(keys)
         self.check_kind(_keys.kind_of(texts))
-        if self._index is None:
-            self._index = _keys.KeyIndex(self._keys_in_parts, len(self))
-        rows, found = self._index.rows_of(hashes)
+        rows, found = self.index_keys().rows_of(hashes)
         if not found.all():
             first = int(np.flatnonzero(~found)[0])
             key = hashes[first] if texts is None else texts[first]

@@ -197,6 +197,34 @@ def test_threads_that_ask_at_once_are_each_given_their_rows(teacher, tmp_path, m
     assert_paired(batches, teacher)
 
 
+def test_the_index_is_made_once_before_any_thread_or_process_asks(teacher, monkeypatch):
+    made, init = [], _keys.KeyIndex.__init__
+    targets = make(teacher, keyed(NUMBERS))
+    monkeypatch.setattr(_keys.KeyIndex, "__init__", lambda self, *parts: made.append(self) or init(self, *parts))
+
+    paired = targets.pair(keyed(NUMBERS, ORDER, size=4))
+    assert 1 == len(made)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert_paired(list(threads.map(paired.__getitem__, range(24))), teacher)
+    assert 1 == len(made)
+
+
+def test_files_are_found_whatever_the_working_directory_becomes(teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(teacher, keyed(TEXTS), path="targets.npy")
+    targets = SoftTargets.load("targets.npy")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+
+    assert_paired(targets.pair(keyed(TEXTS)), teacher)
+
+
+def test_names_that_are_no_utf8_are_keys(teacher):
+    names = np.array([f"caf{i}\udce9.jpg" for i in range(96)], "object")
+    assert_paired(make(teacher, keyed(names)).pair(keyed(names, ORDER)), teacher)
+
+
 # Shards
 
 
@@ -335,6 +363,17 @@ def test_soft_targets_are_found_by_an_index_in_a_file(teacher, tmp_path, index_i
     assert_paired(pickle.loads(pickle.dumps(targets)).pair(keyed(TEXTS)), teacher)
 
 
+def test_an_index_whose_file_is_read_in_pieces_is_whole(index_in_file, monkeypatch):
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, count, offset: pread(file, min(count, 20), offset))
+    keys = np.random.default_rng(0).permutation(500).astype("uint64")
+
+    index = _keys.KeyIndex(lambda: [keys], 500)
+
+    assert keys.argsort().tolist() == index.rows_of(np.arange(500, dtype="uint64"))[0].tolist()
+    assert (0, 500) == _keys.KeyIndex(lambda: [keys, keys[:1]], 501).twice[:2]
+
+
 # Errors
 
 
@@ -400,10 +439,25 @@ def test_keys_of_another_kind_are_refused(teacher, kind):
 def test_keys_that_are_no_keys_are_refused(teacher):
     with pytest.raises(TypeError, match="whole number or a text, received: 0.5"):
         make(teacher, keyed(np.full(96, 0.5)))
+    with pytest.raises(TypeError, match="whole number or a text, received: None"):
+        make(teacher, keyed(np.array([*TEXTS[:95], None], "object")))
     with pytest.raises(ValueError, match="one an example, received shape"):
         make(teacher, keyed(NUMBERS[:, None]))
     with pytest.raises(ValueError, match="16 examples and 2 keys"):
         make(teacher, keyed(NUMBERS[:2]))
+
+
+def test_rows_that_repeat_are_not_saved(teacher, tmp_path):
+    targets = make(teacher, keyed(NUMBERS))
+    with pytest.raises(ValueError, match="The key -43 .* is there twice, in row 1 and in row 2"):
+        targets[np.array([0, 1, 1])].save(tmp_path / "targets.npy")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_great_keys_are_named_in_both_ways(teacher):
+    targets = make(teacher, keyed(NUMBERS))
+    with pytest.raises(ValueError, match=r"no row of the key -9223372036854775808 \(9223372036854775808 as uint64\)"):
+        targets.rows_of(np.array([2**63], "uint64"))
 
 
 def test_data_without_keys_and_targets_by_position_are_refused(teacher):
