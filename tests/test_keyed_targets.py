@@ -307,6 +307,19 @@ def test_a_damaged_shard_is_refused_by_name(teacher, tmp_path):
         SoftTargets.load(tmp_path)
 
 
+def test_a_damaged_key_of_a_large_file_is_not_taken_for_one_that_comes_twice(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_ban._storage, "_SMALL_BYTES", 0)
+    path = tmp_path / "targets.npy"
+    make(teacher, keyed(NUMBERS), path=path)
+    content = bytearray(path.read_bytes())
+    first = content.index(NUMBERS.tobytes())
+    content[first : first + 8] = content[first + 8 : first + 16]
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match="targets.npy does not hold"):
+        SoftTargets.load(path)
+
+
 def test_a_folder_without_shards_and_shards_by_position_are_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match="holds no shards"):
         SoftTargets.load(tmp_path)
