@@ -39,6 +39,16 @@ OPTIONS = {
 }
 
 
+# Those of the papers; decoupled knowledge distillation's as in Zhao et al. (2022) on CIFAR-100.
+DEFAULTS = {
+    "KnowledgeDistillation": {"temperature": 1.0, "activation": "softmax", "standardize": False},
+    "ConfidenceWeighted": {"ignore_class": None},
+    "PermutedDarkKnowledge": {"temperature": 1.0},
+    "DecoupledKnowledgeDistillation": {"target_weight": 1.0, "non_target_weight": 8.0, "temperature": 4.0},
+    "DIST": {"inter_class_weight": 1.0, "intra_class_weight": 1.0, "temperature": 1.0},
+}
+
+
 def make(loss_class, **options):
     """A loss, with a seed if it takes one, so that two of them draw the same."""
     known = inspect.signature(loss_class).parameters
@@ -58,6 +68,13 @@ def test_every_loss_takes_the_labels_and_soft_targets_as_a_dict(loss_class):
 
     assert np.isfinite(float(value))
     assert () == tuple(value.shape)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_the_defaults_of_every_loss_are_those_of_its_paper(loss_class):
+    defaults = {**DEFAULTS[loss_class.__name__], "from_logits": True, "reduction": "sum_over_batch_size"}
+    config = loss_class().get_config()
+    assert defaults == {name: config[name] for name in defaults}
 
 
 @pytest.mark.parametrize("loss_class", LOSSES)
