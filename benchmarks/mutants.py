@@ -24,7 +24,7 @@ import time
 
 PARTS = {
     "losses": (["losses"], ["losses", "objectives", "permuted", "schedules"]),
-    "targets": (["targets", "_storage"], ["targets", "soft_target_choice"]),
+    "targets": (["targets", "_storage"], ["targets", "keyed_targets", "soft_target_choice", "augmentation"]),
     "ensemble": (["ensemble"], ["ensemble"]),
     "runs": (["runs"], ["runs", "faults"]),
 }

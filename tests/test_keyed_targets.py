@@ -460,6 +460,14 @@ def test_keys_that_are_no_keys_are_refused(teacher):
         make(teacher, keyed(NUMBERS[:2]))
 
 
+def test_a_part_without_rows_is_kept_and_opened(teacher, tmp_path):
+    make(teacher, keyed(NUMBERS))[:0].save(tmp_path / "targets.npy")
+    targets = SoftTargets.load(tmp_path / "targets.npy")
+    assert (0, 3) == targets.shape
+    with pytest.raises(ValueError, match="no row of the key 6, nor of 0 others"):
+        targets.rows_of([6])
+
+
 def test_rows_that_repeat_are_not_saved(teacher, tmp_path):
     targets = make(teacher, keyed(NUMBERS))
     with pytest.raises(ValueError, match="The key -43 .* is there twice, in row 1 and in row 2"):

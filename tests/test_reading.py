@@ -12,8 +12,10 @@ from conftest import Batches, assert_same, classifier, crossentropy, values
 
 from keras_ban import BornAgainSequence, Distiller
 
-# JAX forbids to fork, so that there each worker starts as a new interpreter, which takes seconds.
-SLOW = pytest.mark.slow_but_on_torch
+
+# JAX forbids to fork, so that there each worker starts as a new interpreter, in each epoch, which takes seconds.
+def slow_on_jax(test):
+    return pytest.mark.slow(test) if keras.config.backend() == "jax" else test
 
 
 class InProcesses(Batches):
@@ -52,7 +54,8 @@ def distiller():
     return made
 
 
-@pytest.mark.parametrize("where", ["training", pytest.param("validation", marks=SLOW)])
+@slow_on_jax
+@pytest.mark.parametrize("where", ["training", "validation"])
 def test_a_process_that_dies_ends_training_with_an_error(blobs, where):
     data = InProcesses(*blobs, dies=True)
     with pytest.raises(RuntimeError, match="A process that read the `PyDataset.* has died"):
@@ -66,7 +69,7 @@ def test_a_process_that_dies_ends_training_with_an_error(blobs, where):
         time.sleep(0.1)
 
 
-@SLOW
+@slow_on_jax
 def test_a_run_goes_on_after_the_epoch_in_which_a_process_died(blobs, tmp_path, epochs_trained):
     made = BornAgainSequence(classifier(), generations=1, directory=tmp_path, seed=0)
     made.compile("sgd", crossentropy())
@@ -81,7 +84,6 @@ def test_a_run_goes_on_after_the_epoch_in_which_a_process_died(blobs, tmp_path, 
     assert 2 == len(made.models)
 
 
-@SLOW
 def test_an_evaluation_whose_process_dies_ends_with_an_error(blobs):
     data = InProcesses(*blobs, dies=True)
     data.epoch = 1
@@ -90,7 +92,7 @@ def test_an_evaluation_whose_process_dies_ends_with_an_error(blobs):
         trained.evaluate(data, verbose=0)
 
 
-@SLOW
+@slow_on_jax
 def test_each_epoch_reads_what_keras_itself_would_read(blobs):
     trained = []
     for ours in (True, False):
@@ -103,7 +105,7 @@ def test_each_epoch_reads_what_keras_itself_would_read(blobs):
     assert_same(*trained)
 
 
-@SLOW
+@slow_on_jax
 def test_what_the_dataset_raises_is_told_as_it_is(blobs):
     data = InProcesses(*blobs)
     data.y = np.array(["a"] * len(blobs[0]))

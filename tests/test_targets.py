@@ -220,6 +220,7 @@ def test_numpy_alone_reads_the_rows(teacher, blobs, tmp_path):
     targets = make(teacher, blobs[0], path=tmp_path / "targets.npy")
 
     np.testing.assert_array_equal(targets.to_dense(), np.load(tmp_path / "targets.npy", allow_pickle=False))
+    assert 0 == keras_ban._storage.rows_offset(tmp_path / "targets.npy") % 64  # As NumPy has it, to be mapped.
 
 
 def test_every_byte_that_is_flipped_or_cut_off_is_noticed(teacher, blobs, tmp_path):
