@@ -12,6 +12,9 @@ from conftest import Batches, assert_same, classifier, crossentropy, values
 
 from keras_ban import BornAgainSequence, Distiller
 
+# JAX, of each process that is forked, once it has been used in this one.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 
 # JAX forbids to fork, so that there each worker starts as a new interpreter, in each epoch, which takes seconds.
 def slow_on_jax(test):
