@@ -220,12 +220,13 @@ class Generations:
         if not _checks.is_dataset(x):
             check_shares(x, options)
             x, y, options = in_order_of_epoch(trained, x, y, options, record.seed)
-        engine = contextlib.nullcontext()
-        if trained is model:  # A Distiller does so itself.
-            x, y, options = part_of_batches(x, y, options)
-            engine = _workers.engine_in_force([x, options.get("validation_data")])
-        begin = time.perf_counter()
-        with engine, _reading.dead_ones_told(x, options.get("validation_data")) as (x, options["validation_data"]):
+        with contextlib.ExitStack() as stack:
+            if trained is model:  # A Distiller does so itself.
+                x, y, options = part_of_batches(x, y, options)
+                read = stack.enter_context(_reading.dead_ones_told(x, options.get("validation_data")))
+                x, options["validation_data"] = read
+                stack.enter_context(_workers.engine_in_force(read))
+            begin = time.perf_counter()
             logs = trained.fit(x, y, **options).history
         record.seconds = time.perf_counter() - begin
         if keeper is not None:

@@ -329,11 +329,8 @@ class Distiller(keras.Model):
             # On torch nothing is divided before a step, see `_torch_workers`.
             if _backend.BACKEND != "torch" and (_workers.count() > 1 or _workers.shares() > 1):
                 x, y, kwargs = part_of_batches(x, y, kwargs)
-            with (
-                _reading.dead_ones_told(x, kwargs.get("validation_data")) as (read, kwargs["validation_data"]),
-                _workers.engine_in_force([read, kwargs["validation_data"]]),
-            ):
-                return self._train(read, y, **kwargs)
+            with _reading.dead_ones_told(x, kwargs.get("validation_data")) as read, _workers.engine_in_force(read):
+                return self._train(read[0], y, **{**kwargs, "validation_data": read[1]})
         except Exception as error:
             of_pipeline = _backend.error_in_pipeline(error)
             if of_pipeline is not None:
