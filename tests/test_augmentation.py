@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, Batches, assert_same, classifier, crossentropy, values
+from helpers.data import CLASSES, Batches
+from helpers.models import assert_same, classifier, crossentropy, values
 from keras import ops
 
 from keras_ban import BornAgainSequence, Distiller, SoftTargets, _augmentation
@@ -253,7 +254,7 @@ def test_training_makes_the_views_again_that_the_teacher_saw(blobs, tmp_path, wa
     assert targets.verify(teacher, x[::-1].copy(), augmentation=Noise()) > 0.1
 
 
-@pytest.mark.parametrize("dataset", [False, pytest.param(True, marks=pytest.mark.slow_but_on_torch)])
+@pytest.mark.parametrize("dataset", [False, pytest.param(True, marks=pytest.mark.one_backend)])
 def test_epoch_e_trains_on_view_e_mod_views(blobs, monkeypatch, dataset):
     x, y = blobs
     taken, original = [], SoftTargets.batch_and_seeds
@@ -391,7 +392,7 @@ def computed(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("views", [pytest.param(None, marks=pytest.mark.slow_but_on_torch), 2])
+@pytest.mark.parametrize("views", [pytest.param(None, marks=pytest.mark.one_backend), 2])
 def test_generations_are_augmented_and_reproducible(blobs, computed, views):
     def train(generations, augmentation):
         loss = KnowledgeDistillation()

@@ -15,7 +15,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same, crossentropy, values
+from helpers.models import assert_same, crossentropy, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -406,7 +406,7 @@ def test_data_that_do_not_fit_are_told_by_their_names_when_training_failed():
         distiller.fit(X, ONE_HOT, verbose=0, validation_data=(np.ones((EXAMPLES, 5), "float32"), ONE_HOT))
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_validation_data_of_another_form_change_nothing_of_what_is_learnt():
     weights = []
     for dtype in ("float32", "float64"):

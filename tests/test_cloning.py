@@ -1,9 +1,9 @@
 import re
 
-import conftest
 import keras
 import numpy as np
 import pytest
+from helpers.models import assert_same, classifier, values
 from keras import layers
 
 import keras_ban
@@ -200,7 +200,7 @@ def test_the_new_model_has_the_same_type_layers_and_output_shapes(model):
 
 def test_the_new_model_trains_and_leaves_the_original_as_it_was(model):
     x, y = data_for(moved(model))
-    before, outputs_before = conftest.values(model), outputs(model, x)
+    before, outputs_before = values(model), outputs(model, x)
 
     clone = keras_ban.reborn(model)
     at_birth = clone.get_weights()
@@ -208,8 +208,8 @@ def test_the_new_model_trains_and_leaves_the_original_as_it_was(model):
 
     assert losses[-1] < losses[0]
     assert any((a != b).any() for a, b in zip(at_birth, clone.get_weights(), strict=True))
-    conftest.assert_same(before, conftest.values(model))
-    conftest.assert_same(outputs_before, outputs(model, x))
+    assert_same(before, values(model))
+    assert_same(outputs_before, outputs(model, x))
 
 
 def test_the_new_model_shares_no_variable_and_no_layer_with_the_original(model):
@@ -232,7 +232,7 @@ def test_the_new_model_computes_what_the_original_computes_once_it_has_its_weigh
     x, _ = data_for(model)
     clone = keras_ban.reborn(model)
     clone.set_weights(model.get_weights())
-    conftest.assert_same(outputs(model, x), outputs(clone, x))
+    assert_same(outputs(model, x), outputs(clone, x))
 
 
 def test_shared_layers_stay_shared():
@@ -289,7 +289,7 @@ def test_a_custom_layer_without_get_config_keeps_its_arguments():
             return inputs + self.by
 
     model = keras.Sequential([keras.Input((3,)), Shift(by=3.0)])
-    conftest.assert_same(outputs(model, X), outputs(keras_ban.reborn(model), X))
+    assert_same(outputs(model, X), outputs(keras_ban.reborn(model), X))
 
 
 def test_a_compiled_model_gives_an_uncompiled_one():
@@ -402,8 +402,8 @@ def test_set_random_seed_makes_the_new_model_reproducible():
     first = keras_ban.reborn(model)
     keras.utils.set_random_seed(1)
     second = keras_ban.reborn(model)
-    conftest.assert_same(conftest.values(first), conftest.values(second))
-    conftest.assert_same(outputs(first, X, training=True), outputs(second, X, training=True))
+    assert_same(values(first), values(second))
+    assert_same(outputs(first, X, training=True), outputs(second, X, training=True))
 
 
 def test_another_random_seed_gives_another_model():
@@ -429,21 +429,21 @@ def test_batch_norm_statistics_are_fresh():
     fit(model, X + 5.0, np.ones((8, 2), "float32"))
     assert not np.allclose(0.0, model.layers[0].get_weights()[2])
     clone = keras_ban.reborn(model)
-    conftest.assert_same([np.zeros(3), np.ones(3)], clone.layers[0].get_weights()[2:])
+    assert_same([np.zeros(3), np.ones(3)], clone.layers[0].get_weights()[2:])
 
 
 def test_an_adapted_normalization_is_carried_over():
     normalization = layers.Normalization()
     normalization.adapt(5.0 + 3.0 * X)
     model = keras.Sequential([keras.Input((3,)), normalization, layers.Dense(2, kernel_initializer=seeded(1))])
-    before = conftest.values(model)
+    before = values(model)
 
     clone = keras_ban.reborn(model)
 
-    conftest.assert_same(outputs(normalization, X), outputs(clone.layers[0], X))
+    assert_same(outputs(normalization, X), outputs(clone.layers[0], X))
     assert_all_differ([model.layers[1].get_weights()[0]], [clone.layers[1].get_weights()[0]])
     clone.layers[0].adapt(X)
-    conftest.assert_same(before, conftest.values(model))
+    assert_same(before, values(model))
 
 
 def test_training_either_leaves_the_adapted_state_of_the_other_intact():
@@ -452,9 +452,9 @@ def test_training_either_leaves_the_adapted_state_of_the_other_intact():
     model = keras.Sequential([keras.Input((3,)), normalization, layers.Dense(2)])
     clone = keras_ban.reborn(model)
     for trained, other in ((clone, model), (model, clone)):
-        before = conftest.values(other)
+        before = values(other)
         fit(trained, X, np.ones((8, 2), "float32"))
-        conftest.assert_same(before, conftest.values(other))
+        assert_same(before, values(other))
 
 
 def test_an_adapted_normalization_of_a_subclass_is_carried_over():
@@ -475,7 +475,7 @@ def test_an_adapted_normalization_of_a_subclass_is_carried_over():
     for built in (False, True):
         assert built == model.built
         clone = keras_ban.reborn(model)
-        conftest.assert_same(outputs(model.normalization, X), outputs(clone.normalization, X))
+        assert_same(outputs(model.normalization, X), outputs(clone.normalization, X))
         model(X)
 
 
@@ -493,7 +493,7 @@ def test_an_adapted_discretization_is_carried_over():
     model = keras.Sequential([keras.Input((1,)), discretization, layers.Embedding(4, 2)])
     clone = keras_ban.reborn(model)
     x = np.arange(0.0, 100.0, 7.0, dtype="float32").reshape(-1, 1)
-    conftest.assert_same(outputs(discretization, x), outputs(clone.layers[0], x))
+    assert_same(outputs(discretization, x), outputs(clone.layers[0], x))
     assert_all_differ(kernels(model), kernels(clone))
 
 
@@ -531,7 +531,7 @@ def test_a_model_that_takes_strings_in_is_reborn_on_tensorflow():
     clone = keras_ban.reborn(model)
     clone.set_weights(model.get_weights())
     strings = keras.ops.convert_to_tensor(["dog old", "new dog"])
-    conftest.assert_same(outputs(model, strings), outputs(clone, strings))
+    assert_same(outputs(model, strings), outputs(clone, strings))
 
 
 # What is frozen.
@@ -553,7 +553,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_the_rest_starts_
     old, new = model.get_layer("backbone"), clone.get_layer("backbone")
 
     assert not np.allclose(0.0, old.layers[1].get_weights()[2])
-    conftest.assert_same(old.get_weights(), new.get_weights())
+    assert_same(old.get_weights(), new.get_weights())
     assert_all_differ([model.get_weights()[-2]], [clone.get_weights()[-2]])
     flags = [[layer.trainable for layer in m._flatten_layers()] for m in (model, clone)]
     assert flags[0] == flags[1]
@@ -562,28 +562,28 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_the_rest_starts_
 
 def test_training_the_clones_backbone_later_leaves_the_original_intact():
     model = with_frozen_backbone()
-    before = conftest.values(model)
+    before = values(model)
     clone = keras_ban.reborn(model)
     clone.get_layer("backbone").trainable = True
     fit(clone, X, np.zeros((8, 2), "float32"), epochs=3)
     assert (before[0] != clone.get_weights()[0]).any()
-    conftest.assert_same(before, conftest.values(model))
+    assert_same(before, values(model))
 
 
 def test_training_the_original_later_leaves_the_clones_backbone_intact():
     model = with_frozen_backbone()
     clone = keras_ban.reborn(model)
-    before = conftest.values(clone)
+    before = values(clone)
     model.get_layer("backbone").trainable = True
     fit(model, X, np.zeros((8, 2), "float32"), epochs=3)
-    conftest.assert_same(before, conftest.values(clone))
+    assert_same(before, values(clone))
 
 
 def test_a_frozen_layer_of_a_subclass_keeps_its_weights():
     model = called(Perceptron(4))
     model.hidden.trainable = False
     clone = keras_ban.reborn(model)
-    conftest.assert_same(model.hidden.get_weights(), clone.hidden.get_weights())
+    assert_same(model.hidden.get_weights(), clone.hidden.get_weights())
     assert_all_differ([model.top.get_weights()[0]], [clone.top.get_weights()[0]])
     assert [False, True] == [clone.hidden.trainable, clone.top.trainable]
 
@@ -596,7 +596,7 @@ def test_a_trainable_layer_within_a_frozen_backbone_starts_anew():
     assert [True, False] == [layer.trainable for layer in new[:2]]
     assert not clone.get_layer("backbone").trainable
     assert_all_differ([old[0].get_weights()[0]], [new[0].get_weights()[0]])
-    conftest.assert_same(old[1].get_weights(), new[1].get_weights())
+    assert_same(old[1].get_weights(), new[1].get_weights())
 
 
 def test_a_frozen_layer_within_a_trainable_backbone_keeps_its_weights():
@@ -604,7 +604,7 @@ def test_a_frozen_layer_within_a_trainable_backbone_keeps_its_weights():
     model.get_layer("middle").get_layer("inner").trainable = False
     clone = keras_ban.reborn(model)
     old, new = (m.get_layer("middle") for m in (model, clone))
-    conftest.assert_same(old.get_layer("inner").get_weights(), new.get_layer("inner").get_weights())
+    assert_same(old.get_layer("inner").get_weights(), new.get_layer("inner").get_weights())
     assert_all_differ([old.get_layer("deep").get_weights()[0]], [new.get_layer("deep").get_weights()[0]])
 
 
@@ -794,9 +794,9 @@ def test_a_copy_made_under_the_seed_of_its_parent_starts_elsewhere_and_always_at
     copies = []
     for _ in range(2):
         keras.utils.set_random_seed(4)
-        model = conftest.classifier()
+        model = classifier()
         keras.utils.set_random_seed(4)
         copies.append(keras_ban.reborn(model))
 
     assert all((a != b).any() for a, b in zip(model.get_weights()[::2], copies[0].get_weights()[::2], strict=True))
-    conftest.assert_same(copies[0].get_weights(), copies[1].get_weights())
+    assert_same(copies[0].get_weights(), copies[1].get_weights())

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import classifier
+from helpers.models import classifier
 
 import keras_ban
 import keras_ban.__main__ as command_line

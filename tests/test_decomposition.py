@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import loss_and_gradient, random_logits
+from helpers.data import random_logits
+from helpers.training import loss_and_gradient
 
 import keras_ban
 from keras_ban.losses import KnowledgeDistillation

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, values
+from helpers.data import CLASSES
+from helpers.models import assert_same, classifier, crossentropy, values
 from keras import ops
 
 import keras_ban
@@ -712,7 +713,7 @@ def test_binary_and_multi_label_models_learn_from_their_teacher(units):
     assert np.abs(difference).max() < 0.05
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_student_taught_alone_comes_to_agree_with_its_teacher(blobs):
     x, y = blobs
     teacher = classifier()

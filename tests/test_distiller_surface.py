@@ -6,7 +6,8 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, values
+from helpers.data import CLASSES
+from helpers.models import assert_same, classifier, crossentropy, values
 
 import keras_ban
 from keras_ban.losses import KnowledgeDistillation

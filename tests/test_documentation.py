@@ -8,7 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import classifier, crossentropy
+from helpers.models import classifier, crossentropy
 
 import keras_ban
 
@@ -23,7 +23,7 @@ def python_blocks(text):
     ]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("BornAgainSequence", marks=pytest.mark.slow_but_on_torch),
+        pytest.param("BornAgainSequence", marks=pytest.mark.one_backend),
         *("Distiller", "EnsembleModel", "gradient_decomposition", "share_layers"),
         pytest.param("export", marks=pytest.mark.slow),
     ],
@@ -59,7 +59,7 @@ def test_examples_in_docstrings_run(name, tmp_path, monkeypatch, blobs):
     exec(compile(block, name, "exec"), namespace)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_interactive_examples_in_docstrings_print_what_they_say():
     finder = doctest.DocTestFinder()
     losses = [getattr(keras_ban.losses, name) for name in keras_ban.losses.__all__]

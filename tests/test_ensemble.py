@@ -1,10 +1,10 @@
 import re
 
-import conftest
 import keras
 import numpy as np
 import oracles
 import pytest
+from helpers import data, models
 from keras import layers
 
 import keras_ban
@@ -36,7 +36,7 @@ class Echo(keras.Model):
 
 @keras.saving.register_keras_serializable(package="test_ensemble")
 class Subclassed(keras.Model):
-    def __init__(self, classes=conftest.CLASSES, **kwargs):
+    def __init__(self, classes=data.CLASSES, **kwargs):
         super().__init__(**kwargs)
         self.classes = classes
         self.top = layers.Dense(classes)
@@ -62,7 +62,7 @@ class Given(keras.Model):
 def functional(activation=None):
     inputs = keras.Input((8,))
     x = layers.Dense(6, activation="tanh")(inputs)
-    return keras.Model(inputs, layers.Dense(conftest.CLASSES, activation=activation)(layers.Concatenate()([x, inputs])))
+    return keras.Model(inputs, layers.Dense(data.CLASSES, activation=activation)(layers.Concatenate()([x, inputs])))
 
 
 def two_outputs(kind=dict):
@@ -188,7 +188,7 @@ def test_outputs_of_any_rank_are_averaged(shape, activation):
 def test_weights_are_divided_by_their_sum():
     expected = average_of(LOGITS, weights=[0.125, 0.25, 0.625])
     for weights in ([1, 2, 5], (1.0, 2.0, 5.0), np.array([1, 2, 5]), np.array([0.5, 1, 2.5], "float32")):
-        conftest.assert_same([expected], [average_of(LOGITS, weights=weights)])
+        models.assert_same([expected], [average_of(LOGITS, weights=weights)])
     assert (
         pytest.approx([0.125, 0.25, 0.625], rel=1e-15)
         == EnsembleModel([Echo(), Echo(), Echo()], weights=[1, 2, 5]).member_weights
@@ -203,7 +203,7 @@ def test_a_member_of_weight_zero_counts_as_absent_even_if_it_says_nan(average, f
     arguments = {"average": average, "from_logits": from_logits, "activation": activation}
     expected = average_of(outputs[:2], weights=[1, 3], **arguments)
     broken = [outputs[0], np.full_like(outputs[0], np.nan), outputs[1]]
-    conftest.assert_same([expected], [average_of(broken, weights=[1, 0, 3], **arguments)])
+    models.assert_same([expected], [average_of(broken, weights=[1, 0, 3], **arguments)])
 
 
 EXTREME = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [1e4, 1e4 - 1, -1e4], [0.0, 0.0, 0.0]])
@@ -251,9 +251,9 @@ def test_a_class_that_every_member_masks_with_minus_infinity_stays_masked():
 
 
 def test_an_ensemble_of_one_says_what_its_member_says():
-    conftest.assert_same([LOGITS[0]], [average_of(LOGITS[:1], average="logits")])
-    conftest.assert_same([LOGITS[0]], [average_of(LOGITS[:1], average="outputs")])
-    conftest.assert_same([SOFTMAXES[0]], [average_of(SOFTMAXES[:1], from_logits=False)])
+    models.assert_same([LOGITS[0]], [average_of(LOGITS[:1], average="logits")])
+    models.assert_same([LOGITS[0]], [average_of(LOGITS[:1], average="outputs")])
+    models.assert_same([SOFTMAXES[0]], [average_of(SOFTMAXES[:1], from_logits=False)])
     np.testing.assert_allclose(
         oracles.softmax(average_of(LOGITS[:1])), oracles.softmax(LOGITS[0]), rtol=TOLERANCE, atol=TOLERANCE
     )
@@ -287,7 +287,7 @@ def test_every_output_of_members_with_several_is_averaged(kind):
 
 
 def test_sequential_functional_and_subclassed_members_of_other_architectures_go_together():
-    members = [conftest.classifier(dropout=0.5, batch_norm=True), functional(), Subclassed()]
+    members = [models.classifier(dropout=0.5, batch_norm=True), functional(), Subclassed()]
     actual = called_on(EnsembleModel(members, weights=WEIGHTS))
     expected = np.log(weighted([oracles.softmax(called_on(member)) for member in members]))
     np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
@@ -316,7 +316,7 @@ def test_an_ensemble_is_a_member_of_another():
 
 
 def test_an_ensemble_is_a_layer_of_a_functional_model():
-    ensemble = EnsembleModel([functional(), conftest.classifier()])
+    ensemble = EnsembleModel([functional(), models.classifier()])
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.Softmax()(ensemble(inputs)))
     expected = oracles.softmax(called_on(ensemble))
@@ -337,14 +337,14 @@ def test_the_members_are_held_and_not_copied():
 
 def test_predict_and_evaluate_leave_the_members_as_they_were(blobs):
     x, y = blobs
-    members = [conftest.classifier(dropout=0.5, batch_norm=True), conftest.classifier(batch_norm=True)]
-    before = [conftest.values(member) for member in members]
+    members = [models.classifier(dropout=0.5, batch_norm=True), models.classifier(batch_norm=True)]
+    before = [models.values(member) for member in members]
     ensemble = EnsembleModel(members)
-    ensemble.compile(loss=conftest.crossentropy())
+    ensemble.compile(loss=models.crossentropy())
     ensemble.predict(x, verbose=0)
     ensemble.evaluate(x, y, verbose=0)
     for expected, member in zip(before, members, strict=True):
-        conftest.assert_same(expected, conftest.values(member))
+        models.assert_same(expected, models.values(member))
 
 
 class Counting(Subclassed):
@@ -385,17 +385,17 @@ def test_predict_on_tensorflow_and_jax_is_one_graph_that_traces_each_member_once
 
 
 def test_training_reaches_the_members():
-    ensemble = EnsembleModel([conftest.classifier(dropout=0.5), functional()])
+    ensemble = EnsembleModel([models.classifier(dropout=0.5), functional()])
     draws = [called_on(ensemble, training=True) for _ in range(2)]
     assert (draws[0] != draws[1]).any()
-    conftest.assert_same([called_on(ensemble)], [called_on(ensemble, training=False)])
+    models.assert_same([called_on(ensemble)], [called_on(ensemble, training=False)])
 
 
 def test_evaluate_reports_the_loss_and_accuracy_of_the_average(blobs):
     x, y = blobs
-    members = [functional(), conftest.classifier(), Subclassed()]
+    members = [functional(), models.classifier(), Subclassed()]
     ensemble = EnsembleModel(members)
-    ensemble.compile(loss=conftest.crossentropy(), metrics=["accuracy"])
+    ensemble.compile(loss=models.crossentropy(), metrics=["accuracy"])
     loss, accuracy = ensemble.evaluate(x, y, batch_size=32, verbose=0)
     mean = np.mean([oracles.softmax(called_on(member, x)) for member in members], axis=0)
     assert pytest.approx(-np.log(mean[np.arange(len(y)), y]).mean(), rel=1e-5) == loss  # a mean of 96 float32 terms
@@ -404,10 +404,10 @@ def test_evaluate_reports_the_loss_and_accuracy_of_the_average(blobs):
 
 def test_fit_trains_all_members_together(blobs):
     x, y = blobs
-    members = [functional(), conftest.classifier(batch_norm=True)]
+    members = [functional(), models.classifier(batch_norm=True)]
     before = [member.get_weights()[0] for member in members]
     ensemble = EnsembleModel(members)
-    ensemble.compile(keras.optimizers.Adam(0.01), conftest.crossentropy())
+    ensemble.compile(keras.optimizers.Adam(0.01), models.crossentropy())
     losses = ensemble.fit(x, y, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     for expected, member in zip(before, members, strict=True):
@@ -463,7 +463,7 @@ def masked_loss(probabilities):
 
 
 def evaluate_tokens(model):
-    model.compile(loss=conftest.crossentropy())
+    model.compile(loss=models.crossentropy())
     return model.evaluate(TOKENS, NEXT, verbose=0)
 
 
@@ -503,7 +503,7 @@ def test_a_saved_ensemble_comes_back_with_the_same_outputs(arguments, tmp_path):
     activation = "sigmoid" if arguments.get("from_logits") is False else None
     members = [
         functional(activation),
-        conftest.classifier(activation=activation),
+        models.classifier(activation=activation),
         keras_ban.reborn(functional(activation)),
     ]
     ensemble = EnsembleModel(members, name="together", **arguments)
@@ -514,22 +514,22 @@ def test_a_saved_ensemble_comes_back_with_the_same_outputs(arguments, tmp_path):
 
     assert type(ensemble) is type(restored)
     assert "together" == restored.name
-    conftest.assert_same([expected], [called_on(restored)])
+    models.assert_same([expected], [called_on(restored)])
     # What was saved makes a difference, or the line above shows nothing.
     assert (expected != called_on(EnsembleModel(members))).any()
     # It is used further as the original is.
     again = EnsembleModel.from_config(restored.get_config())
     again.set_weights(restored.get_weights())
-    conftest.assert_same([expected], [called_on(again)])
+    models.assert_same([expected], [called_on(again)])
 
 
 def test_members_that_share_their_names_come_back_each_with_its_own_weights(tmp_path):
-    first = conftest.classifier(batch_norm=True)
+    first = models.classifier(batch_norm=True)
     ensemble = EnsembleModel([first, keras_ban.reborn(first), keras_ban.reborn(first)])
     ensemble.save(tmp_path / "ensemble.keras")
     restored = keras.saving.load_model(tmp_path / "ensemble.keras")
     for old, new in zip(ensemble.members, restored.members, strict=True):
-        conftest.assert_same(conftest.values(old), conftest.values(new))
+        models.assert_same(models.values(old), models.values(new))
 
 
 def test_subclassed_members_and_nested_ensembles_come_back(tmp_path):
@@ -537,40 +537,40 @@ def test_subclassed_members_and_nested_ensembles_come_back(tmp_path):
     ensemble = EnsembleModel([inner, Subclassed()])
     expected = called_on(ensemble)
     ensemble.save(tmp_path / "ensemble.keras")
-    conftest.assert_same([expected], [called_on(keras.saving.load_model(tmp_path / "ensemble.keras"))])
+    models.assert_same([expected], [called_on(keras.saving.load_model(tmp_path / "ensemble.keras"))])
 
 
 def test_a_compiled_ensemble_comes_back_compiled(blobs, tmp_path):
     x, y = blobs
-    ensemble = EnsembleModel([functional(), conftest.classifier()])
-    ensemble.compile(keras.optimizers.Adam(0.01), conftest.crossentropy(), metrics=["accuracy"])
+    ensemble = EnsembleModel([functional(), models.classifier()])
+    ensemble.compile(keras.optimizers.Adam(0.01), models.crossentropy(), metrics=["accuracy"])
     ensemble.fit(x, y, verbose=0)
     expected = ensemble.evaluate(x, y, verbose=0)
     ensemble.save(tmp_path / "ensemble.keras")
     restored = keras.saving.load_model(tmp_path / "ensemble.keras")
     assert expected == restored.evaluate(x, y, verbose=0)
-    conftest.assert_same(
+    models.assert_same(
         [v.numpy() for v in ensemble.optimizer.variables], [v.numpy() for v in restored.optimizer.variables]
     )
     restored.fit(x, y, verbose=0)
 
 
 def test_weights_are_saved_and_loaded(tmp_path):
-    first, second = (EnsembleModel([functional(), conftest.classifier()]) for _ in range(2))
+    first, second = (EnsembleModel([functional(), models.classifier()]) for _ in range(2))
     first.save_weights(tmp_path / "ensemble.weights.h5")
     second.load_weights(tmp_path / "ensemble.weights.h5")
-    conftest.assert_same([called_on(first)], [called_on(second)])
+    models.assert_same([called_on(first)], [called_on(second)])
 
 
 def test_an_ensemble_is_reborn():
-    ensemble = EnsembleModel([functional(), conftest.classifier()], weights=[1, 3], average="logits")
-    before = conftest.values(ensemble)
+    ensemble = EnsembleModel([functional(), models.classifier()], weights=[1, 3], average="logits")
+    before = models.values(ensemble)
     clone = keras_ban.reborn(ensemble)
     assert type(ensemble) is type(clone)
-    conftest.assert_same(before, conftest.values(ensemble))
+    models.assert_same(before, models.values(ensemble))
     assert (called_on(ensemble) != called_on(clone)).all()
     clone.set_weights(ensemble.get_weights())
-    conftest.assert_same([called_on(ensemble)], [called_on(clone)])
+    models.assert_same([called_on(ensemble)], [called_on(clone)])
 
 
 # What is refused.

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import classifier
+from helpers.models import classifier
 from keras import layers, ops
 
 import keras_ban
@@ -151,7 +151,7 @@ def test_a_saved_model_of_an_ensemble_gives_average_members_and_disagreement_of_
     np.testing.assert_array_equal(served["output_0"], loaded.serve(tf.constant(images))["output_0"])
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_onnx_of_a_masked_lstm_with_two_outputs_says_the_same_at_other_sizes_than_were_traced(tmp_path):
     needs("tf2onnx", "onnxruntime")
     import onnxruntime

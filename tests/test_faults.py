@@ -13,10 +13,12 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy, make_blobs
-from test_runs import assert_same_run, begun, child, fit, names, record_of, run, sequence
+from helpers.data import Batches, make_blobs
+from helpers.models import assert_same, classifier, crossentropy
+from helpers.processes import Process
+from helpers.runs import assert_same_run, begun, fit, names, record_of, run, sequence
 
-from keras_ban import BornAgainSequence, FeatureMatching, _backend, _interruptions
+from keras_ban import BornAgainSequence, FeatureMatching, _backend, _fresh, _interruptions
 from keras_ban._epochs import KeepEpochs
 from keras_ban._shuffling import OrderOfEpoch, in_order_of_epoch
 from keras_ban.runs import RunDirectory
@@ -60,7 +62,7 @@ def interrupt():
 KEPT = "keeps generation 0, and the next one up to the end of epoch 1. Call `fit` as before, in this process or another"
 
 
-@pytest.mark.parametrize("how", [pytest.param("Ctrl-C", marks=pytest.mark.slow_but_on_torch), "SIGTERM"])
+@pytest.mark.parametrize("how", [pytest.param("Ctrl-C", marks=pytest.mark.one_backend), "SIGTERM"])
 def test_who_stops_a_run_is_told_what_is_kept_and_goes_on(whole, blobs, tmp_path, capsys, how):
     stop = interrupt if how == "Ctrl-C" else lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped, at_epoch_end(stop):
@@ -74,30 +76,22 @@ def test_who_stops_a_run_is_told_what_is_kept_and_goes_on(whole, blobs, tmp_path
     assert_same_run(whole, run(tmp_path, blobs, generations=1, fitting=TWO))
 
 
-TERMINATED = """
-import sys
-import numpy as np
-import test_faults
-from keras_ban import _fresh
+def run_and_wait(directory, data):
+    def wait(*_, **__):
+        print("training", flush=True)
+        while True:
+            pass
 
-def wait(*_, **__):
-    print("training", flush=True)
-    while True:
-        pass
-
-_fresh.StopOnNonFiniteLoss.on_train_batch_end = wait
-data = np.load(sys.argv[2])
-test_faults.run(sys.argv[1], (data["x"], data["y"]), generations=1, fitting=test_faults.TWO)
-"""
+    _fresh.StopOnNonFiniteLoss.on_train_batch_end = wait
+    run(directory, data, generations=1, fitting=TWO)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_process_that_is_terminated_ends_at_once_and_says_how_to_go_on(blobs, tmp_path):
-    np.savez(tmp_path / "data.npz", x=blobs[0], y=blobs[1])
-    with child(TERMINATED, tmp_path / "run", tmp_path / "data.npz") as process:
-        assert "training\n" == process.stdout.readline()
+    with Process(run_and_wait, tmp_path / "run", blobs) as process:
+        assert "training" == process.line()
         process.terminate()
-        assert 143 == process.wait()
+        assert 143 == process.result().returncode
     with RunDirectory(tmp_path / "run") as left:  # Neither its lock nor a file in the midst of being written.
         assert [".lock", "run.json"] == names(tmp_path / "run") and [] == left.entries
 
@@ -150,7 +144,7 @@ def no_file_may_grow():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("module", "name", "file"),
     [
@@ -236,7 +230,7 @@ class Faulty(Batches):
         return super().__getitem__(index)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_data_that_fail_in_the_midst_of_an_epoch_lose_that_epoch_alone(blobs, tmp_path):
     def train(directory, fails_at=None, expected=None):
         # TensorFlow hands errors of data on as its own.
@@ -310,7 +304,7 @@ def test_a_worker_that_dies_ends_the_run_with_an_error_and_no_more(blobs, tmp_pa
     assert_same_run(train(None), train(tmp_path))
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_clock_that_jumps_changes_nothing(whole, blobs, tmp_path, monkeypatch):
     original, jumps = time.time, [0.0]
 
@@ -332,7 +326,7 @@ class SaysSo(keras.callbacks.Callback):
     stateless = True
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
     def halve(epoch, rate):
         trained.append(epoch)
@@ -356,7 +350,7 @@ def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
 # More generations
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_generations_can_be_added_to_a_run(blobs, tmp_path):
     def widths(generation):
         return classifier(dropout=0.2, units=8 + generation)
@@ -378,7 +372,7 @@ def test_generations_can_be_added_to_a_run(blobs, tmp_path):
         train(tmp_path, [0.3, 0.7, 0.5])
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_no_generations_are_added_where_the_ensemble_of_all_has_taught(blobs, tmp_path):
     run(tmp_path, blobs, generations=1, distill_ensemble=True)
     with pytest.raises(ValueError, match="`distill_ensemble`.*cannot go on to 2"):
@@ -488,7 +482,7 @@ def test_a_loss_that_keras_does_not_know_is_named_and_can_be_passed(blobs, tmp_p
     keras.saving.load_model(tmp_path / "generation-00" / "model.keras")
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_feature_matching_that_could_not_be_written_down_is_named(blobs, tmp_path):
     def matching():
         return FeatureMatching({"first": "first"}, loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1))

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, crossentropy, loss_and_gradient, values
+from helpers.data import CLASSES
+from helpers.models import assert_same, classifier, crossentropy, values
+from helpers.training import loss_and_gradient
 from keras import ops
 
 import keras_ban

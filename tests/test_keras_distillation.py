@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, classifier, crossentropy, values
+from helpers.data import CLASSES
+from helpers.models import classifier, crossentropy, values
 from keras import ops
 from keras.distillation import DistillationLoss, FeatureDistillation, LogitsDistillation
 
@@ -81,7 +82,7 @@ def test_the_default_warns_once_and_does_as_keras_does(blobs):
     np.testing.assert_allclose(float(expected), float(actual), rtol=1e-5)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("given", ["sample_weight", "class_weight", "mask"])
 def test_what_cannot_reach_such_a_loss_is_refused_before_a_weight_moves(blobs, given):
     x, y = blobs

@@ -10,7 +10,8 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, classifier, crossentropy, values
+from helpers.data import Batches
+from helpers.models import classifier, crossentropy, values
 
 import keras_ban
 from keras_ban import SoftTargets, _keys

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, loss_and_gradient, random_logits
+from helpers.data import CLASSES, random_logits
+from helpers.training import loss_and_gradient
 from keras import ops
 
 from keras_ban.losses import KnowledgeDistillation

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import classifier, loss_and_gradient, random_logits
+from helpers.data import random_logits
+from helpers.models import classifier
+from helpers.training import loss_and_gradient
 from keras import ops
 
 import keras_ban

@@ -5,7 +5,8 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from conftest import classifier, crossentropy, random_logits, values
+from helpers.data import random_logits
+from helpers.models import classifier, crossentropy, values
 from keras import ops
 
 import keras_ban

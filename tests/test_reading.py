@@ -8,7 +8,8 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy, values
+from helpers.data import Batches
+from helpers.models import assert_same, classifier, crossentropy, values
 
 from keras_ban import BornAgainSequence, Distiller
 

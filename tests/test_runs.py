@@ -11,84 +11,39 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import time
 import types
 import warnings
 
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy, interrupted_after, make_blobs, values
+from helpers.data import Batches, make_blobs
+from helpers.models import assert_same, classifier, crossentropy, values
+from helpers.processes import Process
+from helpers.processes import run as run_process
+from helpers.runs import (
+    COMPILED,
+    assert_same_run,
+    begun,
+    content,
+    fit,
+    interrupt_in,
+    names,
+    record_of,
+    run,
+    sequence,
+    weights,
+    write_model,
+)
+from helpers.training import interrupted_after
 
 import keras_ban
-from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, _backend, runs
+from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, SoftTargets, _backend, _fresh, runs
 from keras_ban._epochs import KeepEpochs
 from keras_ban.history import Scores
 from keras_ban.losses import KnowledgeDistillation
 from keras_ban.runs import RunDirectory
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-class Interruption(keras.callbacks.Callback):
-    """Stops a run as an error would, at the end of an epoch."""
-
-    def __init__(self, epoch=0):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise InterruptedError("by the test")
-
-
-def interrupt_in(generation, epoch=0):
-    return lambda now: [Interruption(epoch)] if now == generation else []
-
-
-def sequence(directory=None, model=None, optimizer=None, eager=True, loss=None, metrics=("accuracy",), **arguments):
-    """Dropout, BatchNorm and momentum, so that no part of the state may be lost without a trace."""
-    model = classifier(dropout=0.3, batch_norm=True) if model is None else model
-    made = BornAgainSequence(model, directory=directory, **{"generations": 2, "seed": 3, **arguments})
-    optimizer = optimizer or keras.optimizers.Adam(0.02)
-    made.compile(optimizer, loss or crossentropy(), metrics=list(metrics), run_eagerly=eager)
-    return made
-
-
-def fit(made, data, **arguments):
-    """One step an epoch, unless told otherwise: what is not about shuffling need not take longer."""
-    options = {"batch_size": 96, "epochs": 1, "verbose": 0, "validation_data": data}
-    return made.fit(*data, **{**options, **arguments})
-
-
-def run(directory, data, callbacks=None, fitting=None, **arguments):
-    made = sequence(directory, **arguments)
-    fit(made, data, callbacks=callbacks, **(fitting or {}))
-    return made
-
-
-def weights(models):
-    """Without the states of random generators, which no file holds, and no later generation looks at."""
-    return [keras.ops.convert_to_numpy(w.value) for model in models for w in model.weights]
-
-
-def assert_same_run(expected, actual):
-    assert_same(weights(expected.models), weights(actual.models))
-    one, other = expected.history.to_dict(), actual.history.to_dict()
-    for record in one["records"] + other["records"]:
-        record.pop("seconds")
-    assert one == other
-
-
-def content(directory):
-    """Every file's path and bytes, but for the lock's."""
-    files = (path for path in pathlib.Path(directory).rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
-def names(directory):
-    return sorted(path.name for path in pathlib.Path(directory).iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +57,6 @@ def finished(blobs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "finished"
     made = run(directory, blobs, eager=False, fitting=COMPILED)
     return types.SimpleNamespace(directory=directory, sequence=made)
-
-
-COMPILED = {"batch_size": 32, "epochs": 3}
 
 
 @pytest.fixture
@@ -170,7 +122,7 @@ def test_a_compiled_run_that_was_interrupted_ends_as_if_it_had_not_been(finished
     assert finished.sequence.history.best_generation == again.history.best_generation
 
 
-@pytest.mark.parametrize(("generation", "epoch"), [pytest.param(0, 0, marks=pytest.mark.slow_but_on_torch), (2, 0)])
+@pytest.mark.parametrize(("generation", "epoch"), [pytest.param(0, 0, marks=pytest.mark.one_backend), (2, 0)])
 def test_an_interrupted_generation_goes_on_after_its_last_epoch(
     finished, blobs, tmp_path, capsys, epochs_trained, generation, epoch
 ):
@@ -205,7 +157,7 @@ def without_state(way, directory, blobs):
         np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_state_that_is_not_whole_or_another_ones_is_not_used(blobs, tmp_path, epochs_trained):
     with interrupted_after(0, 0):
         run(tmp_path / "cut", blobs, generations=1)
@@ -219,7 +171,7 @@ def test_a_state_that_is_not_whole_or_another_ones_is_not_used(blobs, tmp_path, 
         assert [(0, 0), (1, 0)] == epochs_trained
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_no_state_is_kept_where_it_would_not_be_all(blobs, tmp_path, epochs_trained):
     """Of callbacks, and of an iterator in the midst of the data."""
     run(tmp_path / "callbacks", blobs, [keras.callbacks.History()], generations=1)
@@ -227,7 +179,7 @@ def test_no_state_is_kept_where_it_would_not_be_all(blobs, tmp_path, epochs_trai
     assert [] == epochs_trained
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_generation_that_ended_in_nan_begins_again(blobs, tmp_path, epochs_trained, monkeypatch):
     original = KeepEpochs.on_epoch_end
 
@@ -264,7 +216,7 @@ def test_random_generators_go_on_from_a_state_that_was_put_back():
 WAYS = [
     *("online", "views"),
     *(
-        pytest.param(way, marks=pytest.mark.slow_but_on_torch)
+        pytest.param(way, marks=pytest.mark.one_backend)
         for way in ("dataset", "memory-mapped", "build", "unbuilt", "augmented", "top-k", "permuted")
     ),
 ]
@@ -325,7 +277,7 @@ def test_fit_says_which_generations_it_loads(finished, blobs, capsys):
     assert f"Generation 1 of 2, already in {finished.directory}" in capsys.readouterr().out
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_drawn_seed_is_kept(blobs, tmp_path):
     with pytest.raises(InterruptedError):
         run(tmp_path, blobs, interrupt_in(1), seed=None, generations=1)
@@ -336,7 +288,7 @@ def test_a_drawn_seed_is_kept(blobs, tmp_path):
     assert_same_run(run(None, blobs, seed=drawn, generations=1), again)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_given_teacher_is_generation_0_on_disk_too(blobs, tmp_path):
     teacher = classifier()
     teacher.compile("sgd", crossentropy())
@@ -357,7 +309,7 @@ def test_a_given_teacher_is_generation_0_on_disk_too(blobs, tmp_path):
         run(tmp_path, blobs, fitting={"teacher": classifier()})
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_patience_ends_a_run_for_good(blobs, tmp_path):
     arguments = {"optimizer": keras.optimizers.SGD(0.0), "fitting": {"patience": 1, "mode": "max"}, "generations": 5}
     short = run(tmp_path, blobs, **arguments)
@@ -369,7 +321,7 @@ def test_patience_ends_a_run_for_good(blobs, tmp_path):
     assert len(short.models) < 6
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_generation_that_ends_in_nan_leaves_the_earlier_ones_on_disk(blobs, tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -389,7 +341,7 @@ def refuse(generation):
     raise KeyError("at once")
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("exists", [True, False])
 def test_resume_false_takes_a_new_directory_alone(finished, blobs, tmp_path, exists):
     arguments = {"eager": False, "fitting": {**COMPILED, "resume": False}}
@@ -421,7 +373,7 @@ def computed(monkeypatch):
     return calls
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("keep", [False, True])
 def test_soft_targets_go_with_the_next_generation_unless_they_are_kept(blobs, tmp_path, computed, keep):
     seen = []
@@ -440,7 +392,7 @@ def test_soft_targets_go_with_the_next_generation_unless_they_are_kept(blobs, tm
         assert 96 == len(SoftTargets.load(tmp_path / files[0]))
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_soft_targets_that_an_interrupted_run_left_are_used_if_they_are_its_own(blobs, tmp_path, computed):
     whole = run(None, blobs, generations=1)
     with pytest.raises(InterruptedError):
@@ -467,7 +419,7 @@ def test_soft_targets_that_an_interrupted_run_left_are_used_if_they_are_its_own(
         assert not list(directory.glob("soft*"))
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_on_disk_soft_targets_may_be_as_large_as_the_inputs(blobs, tmp_path, computed, monkeypatch):
     size = 96 * 3 * 4
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 100)
@@ -535,7 +487,7 @@ def test_labels_weights_epochs_and_monitor_count_too(finished, blobs, key, value
         sequence(finished.directory, eager=False).fit(**{**data, key: value})
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_frozen_weights_are_part_of_the_model(blobs, tmp_path):
     def frozen(bias):
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.Dense(3)])
@@ -557,7 +509,7 @@ def functional(skip):
     return keras.Model(inputs, keras.layers.Add()([third, first if skip else second]))
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_names_that_keras_numbers_make_no_other_model_but_connections_do(blobs, tmp_path):
     metrics = [keras.metrics.MeanMetricWrapper(keras.metrics.sparse_categorical_accuracy)]
     run(tmp_path, blobs, model=functional(True), generations=1, metrics=metrics)
@@ -581,7 +533,7 @@ def test_another_backend_is_refused_by_fit_and_taken_by_load(copied, blobs):
     assert 3 == len(BornAgainSequence.load(copied).models)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_another_version_is_warned_of_while_generations_are_to_come(copied, blobs):
     manifest = json.loads((copied / "run.json").read_text())
@@ -707,7 +659,7 @@ def test_a_finished_run_is_loaded_without_data_and_without_compile(finished, blo
     assert all(float(model.optimizer.learning_rate) == pytest.approx(0.02) for model in loaded.models)  # float32
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_run_that_was_interrupted_is_loaded_as_far_as_it_came_and_goes_on(blobs, tmp_path):
     with interrupted_after(1, 0):
         run(tmp_path, blobs, generations=1, fitting={"epochs": 2})
@@ -720,7 +672,7 @@ def test_a_run_that_was_interrupted_is_loaded_as_far_as_it_came_and_goes_on(blob
     assert_same_run(run(None, blobs, generations=1, fitting={"epochs": 2}), loaded)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_what_the_loss_was_is_told_where_it_cannot_be_written_down(blobs, tmp_path):
     def loss():
         return lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
@@ -745,7 +697,7 @@ def own_accuracy(y_true, y_pred):
     return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_classes_that_keras_does_not_know_are_named_and_can_be_passed(blobs, tmp_path):
     model = keras.Sequential([keras.Input((8,)), Doubling(), keras.layers.Dense(3)])
     arguments = {"model": model, "metrics": [own_accuracy], "generations": 1}
@@ -764,22 +716,11 @@ def test_classes_that_keras_does_not_know_are_named_and_can_be_passed(blobs, tmp
 # The directory itself: locks, commits
 
 
-def record_of(generation):
-    return GenerationRecord(generation, seed=7, epochs=2, logs={"loss": [0.5, 0.1 + 0.2], "val_loss": [float("nan")]})
-
-
-@contextlib.contextmanager
-def begun(path):
-    with RunDirectory(path) as directory:
-        directory.begin({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
-        yield directory
-
-
 def test_records_and_scores_come_back_as_they_were(tmp_path):
     scores = Scores(3, 0.1 + 0.2, 1e-30, 0.5, 0, 1.0, 2, 1)
     with begun(tmp_path) as directory:
-        directory.commit(GenerationRecord(0, None, 1, 0.5, {"val_loss": 1 / 3}, {"loss": [1 / 3]}, scores), _write)
-        directory.commit(GenerationRecord(1), _write)
+        directory.commit(GenerationRecord(0, None, 1, 0.5, {"val_loss": 1 / 3}, {"loss": [1 / 3]}, scores), write_model)
+        directory.commit(GenerationRecord(1), write_model)
         directory.finish(scores)
 
     read = RunDirectory(tmp_path).read().history()
@@ -790,15 +731,11 @@ def test_records_and_scores_come_back_as_they_were(tmp_path):
 
 def test_logs_that_begin_late_leave_gaps_in_front(tmp_path):
     with begun(tmp_path) as directory:
-        directory.commit(record_of(0), _write)
+        directory.commit(record_of(0), write_model)
 
     assert ["epoch,loss,val_loss", "0,0.5,", "1,0.30000000000000004,nan"] == (
         (tmp_path / "generation-00" / "history.csv").read_text().split()
     )
-
-
-def _write(path):
-    path.write_bytes(b"model")
 
 
 class Killed(BaseException):
@@ -826,12 +763,12 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
         return step
 
     with pytest.raises(Killed), begun(tmp_path) as directory, monkeypatch.context() as patch:
-        directory.commit(record_of(0), _write)
+        directory.commit(record_of(0), write_model)
         patch.setattr(pathlib.Path, "mkdir", watched("mkdir", pathlib.Path.mkdir))
         patch.setattr(runs, "_flush", watched("flush", runs._flush))
         patch.setattr(runs.os, "rename", watched("rename", os.rename))
         patch.setattr(runs.os, "replace", watched("replace", os.replace))
-        directory.commit(record_of(1), watched("write", _write))
+        directory.commit(record_of(1), watched("write", write_model))
     assert STEPS[: instant + 1] == steps
 
     with RunDirectory(tmp_path) as again:
@@ -841,13 +778,13 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
         assert expected == names(tmp_path)
         for generation in range(len(again.entries)):
             assert b"model" == again.model_file(generation).read_bytes()
-        again.commit(record_of(len(again.entries)), _write)
+        again.commit(record_of(len(again.entries)), write_model)
     assert [0, 1, 2][: len(again.entries)] == [r.generation for r in RunDirectory(tmp_path).read().history().records]
 
 
 def test_nothing_but_leftovers_is_removed(tmp_path):
     with begun(tmp_path) as directory:
-        directory.commit(record_of(0), _write)
+        directory.commit(record_of(0), write_model)
     left = [
         ".epoch.npz.partial",
         ".generation-01.partial",
@@ -872,35 +809,25 @@ def test_nothing_but_leftovers_is_removed(tmp_path):
     assert sorted([".lock", "generation-00", "run.json", *kept]) == names(tmp_path)
 
 
-HOLD = """
-import os, sys, time
-from keras_ban.runs import RunDirectory
-directory = RunDirectory(sys.argv[1])
-directory.__enter__()
-worker = os.fork()
-if worker == 0:
+def hold(directory):
+    RunDirectory(directory).__enter__()
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(worker, flush=True)
     time.sleep(60)
-    os._exit(0)
-print(worker, flush=True)
-time.sleep(60)
-"""
 
 
-def child(code, *arguments):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_second_process_is_refused_and_a_dead_one_keeps_nothing(tmp_path):
-    with child(HOLD, tmp_path) as process:
-        worker = int(process.stdout.readline())
+    with Process(hold, tmp_path) as process:
+        worker = int(process.line())
         try:
             with pytest.raises(RuntimeError, match=rf"in use by process {process.pid} on host {os.uname().nodename}"):
                 RunDirectory(tmp_path).__enter__()
             process.kill()
-            process.wait()
+            process.result()
             # Its worker lives on, and does not keep the lock.
             os.kill(worker, 0)
             in_use = pytest.raises(RuntimeError, match=f"in use by process {os.getpid()}")
@@ -918,48 +845,33 @@ def test_two_fits_at_once_are_refused(finished, blobs):
         run(finished.directory, blobs, eager=False, fitting=COMPILED)
 
 
-# Runs a sequence, and kills the process in the midst: at the end of an epoch, or between two steps of a commit.
-KILLED = """
-import os, signal, sys
-import numpy as np
-import test_runs
-from keras_ban import _fresh, runs
+def run_and_be_killed(directory, data, moment, number):
+    """Run a sequence. Kill the process at the end of a step, or between two steps of a commit."""
+    count = 0
 
-directory, moment, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
-count = 0
+    def kill(*_, **__):
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def kill(*_, **__):
-    global count
-    count += 1
-    if count == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-if moment == "replace":
-    original = os.replace
-    runs.os.replace = lambda *args: (kill(), original(*args))
-
-else:
-    _fresh.StopOnNonFiniteLoss.on_train_batch_end = kill
-
-data = np.load(sys.argv[4])
-test_runs.run(directory, (data["x"], data["y"]), eager=False, fitting=test_runs.COMPILED)
-print("finished")
-"""
+    if moment == "replace":
+        original = os.replace
+        runs.os.replace = lambda *arguments: (kill(), original(*arguments))
+    else:
+        _fresh.StopOnNonFiniteLoss.on_train_batch_end = kill
+    run(directory, data, eager=False, fitting=COMPILED)
 
 
-def killed(directory, blobs, moment, number):
-    data = directory.parent / "data.npz"
-    np.savez(data, x=blobs[0], y=blobs[1])
-    with child(KILLED, directory, moment, number, data) as process:
-        output = process.communicate()[0]
-    return process.returncode, output
+def assert_killed(*arguments):
+    assert -signal.SIGKILL == run_process(run_and_be_killed, *arguments).returncode
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_process_killed_in_the_midst_of_a_commit_trains_nothing_again(finished, blobs, tmp_path, epochs_trained):
     # What is replaced: the manifest; the states of three epochs; the manifest, for generation 0; the soft targets; the
     # states of three epochs; the manifest, for generation 1.
-    assert (-signal.SIGKILL, "") == killed(tmp_path / "run", blobs, "replace", 10)
+    assert_killed(tmp_path / "run", blobs, "replace", 10)
     assert ["generation-00", "generation-01"] == sorted(p.name for p in (tmp_path / "run").glob("generation-*"))
     assert 1 == len(BornAgainSequence.load(tmp_path / "run").models)
 
@@ -978,7 +890,7 @@ MOMENTS = [*(("batch", number) for number in range(1, 28)), *(("replace", number
 def test_a_process_killed_at_any_moment_loses_an_epoch_at_most(
     finished, blobs, tmp_path, epochs_trained, moment, number
 ):
-    assert (-signal.SIGKILL, "") == killed(tmp_path / "run", blobs, moment, number)
+    assert_killed(tmp_path / "run", blobs, moment, number)
 
     again = run(tmp_path / "run", blobs, eager=False, fitting=COMPILED)
 
@@ -998,7 +910,7 @@ def test_of_many_files_that_are_no_run_five_are_named_and_the_others_mentioned(b
             run(tmp_path, blobs)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_run_stays_where_it_is_when_the_working_directory_changes(blobs, tmp_path, monkeypatch):
     class Moves(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -1025,7 +937,7 @@ def test_names_differ_unless_it_is_by_the_number_that_keras_adds():
     )
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_run_with_nothing_to_its_name_is_begun_anew_with_whatever_comes(blobs, tmp_path):
     def fails(generation):
         raise InterruptedError("by the test")

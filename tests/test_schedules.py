@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import classifier, crossentropy, random_logits
+from helpers.data import random_logits
+from helpers.models import classifier, crossentropy
 from keras import ops
 
 import keras_ban

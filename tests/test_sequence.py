@@ -7,7 +7,9 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, constants, crossentropy, fit_in_order, values
+from helpers.data import CLASSES
+from helpers.models import assert_same, classifier, constants, crossentropy, values
+from helpers.training import fit_in_order
 
 import keras_ban
 from keras_ban import BornAgainSequence, Distiller, reborn
@@ -251,7 +253,7 @@ def test_the_same_seed_gives_the_same_generations_and_the_same_history(blobs):
     assert first.history.ensemble == second.history.ensemble
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("seeds", [(5, 6), (None, None)])
 def test_another_seed_gives_other_generations(seeds, blobs):
     first, second = (fitted(seed, blobs) for seed in seeds)
@@ -274,7 +276,7 @@ def test_fit_twice_starts_over(blobs):
         assert_same(values(one), values(other))
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("model", [UnbuiltClassifier(), keras.Sequential([keras.layers.Dense(CLASSES)])])
 def test_the_monitor_does_not_change_what_an_unbuilt_model_learns(model, blobs):
     weights = []
@@ -412,7 +414,7 @@ class Counting(keras.callbacks.Callback):
         self.counts.append(self.count)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("wrap", [lambda callback: [callback], lambda callback: (callback,), lambda callback: callback])
 def test_callbacks_are_copied_for_each_generation(wrap, blobs, monkeypatch):
     monkeypatch.setattr(Counting, "counts", [])
@@ -664,7 +666,7 @@ def test_the_best_model_has_the_best_monitored_value():
     assert sequence.best_model is sequence.models[1]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("monitor", "mode", "best"),
     [
@@ -709,7 +711,7 @@ def test_an_unknown_monitor_is_refused_before_training(blobs):
     assert [] == sequence.models
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("levels", "patience", "trained"),
     [
@@ -737,7 +739,7 @@ def test_patience_takes_any_number_for_better_than_nan():
     assert history.best_generation == 2
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_validation_split_keeps_the_last_part(blobs):
     x, y = blobs
     weights = np.linspace(0.5, 2.0, 96).astype("float32")
@@ -1119,7 +1121,7 @@ class HugeLearningRate(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = 1e30
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_generation_that_ends_in_nan_stops_the_run_and_leaves_the_earlier_ones(blobs):
     sequence = compiled(optimizer="sgd", generations=3)
 
@@ -1155,7 +1157,7 @@ class Interrupt(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_an_interrupted_generation_leaves_the_earlier_ones_usable(blobs):
     # Compiled: under JAX, a step that was interrupted has given its buffers away.
     sequence = compiled(classifier(batch_norm=True), run_eagerly=False, metrics=["accuracy"])

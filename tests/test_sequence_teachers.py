@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, assert_same, classifier, constants, crossentropy, interrupted_after, values
+from helpers.data import CLASSES
+from helpers.models import assert_same, classifier, constants, crossentropy, values
+from helpers.training import interrupted_after
 
 from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets, reborn
 from keras_ban.losses import KnowledgeDistillation
@@ -159,7 +161,7 @@ def test_labels_that_are_needed_are_missed_before_training(teacher, label_weight
     assert [] == sequence.models
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_run_goes_on_with_its_own_label_weights_alone(blobs, tmp_path):
     fit = {**FIT, "epochs": 2, "validation_data": blobs}
     whole = compiled(label_weight=[0.2, 0.7])
@@ -223,7 +225,7 @@ def test_regressions_are_averaged_as_they_are():
 
 @pytest.mark.parametrize(
     ("soft_targets", "generation"),
-    [pytest.param("online", 2, marks=pytest.mark.slow_but_on_torch), ("cached", 3)],
+    [pytest.param("online", 2, marks=pytest.mark.one_backend), ("cached", 3)],
 )
 def test_a_run_taught_by_ensembles_goes_on_to_the_same_end(blobs, tmp_path, soft_targets, generation):
     fit = {**FIT, "epochs": 2, "validation_data": blobs}
@@ -302,7 +304,7 @@ def test_the_ensembles_student_is_built_chosen_and_announced_as_such(capsys):
     assert 3.0 == sequence.ensemble().predict(x, verbose=0)[0, 0]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_generations_that_patience_ended_are_distilled_too(tmp_path):
     x, y = np.zeros((8, 8), "float32"), np.zeros((8, 1), "float32")
     loss = keras.losses.MeanSquaredError()

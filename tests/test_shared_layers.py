@@ -5,7 +5,9 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, assert_same, crossentropy, interrupted_after, values
+from helpers.data import CLASSES
+from helpers.models import assert_same, crossentropy, values
+from helpers.training import interrupted_after
 from test_sequence_teachers import FIT, assert_same_run
 
 from keras_ban import BornAgainSequence, Distiller, reborn, share_layers
@@ -209,7 +211,7 @@ def test_students_of_another_architecture_share_layers_of_a_given_teacher(blobs)
     assert teacher.get_layer("stem").trainable
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_run_with_shared_layers_goes_on_to_the_same_end(blobs, tmp_path):
     options, fit = {"shared_layers": ["stem", "norm"]}, {**FIT, "epochs": 2, "validation_data": blobs}
     whole = compiled(network(), **options)

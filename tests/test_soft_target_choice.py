@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from conftest import Batches, assert_same, classifier, crossentropy, fit_in_order, values
+from helpers.data import Batches
+from helpers.models import assert_same, classifier, crossentropy, values
+from helpers.training import fit_in_order
 
 import keras_ban
 from keras_ban import BornAgainSequence, Distiller, SoftTargets
@@ -32,7 +34,7 @@ def trained(data, model=None, generations=2, eager=True, fit=None, loss=None, **
     return sequence
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_arrays_are_cached_and_datasets_are_not_unless_declared_fixed(blobs, computed):
     x, y = blobs
     for data, options, expected in [
@@ -49,7 +51,7 @@ def test_arrays_are_cached_and_datasets_are_not_unless_declared_fixed(blobs, com
         assert expected == len(computed), (data, options)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeypatch):
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 3 * 4 - 1)
     trained(blobs)
@@ -59,7 +61,7 @@ def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeyp
     assert 2 == len(computed)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_top_k_is_counted_by_what_it_keeps(blobs, computed, monkeypatch):
     # An example's row: two classes as bytes, two logits and the mass of the third in float16, 8 bytes of 12.
     monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 96 * 8 - 1)
@@ -115,7 +117,7 @@ def test_models_of_several_outputs_hear_their_teacher_at_each_step(blobs, comput
     assert not computed
 
 
-@pytest.mark.parametrize("dataset", [pytest.param(False, marks=pytest.mark.slow_but_on_torch), True])
+@pytest.mark.parametrize("dataset", [pytest.param(False, marks=pytest.mark.one_backend), True])
 def test_cached_generations_are_online_ones(blobs, dataset):
     data = (Batches(*blobs, fixed=True),) if dataset else blobs
     model = classifier(dropout=0.3, batch_norm=True)
@@ -162,7 +164,7 @@ def test_a_way_that_is_none_of_three_is_refused():
         BornAgainSequence(classifier(), soft_targets=True)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_class_weights_and_a_validation_split_reach_cached_students(blobs):
     fit = {"class_weight": {0: 5.0}, "validation_split": 0.25}
     cached, online = (trained(blobs, soft_targets=way, fit=fit) for way in ("cached", "online"))

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import CLASSES, Batches, assert_same, classifier, crossentropy, values
+from helpers.data import CLASSES, Batches
+from helpers.models import assert_same, classifier, crossentropy, values
 
 import keras_ban
 from keras_ban import SoftTargets
@@ -273,7 +274,7 @@ def run_alone(code, *arguments):
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, check=False)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_process_killed_just_before_the_file_gets_its_name_leaves_what_was_there(teacher, blobs, tmp_path, exists):
     path = tmp_path / "targets.npy"

@@ -18,7 +18,7 @@ import pytest
 if keras.config.backend() != "torch":
     pytest.skip("torch.distributed is torch's", allow_module_level=True)
 
-import torch_cases
+from helpers import torch_cases
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Sums in another order, through two epochs of Adam.
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     command = [sys.executable, "-W", "error", "-W", "ignore:__array__ implementation:DeprecationWarning"]
-    command += [str(HERE / "torch_cases.py"), str(folder)]
+    command += [str(HERE / "helpers" / "torch_cases.py"), str(folder)]
     workers = []
     try:
         for rank in ("0", "1"):

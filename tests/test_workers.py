@@ -11,7 +11,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import classifier, crossentropy, make_blobs, values
+from helpers.data import make_blobs
+from helpers.models import classifier, crossentropy, values
 
 import keras_ban
 from keras_ban import _workers

@@ -11,7 +11,7 @@ import pytest
 
 from keras_ban import BornAgainHistory
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(script, *arguments):
@@ -25,7 +25,7 @@ def table_without_seconds(text):
     return [line.rsplit(maxsplit=1)[0] if line[:4].strip(" e").isdigit() else line for line in lines[:7]]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_digits_trains_prints_its_table_and_writes_its_files(tmp_path):
     pytest.importorskip("sklearn")
     options = ["--backend", keras.config.backend(), "--epochs", 2, "--generations", 1]

@@ -15,7 +15,7 @@ import study
 
 from keras_ban import BornAgainSequence
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 keras_tuner = pytest.importorskip("keras_tuner", reason="keras-tuner is not installed")
 tuning = pytest.importorskip("tuning")
 # KerasTuner asks for a thread's name in a way that Python has deprecated.
@@ -93,7 +93,7 @@ def test_training_and_validation_data_are_read_without_the_test_data(data):
         study.load_test(options)
 
 
-@pytest.mark.slow_but_on_torch  # It trains in four processes in turn.
+@pytest.mark.one_backend  # It trains in four processes in turn.
 def test_the_winner_has_the_best_mean_in_the_run_directories_and_alone_sees_the_test_data(
     data, tmp_path, monkeypatch, capsys
 ):

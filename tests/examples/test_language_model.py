@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import crossentropy
-from test_examples import ROOT, run
+from helpers.models import crossentropy
+from helpers.processes import ROOT
+from test_examples import run
 
 import keras_ban
 
@@ -84,7 +85,7 @@ def test_both_losses_are_means_over_the_real_tokens_alone(example):
     assert pytest.approx(mixture, rel=2e-3) == logs["loss"][0]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_perplexity_is_that_of_all_real_tokens_in_training_too(example):
     x, y = padded(20)
     models = [sharp_lstm(example, seed) for seed in (1, 2)]
@@ -117,7 +118,7 @@ def test_sequences_hold_every_token_once_and_the_one_after_it(example):
         assert 35 == x.shape[1] and (x[:, 0] != 0).all()
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_the_standard_librarys_docstrings_are_a_text(example):
     paragraphs = example.standard_library()
 
@@ -163,7 +164,7 @@ def test_the_table_tells_how_much_lower_than_generation_0s_a_perplexity_is(examp
     ]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_run_prints_perplexities_and_writes_its_files(example, tmp_path):
     rng = np.random.default_rng(0)
     sentences = [" ".join(rng.choice(["the", "cat", "dog", "saw", "a", "."], 3 + i % 40)) for i in range(60)]

@@ -6,7 +6,7 @@ import cross_architecture
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same, values
+from helpers.models import assert_same, values
 from oracles import knowledge_distillation
 
 import keras_ban
@@ -58,7 +58,7 @@ def probabilities(model, **options):
     [
         # One of the two alone as a rule, because compiling these takes long.
         pytest.param(densenet, resnet, marks=pytest.mark.slow),
-        pytest.param(resnet, densenet, marks=pytest.mark.slow_but_on_torch),
+        pytest.param(resnet, densenet, marks=pytest.mark.one_backend),
     ],
 )
 def test_kerascv_classifiers_teach_each_other_by_their_probabilities(kerascv, teacher, student, tmp_path):
@@ -168,7 +168,7 @@ def test_the_examples_digits_are_scikit_learns_enlarged_and_standardized():
     assert_same([np.kron(enlarged[0, ::4, ::4, 0], np.ones((4, 4)))], [enlarged[0, :, :, 2]])
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_the_example_trains_a_teacher_of_one_kind_and_students_of_another(monkeypatch, capsys, tmp_path):
     def tiny(units):
         def build(input_shape, classes):

@@ -16,13 +16,13 @@ import keras
 import kerascv_cli
 import numpy as np
 import pytest
-from conftest import interrupted_after
+from helpers.training import interrupted_after
 from kerascv import models, options, training
 from oracles import knowledge_distillation
 
 from keras_ban import BornAgainHistory, BornAgainSequence
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = """
 def tiny(input_shape, classes):
     import keras
@@ -69,7 +69,7 @@ def digits_of_test():
     return np.repeat(images[..., None], 3, axis=-1), digits.target[rows]
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_the_options_of_a_run_repeat_it_and_an_interrupted_one_ends_in_the_same_scores(run, tmp_path):
     out = tmp_path / "again"
     with interrupted_after(generation=1, epoch=0):
@@ -291,7 +291,7 @@ def as_process(*arguments, cwd):
     )
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_as_a_process_it_trains_on_a_folder_with_broken_images(tmp_path):
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
@@ -336,7 +336,7 @@ def test_a_killed_process_is_continued_by_resume(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(monkeypatch):
     keras_cv = pytest.importorskip("keras_cv")
     with monkeypatch.context() as patched:
@@ -368,7 +368,7 @@ def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(monke
         models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 def test_early_stopping_logs_and_mixed_precision_reach_training(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("tensorflow")  # Keras's TensorBoard writes with it.

@@ -14,7 +14,7 @@ import scale
 
 import keras_ban
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 BACKEND = keras.config.backend()
 # Numbers of which a calculation by hand keeps count.
 SMALL = scale.Scenario(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import small_models
-from conftest import crossentropy
+from helpers.models import crossentropy
 
 # Trainable weights, as published. Wide-ResNets: the Born-Again paper, table 1, whose figures are those of 100 classes
 # (36M is 36.5M in Zagoruyko & Komodakis). DenseNet-BC: Huang et al., table 2, of 10 classes.
@@ -50,7 +50,7 @@ def test_densenets_have_the_weights_that_their_paper_states(depth, growth):
     assert f"{weights:,} for {depth}-{growth} ({published}M)" in small_models.densenet.__doc__
 
 
-@pytest.mark.slow_but_on_torch
+@pytest.mark.one_backend
 @pytest.mark.parametrize("depth, growth", BORN_AGAIN_DENSENETS)
 def test_the_docstring_tells_how_far_densenets_are_from_the_born_again_papers(depth, growth):
     weights = trainable(lambda: small_models.densenet(depth, growth, classes=100))
@@ -88,7 +88,7 @@ def test_a_resnet_has_the_weights_of_its_convolutions_normalizations_and_head():
         pytest.param(
             lambda **options: small_models.resnet(widths=(8, 16), blocks=1, strides=(2, 1), **options),
             id="resnet",
-            marks=pytest.mark.slow_but_on_torch,
+            marks=pytest.mark.one_backend,
         ),
     ],
 )
