@@ -1,4 +1,4 @@
-"""The project's checks: ``nox`` runs all of them, ``nox -s "tests(jax)"`` runs one."""
+"""The project's checks. ``nox`` runs the README's test command, ``nox -s quick`` the shortest of them."""
 
 import os
 import tempfile
@@ -7,9 +7,12 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "tests", "oldest", "wheel"]
+nox.options.sessions = ["lint", "tests", "wheel"]
 
-BACKENDS = ["tensorflow", "jax", "torch"]
+# torch compiles nothing, so that small models take the least time there.
+FASTEST = "torch"
+OTHERS = ["tensorflow", "jax"]
+BACKENDS = [FASTEST, *OTHERS]
 
 # An exact version, because pip prefers a CPU build ("2.13.0+cpu") to the plain release where its
 # configuration offers one, while a plain "torch" takes the newest release and gigabytes of CUDA.
@@ -28,12 +31,8 @@ OLDEST_KERAS = next(
 # Python compiles what is imported; pip would all, half a minute in each environment.
 NO_COMPILE = "--no-compile"
 
-# All that is public but for `export`; files, examples and command lines are left out.
-OLDEST_TESTS = [
-    *("architecture", "augmentation", "cloning", "decomposition", "distiller", "distiller_surface", "ensemble"),
-    *("features", "history", "keras_distillation", "keyed_targets", "losses", "objectives", "permuted", "runs"),
-    *("schedules", "sequence", "sequence_teachers", "shared_layers", "soft_target_choice", "targets"),
-]
+# Tests of examples and benchmarks lie in folders of their own.
+PACKAGE_ALONE = ["--ignore=tests/examples", "--ignore=tests/benchmarks"]
 
 CHECK_WHEEL = """
 from importlib import metadata, resources
@@ -46,11 +45,10 @@ assert resources.files("keras_ban").joinpath("py.typed").is_file()
 
 
 def run_pytest(session: nox.Session, programs: Path, backend: str, *options: str) -> None:
-    # Agg, so that no test needs a display or opens a window; one thread, because the models are too small for more,
-    # and threads that wait for each other on busy cores take minutes over what one does in seconds.
+    # Agg needs no display. The models are too small for more than one thread each.
     env = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    # JAX spends most of its tests' time in its compiler, which need not make fast programs; and the oldest Keras asks
-    # for the same programs as the newest.
+    # JAX spends most of the time in its compiler, which need not make fast programs here.
+    # The sessions of JAX share what it compiled.
     env |= {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str((session.cache_dir / "jax").absolute()),
@@ -58,7 +56,15 @@ def run_pytest(session: nox.Session, programs: Path, backend: str, *options: str
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     pytest = programs.absolute() / "pytest"
-    session.run(pytest, "-q", "-n", "2", "--durations=10", *options, *session.posargs, env=env, external=True)
+    if not pytest.exists():
+        session.error("The environment of the tests is missing. Run `nox -s environment` first.")
+    two_workers = ["-n", "2", "--dist", "worksteal"]
+    session.run(pytest, "-q", *two_workers, "--durations=10", *options, *session.posargs, env=env, external=True)
+
+
+def shared_programs(session: nox.Session) -> Path:
+    """The programs in the environment that all backends share."""
+    return session.cache_dir.parent / "environment" / ("Scripts" if os.name == "nt" else "bin")
 
 
 @nox.session
@@ -77,22 +83,42 @@ def environment(session: nox.Session) -> None:
     # All three on each backend, because Keras takes a tf.data.Dataset or a torch DataLoader on any of them.
     # KerasCV by its name: its extra would bring another build of TensorFlow. It brings tensorflow-datasets along, which
     # imports importlib_resources without requiring it.
-    session.install(NO_COMPILE, "tensorflow-cpu", "jax", "keras-cv", "importlib_resources", ".[test]")
+    session.install(NO_COMPILE, "tensorflow-cpu", "jax", "keras-cv", "importlib_resources", "-e", ".[test]")
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """Run the tests on one Keras backend, in the environment that all three have in common."""
-    programs = session.cache_dir.parent / "environment" / ("Scripts" if os.name == "nt" else "bin")
-    run_pytest(session, programs, backend)
+    """Run all tests on torch, and on TensorFlow and JAX those that depend on the backend. Leave slow tests out."""
+    marked = "not slow" if backend == FASTEST else "not slow and not one_backend"
+    run_pytest(session, shared_programs(session), backend, "-m", marked)
+
+
+@nox.session(venv_backend="none")
+def quick(session: nox.Session) -> None:
+    """Run the tests of the package on torch, but for those that start processes."""
+    run_pytest(session, shared_programs(session), FASTEST, "-m", "not slow and not new_process", *PACKAGE_ALONE)
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("backend", OTHERS, ids=OTHERS)
+def rest(session: nox.Session, backend: str) -> None:
+    """Run on TensorFlow and JAX what `tests` runs on torch alone."""
+    run_pytest(session, shared_programs(session), backend, "-m", "one_backend and not slow")
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def full(session: nox.Session, backend: str) -> None:
+    """Run every test on one Keras backend, slow ones too."""
+    run_pytest(session, shared_programs(session), backend, "-m", "")
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
-    """Run tests of what is public on the oldest supported Keras, with JAX as the only framework installed."""
-    session.install(NO_COMPILE, OLDEST_KERAS, "jax", ".[test]")
-    run_pytest(session, Path(session.bin), "jax", *(f"tests/test_{subject}.py" for subject in OLDEST_TESTS))
+    """Run the tests of the package on the oldest supported Keras, with JAX as the only framework installed."""
+    session.install(NO_COMPILE, OLDEST_KERAS, "jax", "-e", ".[test]")
+    run_pytest(session, Path(session.bin), "jax", "-m", "not slow and not new_process", *PACKAGE_ALONE)
 
 
 @nox.session

@@ -1,14 +1,15 @@
 """Which file may import what, and that importing keras_ban brings in nothing that Keras has not."""
 
 import ast
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
+from helpers import processes
 
 import keras_ban
+
+pytestmark = pytest.mark.one_backend
 
 PACKAGE = pathlib.Path(keras_ban.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
@@ -139,10 +140,18 @@ ALLOWED = {
 }
 
 
-def imported(path):
+def outside_functions(node):
+    """What Python runs as soon as it imports a file."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from outside_functions(child)
+
+
+def imported(path, nodes=ast.walk):
     """Every module that a file imports, anywhere in it; of `from keras_ban import x`, `keras_ban.x`."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -151,44 +160,62 @@ def imported(path):
     return names
 
 
-# Paths without their endings.
-FILES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
+# By their paths, without endings.
+FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_each_file_imports_from_the_floors_below_it_alone(name):
-    modules = imported(PACKAGE / f"{name}.py")
-    ours = {module.split(".")[1] for module in modules if module.startswith("keras_ban.")}
+def test_each_file_imports_from_the_floors_below_it_alone():
+    assert set(ALLOWED) == set(FILES)
+    for name, path in FILES.items():
+        ours = {module.split(".")[1] for module in imported(path) if module.startswith("keras_ban.")}
+        assert ours <= ALLOWED[name], f"{name}.py imports {sorted(ours - ALLOWED[name])}"
 
-    assert ours <= ALLOWED[name]
 
-
-@pytest.mark.parametrize("name", FILES)
-def test_no_file_uses_keras_internals_and_three_alone_know_the_frameworks(name):
-    modules = imported(PACKAGE / f"{name}.py")
-
-    assert not [module for module in modules if module.startswith("keras.src")]
+def test_no_file_uses_keras_internals_and_four_alone_know_the_frameworks():
     # `_run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
     # `_workers` knows what each framework has where several processes train together; `_torch_workers` is imported by
     # torch's workers alone, while they train.
-    assert (
-        name in ("_backend", "_workers", "_torch_workers", "_run_artefact")
-        or not {module.split(".")[0] for module in modules} & FRAMEWORKS
-    )
+    knowing = {"_backend", "_workers", "_torch_workers", "_run_artefact"}
+    for name, path in FILES.items():
+        modules = imported(path)
+        internals = {module for module in modules if module.startswith("keras.src")}
+        frameworks = {module.split(".")[0] for module in modules} & FRAMEWORKS
+        assert not internals, f"{name}.py imports {internals}"
+        assert not frameworks or name in knowing, f"{name}.py imports {frameworks}"
 
 
-def test_importing_keras_ban_imports_no_framework_that_keras_has_not():
-    code = """
+def test_what_is_neither_keras_nor_numpy_is_imported_when_it_is_used():
+    expected = {"keras", "keras_ban", "numpy", *sys.stdlib_module_names}
+    for name, path in FILES.items():
+        modules = {module.split(".")[0] for module in imported(path, outside_functions)}
+        # Torch's workers alone import `_torch_workers`.
+        early = modules - expected - ({"torch"} if name == "_torch_workers" else set())
+        assert not early, f"{name}.py imports {early} as soon as it is imported"
+
+
+# Keras is imported already. Its frameworks are forgotten, so that importing them again is noticed.
+IMPORT_KERAS_BAN = f"""
 import sys
-import keras
-before = {name.split(".")[0] for name in sys.modules}
+for name in list(sys.modules):
+    if name.split(".")[0] in {FRAMEWORKS}:
+        del sys.modules[name]
+class Refusing:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in {FRAMEWORKS}:
+            raise ImportError(name + " is imported")
+sys.meta_path.insert(0, Refusing)
+before = {{name.split(".")[0] for name in sys.modules}}
 import keras_ban
-after = {name.split(".")[0] for name in sys.modules}
+after = {{name.split(".")[0] for name in sys.modules}}
 print(sorted((after - before) - set(sys.stdlib_module_names)))
 """
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
 
+
+@pytest.mark.new_process
+def test_importing_keras_ban_imports_neither_a_framework_nor_anything_that_keras_has_not():
+    result = processes.run(exec, IMPORT_KERAS_BAN, {})
+
+    assert 0 == result.returncode, result.stderr
     assert "['keras_ban']" == result.stdout.strip()
 
 

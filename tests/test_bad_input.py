@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.models import assert_same, crossentropy, values
+from helpers.tables import cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,7 @@ ARGUMENTS = [
 ]
 
 
+@pytest.mark.one_backend
 @often(250, 20000)
 def test_what_a_constructor_is_given_is_taken_or_refused_by_name(examples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Some texts are taken as paths.
@@ -167,12 +169,14 @@ FOUND = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("maker", "argument", "value"), FOUND)
 def test_what_was_once_taken_or_refused_without_a_name_is_refused_by_name(maker, argument, value):
     with pytest.raises(REFUSED, match=f"`{argument}`"):
         maker(**{**MAKERS[maker], argument: value})
 
 
+@pytest.mark.one_backend
 def test_weights_whose_sum_no_float_holds_are_divided_by_it_all_the_same():
     ensemble = keras_ban.EnsembleModel([STUDENT, TEACHER], weights=[1e308, 1e308])
 
@@ -274,7 +278,7 @@ FOUND_IN_DATA = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), FOUND_IN_DATA)
+@cases("name, value", FOUND_IN_DATA[0], on_one_backend=FOUND_IN_DATA[1:])
 def test_what_training_once_stumbled_over_is_refused_by_name(name, value):
     distiller = keras_ban.Distiller(student=STUDENT, teacher=TEACHER)
     distiller.compile("sgd", crossentropy(), run_eagerly=True)
@@ -284,16 +288,17 @@ def test_what_training_once_stumbled_over_is_refused_by_name(name, value):
     assert_named(name, refused.value)
 
 
-@pytest.mark.parametrize("labels", [np.where(ONE_HOT == 1, np.nan, ONE_HOT), np.where(ONE_HOT == 1, np.inf, ONE_HOT)])
+@pytest.mark.one_backend
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("loss", ["mse", keras.losses.categorical_crossentropy, keras.losses.MeanSquaredError()])
-def test_labels_that_are_not_finite_are_refused_where_the_loss_is_one_of_keras(labels, loss):
+def test_labels_that_are_not_finite_are_refused_where_the_loss_is_one_of_keras(value, loss):
     distiller = keras_ban.Distiller(student=STUDENT, teacher=TEACHER)
     distiller.compile("sgd", loss, run_eagerly=True)
     with pytest.raises(ValueError, match="`y` holds NaN or inf in 6 places, the first at index"):
-        distiller.fit(X, labels, verbose=0)
+        distiller.fit(X, np.where(ONE_HOT == 1, value, ONE_HOT), verbose=0)
 
 
-@often(40, 5000)
+@often(40 if keras.config.backend() == "torch" else 12, 5000)
 def test_a_distiller_trains_to_finite_numbers_or_names_what_it_cannot_take(examples):
     @hypothesis(examples)
     @given(BAD, st.sampled_from([0.0, 0.5, 1.0]))
@@ -314,6 +319,7 @@ def test_a_distiller_trains_to_finite_numbers_or_names_what_it_cannot_take(examp
     check()
 
 
+@pytest.mark.one_backend
 @often(20, 2000)
 def test_a_sequence_trains_to_finite_numbers_or_names_what_it_cannot_take_and_leaves_no_half_run(examples, tmp_path):
     @hypothesis(examples)
@@ -364,6 +370,7 @@ class Weighted(keras.utils.PyDataset):
         return X, Y, np.ones(EXAMPLES)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("weights", [{"sample_weight": np.ones(EXAMPLES)}, {"class_weight": {0: 2.0}}, {"y": None}])
 def test_weights_that_a_loss_of_keras_distillation_cannot_hear_are_refused_before_generation_0(weights):
     loss = keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())
@@ -373,6 +380,7 @@ def test_weights_that_a_loss_of_keras_distillation_cannot_hear_are_refused_befor
     assert_refused_before_training("`sample_weight` and `class_weight` cannot act on it", loss, **weights)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("distillation_loss", "message"),
     [
@@ -384,6 +392,7 @@ def test_losses_for_other_outputs_are_refused_before_generation_0(distillation_l
     assert_refused_before_training(f"`distillation_loss` does not fit .*{message}", distillation_loss)
 
 
+@pytest.mark.one_backend
 def test_a_run_that_was_refused_leaves_its_directory_to_the_right_data(tmp_path):
     sequence = keras_ban.BornAgainSequence(model(), generations=1, directory=tmp_path, seed=0)
     sequence.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
@@ -420,6 +429,7 @@ def test_validation_data_of_another_form_change_nothing_of_what_is_learnt():
     assert_same(*weights)
 
 
+@pytest.mark.one_backend
 def test_errors_that_are_not_about_the_data_stay_as_they_are():
     class Breaks(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -459,6 +469,7 @@ def test_what_keras_trains_on_is_not_refused():
     assert 2 == len(sequence.models)
 
 
+@pytest.mark.one_backend
 def test_rows_of_texts_are_told_apart_whatever_holds_them():
     texts = np.array(["one", "two", "one"])
     keys = _fingerprints.example_keys(texts)

@@ -1,6 +1,5 @@
 """`python -m keras_ban`: what the command line asks of `export`, and its exit codes."""
 
-import os
 import subprocess
 import sys
 
@@ -11,6 +10,8 @@ from helpers.models import classifier
 
 import keras_ban
 import keras_ban.__main__ as command_line
+
+pytestmark = pytest.mark.one_backend
 
 
 @pytest.fixture
@@ -113,6 +114,7 @@ def test_a_wrong_command_line_ends_with_exit_code_2_and_help_with_0(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 def test_the_command_exports_a_run_as_a_process(tmp_path, blobs):
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed, which writes what is exported")
     x, y = blobs
@@ -121,7 +123,7 @@ def test_the_command_exports_a_run_as_a_process(tmp_path, blobs):
     sequence.fit(x, y, validation_data=(x, y), verbose=0)
     command = [sys.executable, "-m", "keras_ban", "export", tmp_path / "run", tmp_path / "serving" / "1", "--members"]
 
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert 0 == result.returncode, result.stderr
     assert "difference" in result.stdout

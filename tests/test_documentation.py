@@ -1,6 +1,7 @@
 """What README and docstrings show is run as it stands."""
 
 import doctest
+import functools
 import importlib.util
 import pathlib
 import re
@@ -8,6 +9,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from helpers.interpreters import fork_interpreters
 from helpers.models import classifier, crossentropy
 
 import keras_ban
@@ -23,10 +25,29 @@ def python_blocks(text):
     ]
 
 
+def in_a_hurry(monkeypatch):
+    """Every `fit` trains one epoch, and an export forks its interpreters."""
+    for owner in (keras.Model, keras_ban.Distiller, keras_ban.BornAgainSequence):
+        monkeypatch.setattr(owner, "fit", of_one_epoch(owner.fit))
+    fork_interpreters(monkeypatch)
+
+
+def of_one_epoch(fit):
+    @functools.wraps(fit)
+    def fit_one_epoch(self, *args, **options):
+        return fit(self, *args, **options | ({"epochs": 1} if "epochs" in options else {}))
+
+    return fit_one_epoch
+
+
 @pytest.mark.one_backend
-def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
+@pytest.mark.new_process
+@pytest.mark.parametrize("hurry", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, hurry):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
+    if hurry:
+        in_a_hurry(monkeypatch)
     namespace = {}
     blocks = python_blocks((ROOT / "README.md").read_text())
 
@@ -45,7 +66,7 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
     [
         pytest.param("BornAgainSequence", marks=pytest.mark.one_backend),
         *("Distiller", "EnsembleModel", "gradient_decomposition", "share_layers"),
-        pytest.param("export", marks=pytest.mark.slow),
+        pytest.param("export", marks=[pytest.mark.slow, pytest.mark.new_process]),
     ],
 )
 def test_examples_in_docstrings_run(name, tmp_path, monkeypatch, blobs):
@@ -65,12 +86,14 @@ def test_interactive_examples_in_docstrings_print_what_they_say():
     losses = [getattr(keras_ban.losses, name) for name in keras_ban.losses.__all__]
     examples = [test for loss in losses for test in finder.find(loss, globs={"keras_ban": keras_ban, "np": np})]
     runner = doctest.DocTestRunner()
+
     for example in examples:
         runner.run(example)
 
     assert (0, True) == (runner.failures, runner.tries > 0)
 
 
+@pytest.mark.one_backend
 def test_the_tutorial_form_of_compile_is_that_of_keras():
     model = keras_ban.Distiller(student=classifier(), teacher=classifier())
     model.compile(optimizer="adam", loss=crossentropy(), metrics=["accuracy"])

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import oracles
 import pytest
+from helpers.interpreters import fork_interpreters
 from helpers.models import classifier
 from keras import layers, ops
 
 import keras_ban
 from keras_ban import exporting
 from keras_ban._disagreement import disagreement
+from keras_ban._processes import run_python
 from keras_ban._served import ServedModel, input_specs, random_inputs
 from keras_ban._verifying import largest_difference
 from keras_ban._writing import check_importable, users_objects
@@ -118,8 +120,12 @@ def without_writing(monkeypatch):
 # What is written, by a process and held against the source model by another.
 
 
-def test_a_saved_model_of_an_ensemble_gives_average_members_and_disagreement_of_uint8_images(tmp_path, images, capsys):
+@pytest.mark.new_process
+def test_a_saved_model_of_an_ensemble_gives_average_members_and_disagreement_of_uint8_images(
+    tmp_path, images, capsys, monkeypatch
+):
     needs()
+    fork_interpreters(monkeypatch)
     import tensorflow as tf
 
     members = [cnn(name="image"), cnn(), cnn()]
@@ -152,8 +158,10 @@ def test_a_saved_model_of_an_ensemble_gives_average_members_and_disagreement_of_
 
 
 @pytest.mark.one_backend
-def test_onnx_of_a_masked_lstm_with_two_outputs_says_the_same_at_other_sizes_than_were_traced(tmp_path):
+@pytest.mark.new_process
+def test_onnx_of_a_masked_lstm_with_two_outputs_says_the_same_at_other_sizes_than_were_traced(tmp_path, monkeypatch):
     needs("tf2onnx", "onnxruntime")
+    fork_interpreters(monkeypatch)
     import onnxruntime
 
     model = masked_lstm()
@@ -183,6 +191,7 @@ BUILDERS = {
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 @pytest.mark.parametrize("format", exporting.FORMATS)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_format_of_every_kind_of_model_says_what_predict_says(tmp_path, name, format):
@@ -197,6 +206,7 @@ def test_every_format_of_every_kind_of_model_says_what_predict_says(tmp_path, na
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 def test_int8_is_measured_and_its_labels_are_an_associated_file(tmp_path, images, capsys):
     needs("ai_edge_litert")
     x = images / np.float32(255)
@@ -217,6 +227,7 @@ def test_int8_is_measured_and_its_labels_are_an_associated_file(tmp_path, images
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 def test_a_model_whose_outputs_depend_on_the_rest_of_the_batch_is_refused_and_not_left(tmp_path):
     needs()
     model = keras.Sequential([keras.Input((4,)), MinusMean()])
@@ -228,6 +239,7 @@ def test_a_model_whose_outputs_depend_on_the_rest_of_the_batch_is_refused_and_no
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 def test_what_the_process_that_writes_says_of_its_failure_is_passed_on(tmp_path):
     needs()
     model = masked_lstm()  # LiteRT has no loops of a free length.
@@ -238,9 +250,22 @@ def test_what_the_process_that_writes_says_of_its_failure_is_passed_on(tmp_path)
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.one_backend
+@pytest.mark.new_process
+def test_an_interpreter_uses_the_cpu_and_imports_what_this_process_can(tmp_path, monkeypatch):
+    (tmp_path / "in_no_package.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import os, sys, in_no_package; assert ('-1', 'b') == (os.environ['CUDA_VISIBLE_DEVICES'], os.environ['A'])"
+
+    run_python(["-c", code], "imports", A="b")
+    with pytest.raises(RuntimeError, match=r"(?s)The process that counts failed \(exit code 3\):\n6\n.*25$"):
+        run_python(["-c", "print(*range(26), sep='\\n'); raise SystemExit(3)"], "counts")
+
+
 # What becomes of the path.
 
 
+@pytest.mark.one_backend
 def test_a_mismatch_leaves_nothing_and_an_older_model_as_it_was(tmp_path, monkeypatch, without_writing):
     monkeypatch.setattr(exporting, "actual_outputs", lambda *_: {"output_0": np.full((10, 3), 9.0)})
     keras_ban.export(cnn(), tmp_path / "there", verify=False)
@@ -253,6 +278,7 @@ def test_a_mismatch_leaves_nothing_and_an_older_model_as_it_was(tmp_path, monkey
     assert "model 1" == (tmp_path / "there" / "saved_model.pb").read_text()
 
 
+@pytest.mark.one_backend
 def test_a_difference_up_to_the_tolerance_is_accepted_and_reported(tmp_path, monkeypatch, without_writing, capsys):
     monkeypatch.setattr(exporting, "expected_outputs", lambda *_: {"output_0": np.zeros((10, 3))})
     monkeypatch.setattr(exporting, "actual_outputs", lambda *_: {"output_0": np.full((10, 3), 0.125)})
@@ -263,6 +289,7 @@ def test_a_difference_up_to_the_tolerance_is_accepted_and_reported(tmp_path, mon
     assert "difference 0.125" in capsys.readouterr().out
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
 def test_what_is_there_is_replaced_only_when_told_so(tmp_path, without_writing, format):
     path = tmp_path / "model"
@@ -278,6 +305,7 @@ def test_what_is_there_is_replaced_only_when_told_so(tmp_path, without_writing, 
     assert [path] == list(tmp_path.iterdir())
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
 def test_overwrite_never_removes_what_is_no_exported_model(tmp_path, without_writing, format):
     path = tmp_path / "thesis"
@@ -291,6 +319,7 @@ def test_overwrite_never_removes_what_is_no_exported_model(tmp_path, without_wri
     assert [] == without_writing
 
 
+@pytest.mark.one_backend
 def test_a_folder_that_cannot_get_its_name_leaves_the_older_one_under_it(tmp_path, monkeypatch, without_writing):
     path = tmp_path / "model"
     keras_ban.export(cnn(), path, verify=False)
@@ -312,6 +341,7 @@ def test_a_folder_that_cannot_get_its_name_leaves_the_older_one_under_it(tmp_pat
 # Which model, and which refusals.
 
 
+@pytest.mark.one_backend
 def test_a_sequence_is_its_ensemble_or_its_best_model_and_a_distiller_its_student(tmp_path, blobs, without_writing):
     sequence = keras_ban.BornAgainSequence(classifier(), generations=1)
     sequence.compile(loss="mse", run_eagerly=True)
@@ -329,32 +359,29 @@ def test_a_sequence_is_its_ensemble_or_its_best_model_and_a_distiller_its_studen
     assert student is without_writing[2]
 
 
-@pytest.mark.parametrize(
-    "arguments, error, message",
-    [
-        ({"model": "model.keras"}, TypeError, "`model` must be a `keras.Model`, .* received: 'model.keras'"),
-        ({"path": 3}, TypeError, "`path` must be a path, received: 3"),
-        ({"format": "pb"}, ValueError, "`format` must be one of .* received: 'pb'"),
-        ({"choose": "first"}, ValueError, "`choose` must be 'ensemble' or 'best', received: 'first'"),
-        (
-            {"choose": "best"},
-            ValueError,
-            "`choose` is for a `BornAgainSequence`, received one model of type Sequential",
-        ),
-        ({"members": True}, ValueError, "`members=True` is for an `EnsembleModel`, received a Sequential: 'seq"),
-        ({"preprocessing": abs}, TypeError, "`preprocessing` must be a `keras.layers.Layer`, or a list of them"),
-        ({"labels": "abc"}, ValueError, "`labels` must be a list of strings"),
-        ({"labels": ["a", "b\n", "c"]}, ValueError, "A label of `labels` holds a line break"),
-        ({"labels": ["a", "b"]}, ValueError, "`labels` must name each of the 3 classes, received 2"),
-        ({"int8": True}, ValueError, "`int8=True` needs `format='litert'`, and `examples`"),
-        ({"examples": np.zeros((0, 8, 8, 1))}, ValueError, "`examples` must be arrays .* at least one"),
-        ({"examples": (np.zeros((2, 8, 8, 1)), [1])}, ValueError, "as many rows as each other"),
-        ({"examples": np.zeros((2, 8, 8))}, ValueError, "`examples` must have shape .*8, 8, 1.* received: .2, 8, 8."),
-        ({"examples": [np.zeros((2, 8, 8, 1))] * 2}, ValueError, "`examples` must have the structure .* received 2"),
-        ({"model": keras.Sequential([layers.Dense(1)])}, ValueError, "is not built, so nothing is known"),
-    ],
-)
-def test_wrong_arguments_are_refused_before_any_work(tmp_path, without_writing, arguments, error, message):
+WRONG = [
+    (TypeError, "`model` must be a `keras.Model`, .* received: 'model.keras'", {"model": "model.keras"}),
+    (ValueError, "is not built, so nothing is known", {"model": keras.Sequential([layers.Dense(1)])}),
+    (TypeError, "`path` must be a path, received: 3", {"path": 3}),
+    (ValueError, "`format` must be one of .* received: 'pb'", {"format": "pb"}),
+    (ValueError, "`choose` must be 'ensemble' or 'best', received: 'first'", {"choose": "first"}),
+    (ValueError, "`choose` is for a `BornAgainSequence`, received one model of type Sequential", {"choose": "best"}),
+    (ValueError, "`members=True` is for an `EnsembleModel`, received a Sequential: 'seq", {"members": True}),
+    (TypeError, "`preprocessing` must be a `keras.layers.Layer`, or a list of them", {"preprocessing": abs}),
+    (ValueError, "`labels` must be a list of strings", {"labels": "abc"}),
+    (ValueError, "A label of `labels` holds a line break", {"labels": ["a", "b\n", "c"]}),
+    (ValueError, "`labels` must name each of the 3 classes, received 2", {"labels": ["a", "b"]}),
+    (ValueError, "`int8=True` needs `format='litert'`, and `examples`", {"int8": True}),
+    (ValueError, "`examples` must be arrays .* at least one", {"examples": np.zeros((0, 8, 8, 1))}),
+    (ValueError, "as many rows as each other", {"examples": (np.zeros((2, 8, 8, 1)), [1])}),
+    (ValueError, "`examples` must have shape .*8, 8, 1.* received: .2, 8, 8.", {"examples": np.zeros((2, 8, 8))}),
+    (ValueError, "`examples` must have the structure .* received 2", {"examples": [np.zeros((2, 8, 8, 1))] * 2}),
+]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("error, message, arguments", WRONG, ids=[message for _, message, _ in WRONG])
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, without_writing, error, message, arguments):
     with pytest.raises(error, match=message):
         keras_ban.export(**{"model": cnn(), "path": tmp_path / "model", "verbose": False, **arguments})
 
@@ -362,6 +389,7 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path, without_writing, 
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("format, package", [("tf_saved_model", "tensorflow"), ("onnx", "tf2onnx")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, format, package):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else object())
@@ -370,6 +398,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monk
         keras_ban.export(cnn(), tmp_path / "model", format)
 
 
+@pytest.mark.one_backend
 def test_a_class_that_another_process_cannot_import_is_refused_with_what_to_do():
     class Local(layers.Layer):
         pass
@@ -385,6 +414,7 @@ def twice(x):
     return 2 * x
 
 
+@pytest.mark.one_backend
 def test_what_a_configuration_names_is_imported_by_the_process_that_writes_too():
     dense = layers.Dense(3, activation=twice, kernel_regularizer=HalfOfTheSquares())
 
@@ -401,6 +431,7 @@ class HalfOfTheSquares(keras.regularizers.Regularizer):
         return {}
 
 
+@pytest.mark.one_backend
 def test_what_comes_to_be_at_the_path_meanwhile_is_left_there(tmp_path, monkeypatch):
     def written_while_another_was(served, specs, format, folder, representative):
         (tmp_path / "1").mkdir()
@@ -430,6 +461,7 @@ def named_inputs(first, second):
     return keras.Model(inputs, layers.Concatenate()(inputs))
 
 
+@pytest.mark.one_backend
 def test_inputs_are_named_as_the_user_named_them_whatever_was_built_before():
     dictionary = {"a": keras.Input((2,), name="a"), "b": keras.Input((1,), dtype="int32", name="b")}
     by_key = keras.Model(
@@ -451,6 +483,7 @@ def test_inputs_are_named_as_the_user_named_them_whatever_was_built_before():
     assert "input_0 float32 (None, 4)" == specs_of(subclassed)
 
 
+@pytest.mark.one_backend
 def test_with_preprocessing_the_inputs_are_as_the_examples_are_or_uint8(images):
     scale = [layers.Rescaling(1 / 255)]
     wide = keras.Sequential([keras.Input((None, None, 1)), layers.GlobalAveragePooling2D()])
@@ -460,6 +493,7 @@ def test_with_preprocessing_the_inputs_are_as_the_examples_are_or_uint8(images):
     assert "input_0 uint8 (None, None, None, 1)" == specs_of(wide, scale, images)
 
 
+@pytest.mark.one_backend
 def test_random_inputs_are_such_as_the_model_takes(images):
     tokens, sizes = masked_lstm(), input_specs(masked_lstm(), [], None)
     drawn = random_inputs(sizes, 10, None, tokens)
@@ -473,6 +507,7 @@ def test_random_inputs_are_such_as_the_model_takes(images):
     assert 250 < random_inputs(spec, 10, None, cnn()).max()
 
 
+@pytest.mark.one_backend
 def test_the_largest_difference_counts_equal_infinities_as_equal_and_nan_on_one_side_as_nan():
     expected = {"a": np.array([np.inf, np.nan, 1.0]), "b": np.array([[2.0]])}
 
@@ -482,8 +517,13 @@ def test_the_largest_difference_counts_equal_infinities_as_equal_and_nan_on_one_
         largest_difference(expected, {"a": expected["a"]})
 
 
-@pytest.mark.parametrize("from_logits", [True, False])
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    "activation, from_logits",
+    [
+        *[("softmax", True), ("sigmoid", True)],
+        *(pytest.param(activation, False, marks=pytest.mark.one_backend) for activation in ("softmax", "sigmoid")),
+    ],
+)
 def test_disagreement_is_that_of_float64(activation, from_logits):
     weights = [0.5, 0.2, 0.3, 0.0]
     logits = np.random.default_rng(3).standard_normal((6, 4, 5)) * 4
@@ -514,6 +554,7 @@ def test_sure_members_disagree_by_log_two_and_like_members_not_at_all():
     np.testing.assert_allclose([np.log(2), 0], ops.convert_to_numpy(information), atol=1e-7)
 
 
+@pytest.mark.one_backend
 def test_a_regressions_members_are_served_without_entropies():
     ensemble = keras_ban.EnsembleModel([classifier(), classifier()], average="outputs")
 
@@ -522,6 +563,7 @@ def test_a_regressions_members_are_served_without_entropies():
     assert {"output_0": (2, 3), "members": (2, 2, 3)} == {name: tuple(value.shape) for name, value in served.items()}
 
 
+@pytest.mark.one_backend
 def test_members_of_several_outputs_are_refused():
     several = ServedModel(keras_ban.EnsembleModel([masked_lstm(), masked_lstm()]), members=True)
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import pkgutil
 import resource
 import signal
 import tempfile
@@ -14,14 +15,15 @@ import keras
 import numpy as np
 import pytest
 from helpers.data import Batches, make_blobs
-from helpers.models import assert_same, classifier, crossentropy
-from helpers.processes import Process
+from helpers.processes import FORKS, Process
 from helpers.runs import assert_same_run, begun, fit, names, record_of, run, sequence
+from helpers.training import interrupted_after
 
-from keras_ban import BornAgainSequence, FeatureMatching, _backend, _fresh, _interruptions
+from keras_ban import _fresh, _interruptions
 from keras_ban._epochs import KeepEpochs
-from keras_ban._shuffling import OrderOfEpoch, in_order_of_epoch
 from keras_ban.runs import RunDirectory
+
+pytestmark = pytest.mark.one_backend
 
 TWO = {"epochs": 2, "batch_size": 48}
 
@@ -37,21 +39,6 @@ def whole(blobs):
     return run(None, blobs, generations=1, fitting=TWO)
 
 
-@contextlib.contextmanager
-def at_epoch_end(do, generation=1, epoch=0):
-    """Calls `do` after the state of that epoch is on disk; no callback of the user's, with which none would be kept."""
-    original = KeepEpochs.on_epoch_end
-
-    def and_do(self, now, logs=None):
-        original(self, now, logs)
-        if (self.generation, now) == (generation, epoch):
-            do()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KeepEpochs, "on_epoch_end", and_do)
-        yield
-
-
 # Signals
 
 
@@ -62,10 +49,18 @@ def interrupt():
 KEPT = "keeps generation 0, and the next one up to the end of epoch 1. Call `fit` as before, in this process or another"
 
 
-@pytest.mark.parametrize("how", [pytest.param("Ctrl-C", marks=pytest.mark.one_backend), "SIGTERM"])
-def test_who_stops_a_run_is_told_what_is_kept_and_goes_on(whole, blobs, tmp_path, capsys, how):
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_who_stops_a_run_is_told_what_is_kept_and_goes_on(whole, blobs, tmp_path, capsys, monkeypatch, how):
     stop = interrupt if how == "Ctrl-C" else lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped, at_epoch_end(stop):
+    original = KeepEpochs.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        original(self, epoch, logs)
+        if (1, 0) == (self.generation, epoch):
+            stop()
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+        patch.setattr(KeepEpochs, "on_epoch_end", on_epoch_end)
         run(tmp_path, blobs, generations=1, fitting=TWO)
 
     assert f"{tmp_path} {KEPT}" in stopped.value.__notes__[0]
@@ -86,7 +81,7 @@ def run_and_wait(directory, data):
     run(directory, data, generations=1, fitting=TWO)
 
 
-@pytest.mark.one_backend
+@pytest.mark.new_process
 def test_a_process_that_is_terminated_ends_at_once_and_says_how_to_go_on(blobs, tmp_path):
     with Process(run_and_wait, tmp_path / "run", blobs) as process:
         assert "training" == process.line()
@@ -144,26 +139,19 @@ def no_file_may_grow():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.one_backend
 @pytest.mark.parametrize(
-    ("module", "name", "file"),
+    ("name", "file"),
     [
-        ("keras_ban.runs", "_write_logs", "generation-01"),
-        ("keras_ban._model_files", "save", "generation-01"),
-        ("keras_ban.runs", "RunDirectory._write_manifest", "run.json"),
-        ("keras_ban._epochs", "_write_npz", "epoch.npz"),
-        ("keras_ban.targets", "SoftTargets.from_teacher", "soft-targets-00.npy"),
+        ("runs._write_logs", "generation-01"),
+        ("_model_files.save", "generation-01"),
+        ("runs.RunDirectory._write_manifest", "run.json"),
+        ("_epochs._write_npz", "epoch.npz"),
+        ("targets.SoftTargets.from_teacher", "soft-targets-00.npy"),
     ],
 )
-def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blobs, tmp_path, module, name, file):
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blobs, tmp_path, name, file):
     """Wherever it is met: in a commit, the manifest, the state of an epoch or the soft targets."""
-    import importlib
-
-    owner = importlib.import_module(module)
-    *classes, name = name.split(".")
-    for each in classes:
-        owner = getattr(owner, each)
-    original = getattr(owner, name)
+    original = pkgutil.resolve_name(f"keras_ban.{name}")
 
     def refused(*args, **kwargs):
         if not (tmp_path / "generation-00").exists():
@@ -172,7 +160,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blob
             return original(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError) as error:
-        patch.setattr(owner, name, refused)
+        patch.setattr(f"keras_ban.{name}", refused)
         run(tmp_path, blobs, generations=1, fitting=TWO)
 
     # The manifest that is refused first is the one that names generation 0.
@@ -230,7 +218,6 @@ class Faulty(Batches):
         return super().__getitem__(index)
 
 
-@pytest.mark.one_backend
 def test_data_that_fail_in_the_midst_of_an_epoch_lose_that_epoch_alone(blobs, tmp_path):
     def train(directory, fails_at=None, expected=None):
         # TensorFlow hands errors of data on as its own.
@@ -252,7 +239,6 @@ def test_data_that_fail_in_the_midst_of_an_epoch_lose_that_epoch_alone(blobs, tm
     assert asked_again < asked
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_data_that_end_early_are_warned_of_and_the_run_goes_on(blobs, tmp_path):
     torch = pytest.importorskip("torch")
@@ -273,38 +259,43 @@ def test_data_that_end_early_are_warned_of_and_the_run_goes_on(blobs, tmp_path):
     assert [2, 2] == [record.epochs for record in RunDirectory(tmp_path).read().history().records]
 
 
-@pytest.mark.slow
+class Mortal:
+    """A map-style dataset of torch. The worker that asks for example 70 dies, if `dies`."""
+
+    def __init__(self, x, y, dies):
+        self.x, self.y, self.dies = x, y, dies
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        import torch
+
+        if self.dies and index == 70 and torch.utils.data.get_worker_info() is not None:
+            os._exit(1)
+        return self.x[index], self.y[index]
+
+
+@pytest.mark.new_process
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, of each process that is forked
 # torch, when it takes leave of a worker that is dead already
 @pytest.mark.filterwarnings("ignore:.*_MultiProcessingDataLoaderIter.__del__:pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_dies_ends_the_run_with_an_error_and_no_more(blobs, tmp_path):
     torch = pytest.importorskip("torch")
-    dies = [True]
 
-    class Mortal(torch.utils.data.Dataset):
-        def __len__(self):
-            return 96
-
-        def __getitem__(self, index):
-            if dies[0] and index == 70 and torch.utils.data.get_worker_info() is not None:
-                os._exit(1)
-            return blobs[0][index], blobs[1][index]
-
-    def train(directory):
-        data = torch.utils.data.DataLoader(Mortal(), batch_size=32, num_workers=1)
+    def train(directory, dies=False):
+        workers = {"num_workers": 1, "multiprocessing_context": FORKS} if dies else {}
+        data = torch.utils.data.DataLoader(Mortal(*blobs, dies), batch_size=32, **workers)
         made = sequence(directory, generations=1, soft_targets="online")
         made.fit(data, epochs=1, verbose=0, validation_data=blobs, shuffle=False)
         return made
 
     with pytest.raises(Exception, match="(?s)DataLoader worker.*exited unexpectedly"):
-        train(tmp_path)
+        train(tmp_path, dies=True)
     assert [".lock", "run.json"] == names(tmp_path)
-    dies[0] = False
     assert_same_run(train(None), train(tmp_path))
 
 
-@pytest.mark.one_backend
 def test_a_clock_that_jumps_changes_nothing(whole, blobs, tmp_path, monkeypatch):
     original, jumps = time.time, [0.0]
 
@@ -313,7 +304,7 @@ def test_a_clock_that_jumps_changes_nothing(whole, blobs, tmp_path, monkeypatch)
         return original() + jumps[-1]
 
     monkeypatch.setattr(time, "time", jumping)
-    with pytest.raises(KeyboardInterrupt), at_epoch_end(interrupt):
+    with interrupted_after(1):
         run(tmp_path, blobs, generations=1, fitting=TWO)
 
     again = run(tmp_path, blobs, generations=1, fitting=TWO)
@@ -326,7 +317,6 @@ class SaysSo(keras.callbacks.Callback):
     stateless = True
 
 
-@pytest.mark.one_backend
 def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
     def halve(epoch, rate):
         trained.append(epoch)
@@ -337,7 +327,7 @@ def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
     arguments = {"callbacks": callbacks, "generations": 1, "fitting": TWO}
     expected = run(None, blobs, **arguments)
     trained.clear()
-    with pytest.raises(KeyboardInterrupt), at_epoch_end(interrupt):
+    with interrupted_after(1):
         run(tmp_path, blobs, **arguments)
 
     again = run(tmp_path, blobs, **arguments)
@@ -345,166 +335,3 @@ def test_callbacks_that_count_nothing_lose_no_epoch(blobs, tmp_path):
     assert [0, 1, 0, 1] == trained
     assert_same_run(expected, again)
     assert [0.01, 0.005] == pytest.approx(again.history.records[1].logs["learning_rate"])  # float32
-
-
-# More generations
-
-
-@pytest.mark.one_backend
-def test_generations_can_be_added_to_a_run(blobs, tmp_path):
-    def widths(generation):
-        return classifier(dropout=0.2, units=8 + generation)
-
-    def train(directory, weights, callbacks=None):
-        return run(directory, blobs, callbacks, model=widths, label_weight=weights, generations=len(weights))
-
-    train(tmp_path, [0.3])
-    seen = []
-
-    again = train(tmp_path, [0.3, 0.4], lambda generation: seen.append(generation) or [])
-
-    assert [2] == seen
-    assert_same_run(train(None, [0.3, 0.4]), again)
-    assert 3 == len(BornAgainSequence.load(tmp_path).models)
-    with pytest.raises(ValueError, match="- generations: 2 in the directory, 1 now"):
-        train(tmp_path, [0.3])
-    with pytest.raises(ValueError, match=r"- label_weight\[1\]: 0.4 in the directory, 0.7 now"):
-        train(tmp_path, [0.3, 0.7, 0.5])
-
-
-@pytest.mark.one_backend
-def test_no_generations_are_added_where_the_ensemble_of_all_has_taught(blobs, tmp_path):
-    run(tmp_path, blobs, generations=1, distill_ensemble=True)
-    with pytest.raises(ValueError, match="`distill_ensemble`.*cannot go on to 2"):
-        run(tmp_path, blobs, generations=2, distill_ensemble=True)
-
-
-# The order of the examples
-
-
-class Seen(keras.layers.Layer):
-    """Passes examples on, and notes the first number of each; only where steps are not compiled."""
-
-    def call(self, x, training=None):
-        if training and not isinstance(x, keras.KerasTensor) and len(x) == 8:
-            seen.append(keras.ops.convert_to_numpy(x)[:, 0].astype(int).tolist())
-        return x
-
-
-seen = []
-
-
-def orders(directory=None, **arguments):
-    """The orders in which 24 examples are seen, by generation and epoch."""
-    x, y = np.arange(24, dtype="float32")[:, None], np.zeros(24, "int64")
-    model = keras.Sequential([keras.Input((1,)), Seen(), keras.layers.Dense(3)])
-    made = BornAgainSequence(model, generations=1, seed=0, directory=directory)
-    made.compile("sgd", crossentropy(), run_eagerly=True)
-    seen.clear()
-    try:
-        made.fit(x, y, batch_size=8, epochs=2, verbose=0, **arguments)
-    finally:
-        by_epoch = [[each for batch in seen[i : i + 3] for each in batch] for i in range(0, len(seen), 3)]
-    return by_epoch
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # `Seen` is not registered with Keras.
-def test_each_epoch_and_generation_has_its_own_order_from_the_seed_and_after_a_resume_too(tmp_path):
-    expected = orders()
-
-    assert [list(range(24))] * 4 == [sorted(order) for order in expected]
-    assert 4 == len({tuple(order) for order in expected})
-    assert expected == orders()
-    with pytest.raises(KeyboardInterrupt), at_epoch_end(interrupt, generation=0):
-        orders(tmp_path)
-    assert expected[1:] == orders(tmp_path)
-    assert [list(range(24))] * 4 == orders(shuffle=False)
-    if not _backend.shuffles_each_epoch_anew():
-        within = orders(shuffle="batch")
-        assert [[0] * 8 + [1] * 8 + [2] * 8] * 4 == [[each // 8 for each in order] for order in within]
-        assert 4 == len({tuple(order) for order in within})
-
-
-@pytest.mark.parametrize("case", ["plain", "weights", "class weights", "two outputs"])
-def test_data_in_the_order_of_the_epoch_train_as_keras_trains_them(blobs, case):
-    """Where nothing is shuffled apart: one batch of all, which TensorFlow alone is given in another way."""
-    x, y = blobs
-    x = x.astype("float64")
-    inputs = keras.Input((8,))
-    one, other = keras.layers.Dense(3, "linear"), keras.layers.Dense(3, "linear")
-    nested = case == "two outputs"
-    model = keras.Model(inputs, [one(inputs), other(inputs)] if nested else one(inputs))
-    loss = [crossentropy(), crossentropy()] if nested else crossentropy()
-    data = (x, [y, y[::-1].copy()]) if nested else (x, y)
-    options = {"batch_size": 96, "callbacks": [], "epochs": 2, "verbose": 0}
-    if case in ("weights", "two outputs"):
-        options["sample_weight"] = np.linspace(0, 1, 96)
-    if case == "class weights":
-        options["class_weight"] = {0: 3.0, 2: 0.5}
-    start, after = [weight.copy() for weight in model.get_weights()], []
-    for way in ("keras", "ours"):
-        model.set_weights(start)
-        model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
-        arguments = (*data, options) if way == "keras" else in_order_of_epoch(model, *data, options, seed=1)
-        model.fit(*arguments[:2], **arguments[2])
-        after.append(model.get_weights())
-
-    for expected, actual in zip(*after, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)  # float32 sums in another order
-
-
-def test_orders_follow_from_the_seed_and_the_epoch_alone():
-    order, other = OrderOfEpoch(5, 10), OrderOfEpoch(6, 10)
-    order.on_epoch_begin(3)
-
-    assert_same([np.random.default_rng([5, 3]).permutation(10)] * 2, [order(), order()])
-    other.on_epoch_begin(3)
-    assert order().tolist() != other().tolist()
-
-
-# What cannot be read back
-
-
-class Unregistered(keras.losses.Loss):
-    """A distillation loss that Keras does not know."""
-
-    def call(self, y_true, y_pred):
-        return keras.ops.mean(keras.ops.square(y_true["soft_targets"] - y_pred), axis=-1)
-
-
-def test_a_loss_that_keras_does_not_know_is_named_and_can_be_passed(blobs, tmp_path):
-    made = run(tmp_path, blobs, distillation_loss=Unregistered(), generations=1)
-
-    message = "(?s)`distillation_loss` is not known to Keras: .*Unregistered.*custom_objects.*load_model"
-    with pytest.raises(ValueError, match=message):
-        BornAgainSequence.load(tmp_path)
-    assert_same_run(made, BornAgainSequence.load(tmp_path, {"Unregistered": Unregistered}))
-    keras.saving.load_model(tmp_path / "generation-00" / "model.keras")
-
-
-@pytest.mark.one_backend
-def test_a_feature_matching_that_could_not_be_written_down_is_named(blobs, tmp_path):
-    def matching():
-        return FeatureMatching({"first": "first"}, loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1))
-
-    layers = [keras.layers.Dense(4, name="first"), keras.layers.Dense(3)]
-    model = keras.Sequential([keras.Input((8,)), *layers])
-    made = run(tmp_path, blobs, model=model, feature_matching=matching(), generations=1)
-
-    with pytest.raises(
-        ValueError, match=r"`feature_matching` \(FeatureMatching\) could not be written down.*load_model"
-    ):
-        BornAgainSequence.load(tmp_path)
-    # As the message says: the sequence made anew loads what is finished.
-    again = run(
-        tmp_path, blobs, lambda _: pytest.fail("trained"), model=model, feature_matching=matching(), generations=1
-    )
-    assert_same_run(made, again)
-
-
-def test_a_sequence_that_was_loaded_without_what_it_needs_says_so_when_it_is_to_train(blobs, tmp_path):
-    noise = keras.layers.GaussianNoise(0.1)
-    run(tmp_path / "both", blobs, model=lambda _: classifier(), augmentation=noise, generations=1)
-    loaded = BornAgainSequence.load(tmp_path / "both")
-    with pytest.raises(ValueError, match="begun with a callable `model` and an `augmentation`, which no file holds"):
-        fit(loaded, blobs)

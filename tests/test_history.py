@@ -1,3 +1,5 @@
+"""The history of a sequence: its figures, its table, its picture, and its plain data."""
+
 import builtins
 import importlib.util
 import json
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 
 from keras_ban.history import BornAgainHistory, GenerationRecord, Scores, better, expected_calibration_error, score
+
+pytestmark = pytest.mark.one_backend
 
 # Five examples, three classes: most probable are the classes 0, 1, 2, 2, 0.
 LABELS = np.array([0, 1, 2, 0, 1])
@@ -92,8 +96,8 @@ def test_a_tiny_example_is_scored_as_by_hand():
 def test_the_first_model_is_compared_with_nothing():
     scores = score(LABELS, PROBABILITIES)
 
-    for name in ("compared_with", "agreement", "positive_flips", "negative_flips", "change", "p_value"):
-        assert getattr(scores, name) is None
+    names = ("compared_with", "agreement", "positive_flips", "negative_flips", "change", "p_value")
+    assert [None] * 6 == [getattr(scores, name) for name in names]
 
 
 def test_a_label_held_for_impossible_costs_much_but_not_infinity():
@@ -200,27 +204,19 @@ def test_the_p_value_without_scipy_names_the_extra(monkeypatch):
 # The best generation
 
 
-@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
-def test_the_best_generation_has_the_smallest_or_the_largest_value(mode, best):
-    history = history_of(None, None, None, values=[0.5, 0.9, 0.1], mode=mode)
-
-    assert best == history.best_generation
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_of_equals_the_earliest_is_the_best(mode):
-    assert 0 == history_of(None, None, None, values=[0.5, 0.5, 0.5], mode=mode).best_generation
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-@pytest.mark.parametrize("values", [[math.nan, 0.5], [0.5, math.nan]])
-def test_nan_is_never_the_best(values, mode):
-    assert values.index(0.5) == history_of(None, None, values=values, mode=mode).best_generation
-
-
-@pytest.mark.parametrize(("mode", "best"), [("min", 1), ("max", 0)])
-def test_infinity_is_compared_like_any_number(mode, best):
-    assert best == history_of(None, None, values=[math.inf, 3.0], mode=mode).best_generation
+@pytest.mark.parametrize(
+    ("values", "smallest", "largest"),
+    [
+        ([0.5, 0.9, 0.1], 2, 1),
+        ([0.5, 0.5, 0.5], 0, 0),  # Of equals, the earliest.
+        ([math.nan, 0.5], 1, 1),
+        ([0.5, math.nan], 0, 0),
+        ([math.inf, 3.0], 1, 0),
+    ],
+)
+def test_the_best_generation_has_the_smallest_or_the_largest_number(values, smallest, largest):
+    for mode, best in [("min", smallest), ("max", largest)]:
+        assert best == history_of(*[None] * len(values), values=values, mode=mode).best_generation
 
 
 def test_a_generation_that_was_not_measured_is_not_the_best():
@@ -382,14 +378,11 @@ def test_there_is_a_table_without_any_validation_data():
 
     assert ["0", "(teacher)", "2.0"] == row_of(history.summary(), "0").split()
     assert "*" not in history.summary()
+    assert "*" not in history_of(None, None, values=[math.nan, math.nan]).summary()
 
 
 def test_there_is_a_table_without_any_generation():
     assert ["Generations", "on", "validation", "data"] == BornAgainHistory().summary().split()[:4]
-
-
-def test_there_is_a_table_where_every_monitored_value_is_nan():
-    assert "*" not in history_of(None, None, values=[math.nan, math.nan]).summary()
 
 
 @pytest.mark.parametrize("compared_with", [10, "ensemble"])
@@ -446,13 +439,31 @@ def test_without_scipy_the_table_says_so_and_gives_no_p_values(monkeypatch):
 # The picture
 
 
-@pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_plot_writes_a_picture_by_the_paths_ending(tmp_path, ending, begins):
+@pytest.mark.parametrize(
+    ("ending", "begins", "history"),
+    [
+        ("png", b"\x89PNG", history_of(scores_of(90), scores_of(93, 5, 2), ensemble=scores_of(95, 6, 1))),
+        ("svg", b"<?xml", history_of(scores_of())),
+        ("pdf", b"%PDF", history_of(None)),
+        ("svg", b"<?xml", history_of(None, None, None, values=[math.nan, math.inf, 1.0])),
+        ("svg", b"<?xml", BornAgainHistory([GenerationRecord(0, logs={"loss": [1.0]})])),  # No validation data.
+    ],
+    ids=["ensemble", "single", "of another kind", "not finite", "not validated"],
+)
+def test_plot_writes_a_picture_of_any_history_by_the_paths_ending_and_leaves_pyplot_alone(
+    tmp_path, ending, begins, history
+):
+    import matplotlib
+    from matplotlib import pyplot
+
+    backend, figures = matplotlib.get_backend(), pyplot.get_fignums()
     path = tmp_path / f"generations.{ending}"
 
-    history_of(scores_of(90), scores_of(93, 5, 2), ensemble=scores_of(95, 6, 1)).plot(path)
+    figure = history.plot(path)
 
     assert path.read_bytes().startswith(begins)
+    assert matplotlib.figure.Figure is type(figure)
+    assert (backend, figures) == (matplotlib.get_backend(), pyplot.get_fignums())
 
 
 def test_plot_shows_each_figure_over_generations_and_the_curves():
@@ -476,19 +487,6 @@ def test_plot_shows_each_figure_over_generations_and_the_curves():
     assert ["generation 0", "generation 1"] == [line.get_label() for line in curves]
 
 
-def test_plot_leaves_pyplot_alone(tmp_path):
-    import matplotlib
-    from matplotlib import pyplot
-
-    backend, figures = matplotlib.get_backend(), pyplot.get_fignums()
-
-    figure = history_of(scores_of(), scores_of(won=5, lost=2)).plot(tmp_path / "generations.png")
-
-    assert matplotlib.figure.Figure is type(figure)
-    assert figures == pyplot.get_fignums()
-    assert backend == matplotlib.get_backend()
-
-
 def test_plot_without_a_path_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -497,26 +495,11 @@ def test_plot_without_a_path_writes_nothing(tmp_path, monkeypatch):
     assert [] == list(tmp_path.iterdir())
 
 
-def test_plot_of_other_models_shows_the_monitored_metric(tmp_path):
-    figure = history_of(None, None, values=[0.5, 0.25]).plot(tmp_path / "generations.png")
+def test_plot_of_other_models_shows_the_monitored_metric():
+    figure = history_of(None, None, values=[0.5, 0.25]).plot()
 
     assert ["val_loss, validation data", "val_loss while training"] == [axis.get_title() for axis in figure.axes]
     assert [0.5, 0.25] == list(figure.axes[0].lines[0].get_ydata())
-
-
-@pytest.mark.parametrize("scores", [None, scores_of()])
-def test_plot_takes_a_single_generation(tmp_path, scores):
-    history_of(scores).plot(tmp_path / "generations.png")
-
-    assert (tmp_path / "generations.png").exists()
-
-
-def test_plot_takes_values_that_are_not_finite(tmp_path):
-    history_of(None, None, None, values=[math.nan, math.inf, 1.0]).plot(tmp_path / "generations.png")
-
-
-def test_plot_takes_generations_without_validation_data(tmp_path):
-    BornAgainHistory([GenerationRecord(0, logs={"loss": [1.0]})]).plot(tmp_path / "generations.png")
 
 
 def test_plot_of_nothing_says_that_there_is_nothing():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers.data import CLASSES
 from helpers.models import classifier, crossentropy, values
+from helpers.tables import cases
 from keras import ops
 from keras.distillation import DistillationLoss, FeatureDistillation, LogitsDistillation
 
@@ -45,9 +46,10 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_one_sgd_step_is_that_of_keras_itself(blobs, loss):
+@cases("name", "a divergence", on_one_backend=["no loss object", "final outputs", "one's own"])
+def test_one_sgd_step_is_that_of_keras_itself(blobs, name):
     x, y = blobs
+    loss = LOSSES[name]
     teacher, student = classifier(), classifier()
     twin = keras.models.clone_model(student)
     twin.set_weights(student.get_weights())
@@ -55,8 +57,8 @@ def test_one_sgd_step_is_that_of_keras_itself(blobs, loss):
         teacher=keras.models.clone_model(teacher), student=twin, distillation_losses=loss, student_loss_weight=0.3
     )
     keras_own.teacher.set_weights(teacher.get_weights())
-    keras_own.compile(keras.optimizers.SGD(0.5), crossentropy(), run_eagerly=True)
-    model = distiller(loss, student, teacher=teacher, optimizer=keras.optimizers.SGD(0.5))
+    keras_own.compile(keras.optimizers.SGD(0.5), crossentropy())
+    model = distiller(loss, student, teacher=teacher, optimizer=keras.optimizers.SGD(0.5), eager=False)
 
     expected = keras_own.train_on_batch(x, y, return_dict=True)
     actual = model.train_on_batch(x, y, return_dict=True)
@@ -66,6 +68,7 @@ def test_one_sgd_step_is_that_of_keras_itself(blobs, loss):
     np.testing.assert_allclose(expected["distillation_loss"], actual["distillation_loss"], rtol=1e-6)
 
 
+@pytest.mark.one_backend
 def test_the_default_warns_once_and_does_as_keras_does(blobs):
     x, y = blobs
     teacher, student = classifier(), classifier()
@@ -103,12 +106,14 @@ def test_what_cannot_reach_such_a_loss_is_refused_before_a_weight_moves(blobs, g
         np.testing.assert_array_equal(expected, actual)
 
 
+@pytest.mark.one_backend
 def test_with_label_weight_one_sample_weights_are_no_matter(blobs):
     model = distiller(LOSSES["a divergence"], label_weight=1)
 
     assert np.isfinite(model.train_on_batch(*blobs, sample_weight=np.ones(96), return_dict=True)["loss"])
 
 
+@pytest.mark.one_backend
 def test_layers_by_name_are_refused_with_what_takes_their_place():
     loss = FeatureDistillation("mae", teacher_layer_name="b", student_layer_name="a")
 
@@ -123,6 +128,7 @@ def two_headed():
     return keras.Model(inputs, [keras.layers.Dense(CLASSES, name=name)(inputs) for name in ("a", "b")])
 
 
+@pytest.mark.one_backend
 def test_of_several_outputs_one_loss_hears_all_and_a_list_one_each(blobs):
     x, y = blobs
     teacher, student = two_headed(), two_headed()
@@ -161,7 +167,7 @@ def test_half_precision_is_compared_in_float32(blobs):
     np.testing.assert_allclose(((teacher.predict(x, verbose=0) - ours) ** 2).mean(), float(actual), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["a divergence", "one's own"])
+@cases("name", "one's own", on_one_backend=["a divergence"])
 def test_a_saved_distiller_comes_back_with_its_loss(blobs, name, tmp_path):
     x, y = blobs
     model = distiller(LOSSES[name], teacher=classifier(), eager=False)
@@ -174,6 +180,7 @@ def test_a_saved_distiller_comes_back_with_its_loss(blobs, name, tmp_path):
     assert expected == restored.fit(x, y, shuffle=False, verbose=0).history
 
 
+@pytest.mark.one_backend
 def test_a_loss_that_gives_more_than_one_number_is_refused(blobs):
     class PerExample(DistillationLoss):
         def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
@@ -185,6 +192,7 @@ def test_a_loss_that_gives_more_than_one_number_is_refused(blobs):
         model.train_on_batch(*blobs)
 
 
+@pytest.mark.one_backend
 def test_soft_targets_and_sequences_take_such_losses_too(blobs):
     x, y = blobs
     sequence = keras_ban.BornAgainSequence(

@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 from helpers.data import Batches
 from helpers.models import assert_same, classifier, crossentropy, values
+from helpers.processes import FORKS
 
 from keras_ban import BornAgainSequence, Distiller
 
-# JAX, of each process that is forked, once it has been used in this one.
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
-
-
-# JAX forbids to fork, so that there each worker starts as a new interpreter, in each epoch, which takes seconds.
-def slow_on_jax(test):
-    return pytest.mark.slow(test) if keras.config.backend() == "jax" else test
+# JAX warns of each process that is forked, once it has been used in this one.
+pytestmark = [pytest.mark.new_process, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
+DIED = "A process that read the `PyDataset.* has died"
 
 
 class InProcesses(Batches):
@@ -43,8 +40,9 @@ class InProcesses(Batches):
 def no_wait_for_ever():
     faulthandler.dump_traceback_later(120, exit=True)
     if keras.config.backend() == "jax":
+        # A process that has used JAX must not fork. These are forks of the server that `helpers.processes` prepares.
         method = multiprocessing.get_start_method()
-        multiprocessing.set_start_method("spawn", force=True)
+        multiprocessing.set_start_method(FORKS.get_start_method(), force=True)
         yield
         multiprocessing.set_start_method(method, force=True)
     else:
@@ -58,11 +56,10 @@ def distiller():
     return made
 
 
-@slow_on_jax
-@pytest.mark.parametrize("where", ["training", "validation"])
+@pytest.mark.parametrize("where", ["training", pytest.param("validation", marks=pytest.mark.one_backend)])
 def test_a_process_that_dies_ends_training_with_an_error(blobs, where):
     data = InProcesses(*blobs, dies=True)
-    with pytest.raises(RuntimeError, match="A process that read the `PyDataset.* has died"):
+    with pytest.raises(RuntimeError, match=DIED):
         if where == "training":
             distiller().fit(data, epochs=3, verbose=0)
         else:
@@ -73,11 +70,11 @@ def test_a_process_that_dies_ends_training_with_an_error(blobs, where):
         time.sleep(0.1)
 
 
-@slow_on_jax
+@pytest.mark.one_backend
 def test_a_run_goes_on_after_the_epoch_in_which_a_process_died(blobs, tmp_path, epochs_trained):
     made = BornAgainSequence(classifier(), generations=1, directory=tmp_path, seed=0)
     made.compile("sgd", crossentropy())
-    with pytest.raises(RuntimeError, match="A process that read the `PyDataset.* has died"):
+    with pytest.raises(RuntimeError, match=DIED):
         made.fit(InProcesses(*blobs, dies=True), epochs=3, verbose=0)
     last = epochs_trained[-1]
 
@@ -92,11 +89,11 @@ def test_an_evaluation_whose_process_dies_ends_with_an_error(blobs):
     data = InProcesses(*blobs, dies=True)
     data.epoch = 1
     trained = distiller()
-    with pytest.raises(RuntimeError, match="A process that read the `PyDataset.* has died"):
+    with pytest.raises(RuntimeError, match=DIED):
         trained.evaluate(data, verbose=0)
 
 
-@slow_on_jax
+@pytest.mark.one_backend
 def test_each_epoch_reads_what_keras_itself_would_read(blobs):
     trained = []
     for ours in (True, False):
@@ -109,7 +106,7 @@ def test_each_epoch_reads_what_keras_itself_would_read(blobs):
     assert_same(*trained)
 
 
-@slow_on_jax
+@pytest.mark.one_backend
 def test_what_the_dataset_raises_is_told_as_it_is(blobs):
     data = InProcesses(*blobs)
     data.y = np.array(["a"] * len(blobs[0]))

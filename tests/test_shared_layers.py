@@ -5,10 +5,11 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers.data import CLASSES
+from helpers.data import CLASSES, make_blobs
 from helpers.models import assert_same, crossentropy, values
+from helpers.runs import assert_same_run
+from helpers.sequences import FIT, compiled
 from helpers.training import interrupted_after
-from test_sequence_teachers import FIT, assert_same_run
 
 from keras_ban import BornAgainSequence, Distiller, reborn, share_layers
 
@@ -25,35 +26,30 @@ def network(width=16, hidden=1, names=("stem", "norm", "head")):
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name=head)(x))
 
 
-def compiled(model, run_eagerly=True, **arguments):
-    sequence = BornAgainSequence(model, **{"generations": 2, "seed": 3, **arguments})
-    sequence.compile(keras.optimizers.Adam(0.02), crossentropy(), run_eagerly=run_eagerly)
-    return sequence
-
-
 def weights_of(model, *names):
     return [weight for name in names for weight in model.get_layer(name).get_weights()]
 
 
-def seen(blobs):
-    """A network with statistics of its own."""
-    teacher = network()
-    teacher.compile("adam", crossentropy(), run_eagerly=True)
-    teacher.fit(*blobs, **FIT)
-    return teacher
+@pytest.fixture(scope="module")
+def teacher():
+    """A network with statistics of its own, for all tests: nothing may change it."""
+    model = network()
+    model.compile("adam", crossentropy(), run_eagerly=True)
+    model.fit(*make_blobs(), **FIT)
+    return model
 
 
-@pytest.mark.parametrize("form", ["list", "tuple", "dict"])
-def test_named_layers_are_copied_and_frozen_and_the_others_are_not(blobs, form):
-    teacher, others = seen(blobs), ("first", "second", "last") if form == "dict" else ("stem", "norm", "head")
+@pytest.mark.parametrize("form", [*(pytest.param(f, marks=pytest.mark.one_backend) for f in (list, tuple)), dict])
+def test_named_layers_are_copied_and_frozen_and_the_others_are_not(blobs, teacher, form):
+    layers = ["stem", "norm", "head"]
+    others = ["first", "second", "last"] if form is dict else layers
     student, before = network(16, 2, others), values(teacher)
     kept = weights_of(student, "narrowing")
-    layers = ["stem", "norm", "head"]
-    layers = {"list": layers, "tuple": tuple(layers), "dict": dict(zip(others, layers, strict=True))}[form]
 
-    assert student is share_layers(student, teacher, layers)
+    named = dict(zip(others, layers, strict=True)) if form is dict else form(layers)
+    assert student is share_layers(student, teacher, named)
 
-    shared = weights_of(teacher, "stem", "norm", "head")
+    shared = weights_of(teacher, *layers)
     assert_same(shared, weights_of(student, *others))
     assert_same(kept, weights_of(student, "narrowing"))
     assert [False] * 3 == [student.get_layer(name).trainable for name in others]
@@ -68,6 +64,7 @@ def test_named_layers_are_copied_and_frozen_and_the_others_are_not(blobs, form):
     assert teacher.trainable and all(layer.trainable for layer in teacher.layers)
 
 
+@pytest.mark.one_backend
 def test_a_layer_within_a_nested_model_is_found_with_all_that_lies_in_it():
     def nested():
         inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="deep")], name="backbone")
@@ -98,8 +95,8 @@ def test_what_a_layer_was_adapted_to_is_shared(blobs):
     assert_same([teacher.predict(x, verbose=0)], [student.predict(x, verbose=0)])
 
 
-def test_a_students_file_keeps_the_shared_layers_frozen_and_so_does_its_copy(blobs, tmp_path):
-    student = share_layers(network(), seen(blobs), ["stem", "norm"])
+def test_a_students_file_keeps_the_shared_layers_frozen_and_so_does_its_copy(teacher, tmp_path):
+    student = share_layers(network(), teacher, ["stem", "norm"])
     student.save(tmp_path / "student.keras")
 
     for copy in (keras.saving.load_model(tmp_path / "student.keras"), reborn(student)):
@@ -111,40 +108,42 @@ def unbuilt():
     return keras.Sequential([keras.layers.Dense(16, name="stem")])
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
-    ("student", "layers", "error", "message"),
+    ("error", "student", "layers", "message"),
     [
-        (network, ["stam"], ValueError, "has no layer named 'stam'. Did you mean one of ['stem']? Its layers with wei"),
-        (network, {"stem": "haed"}, ValueError, "The teacher 'functional' has no layer named 'haed'. Did you mean on"),
+        (ValueError, network, ["stam"], "has no layer named 'stam'. Did you mean one of ['stem']? Its layers with wei"),
+        (ValueError, network, {"stem": "haed"}, "The teacher 'functional' has no layer named 'haed'. Did you mean on"),
+        # What comes before the refused layer is not touched either.
         (
-            network,
-            {"norm": "stem"},
             ValueError,
-            "The student's layer 'norm' has the weights [('gamma', (16,)), ('beta'",
+            network,
+            {"head": "head", "norm": "stem"},
+            "student's layer 'norm' has the weights [('gamma', (16",
         ),
-        (network, {"narrowing": "stem"}, ValueError, "('kernel', (16, 16)), ('bias', (16,))], the teacher's layer 'st"),
-        (unbuilt, ["stem"], ValueError, "The student's layer 'stem' has no weights yet"),
-        (network, "stem", TypeError, "`layers` must be a list of layer names, or a dict"),
-        (network, [], TypeError, "with at least one name, received: []"),
-        (network, [0], TypeError, "received: [0]"),
-        (network, {"stem": None}, TypeError, "received: {'stem': None}"),
-        (lambda: "network", ["stem"], TypeError, "`student` must be a `keras.Model`, received: 'network'"),
+        (ValueError, network, {"narrowing": "stem"}, "('kernel', (16, 16)), ('bias', (16,))], the teacher's layer 'st"),
+        (ValueError, unbuilt, ["stem"], "The student's layer 'stem' has no weights yet"),
+        (TypeError, network, "stem", "`layers` must be a list of layer names, or a dict"),
+        (TypeError, network, [], "with at least one name, received: []"),
+        (TypeError, network, [0], "received: [0]"),
+        (TypeError, network, {"stem": None}, "received: {'stem': None}"),
+        (TypeError, lambda: "network", ["stem"], "`student` must be a `keras.Model`, received: 'network'"),
     ],
 )
-def test_layers_that_cannot_be_shared_are_refused(student, layers, error, message):
+def test_layers_that_cannot_be_shared_are_refused(error, student, layers, message):
     student = student()
     before = values(student) if isinstance(student, keras.Model) else []
     teacher = network()
     teacher.name = "functional"
 
     with pytest.raises(error, match=re.escape(message)):
-        # What comes before the refused layer is not touched either.
-        share_layers(student, teacher, {"head": "head", **layers} if layers == {"norm": "stem"} else layers)
+        share_layers(student, teacher, layers)
 
     assert_same(before, values(student) if before else [])
     assert not before or student.get_layer("head").trainable
 
 
+@pytest.mark.one_backend
 def test_a_layer_that_is_the_teachers_own_is_refused():
     teacher = network()
     student = keras.Model(teacher.inputs, keras.layers.Dense(3)(teacher.get_layer("norm").output))
@@ -155,6 +154,7 @@ def test_a_layer_that_is_the_teachers_own_is_refused():
     assert teacher.get_layer("stem").trainable
 
 
+@pytest.mark.one_backend
 def test_a_name_in_two_places_is_refused():
     inner = [keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="deep")]) for _ in range(2)]
     model = keras.Sequential([keras.Input((8,)), *inner])
@@ -169,9 +169,14 @@ def test_a_name_in_two_places_is_refused():
 @pytest.mark.parametrize(
     ("options", "run_eagerly"),
     [
-        ({"soft_targets": "cached"}, False),
-        ({"soft_targets": "online", "distill_ensemble": True, "generations": 1}, True),
-        ({"teach_from": "ensemble", "label_weight": [1, 0.5]}, True),
+        ({"soft_targets": "cached", "generations": 2}, False),
+        *(
+            pytest.param(options, True, marks=pytest.mark.one_backend)
+            for options in [
+                {"soft_targets": "online", "distill_ensemble": True},
+                {"teach_from": "ensemble", "generations": 2, "label_weight": [1, 0.5]},
+            ]
+        ),
     ],
 )
 def test_every_student_has_generation_0s_layers_bit_for_bit(blobs, options, run_eagerly):
@@ -181,6 +186,7 @@ def test_every_student_has_generation_0s_layers_bit_for_bit(blobs, options, run_
 
     first, *students = sequence.models
     assert first.trainable_weights == [w for w in first.weights if "moving" not in w.path]
+    assert 2 == len(students)
     for student in students:
         assert_same(*(weights_of(model, "stem", "norm", "head") for model in (first, student)))
         assert not np.array_equal(weights_of(first, "narrowing")[0], weights_of(student, "narrowing")[0])
@@ -198,11 +204,11 @@ def test_cached_students_with_shared_layers_are_online_ones(blobs):
             np.testing.assert_allclose(other, one, rtol=0, atol=2e-5)
 
 
-def test_students_of_another_architecture_share_layers_of_a_given_teacher(blobs):
-    teacher = seen(blobs)
+@pytest.mark.one_backend
+def test_students_of_another_architecture_share_layers_of_a_given_teacher(blobs, teacher):
     theirs, own = ("stem", "norm", "head"), ("first", "second", "last")
     shared_layers = dict(zip(own, theirs, strict=True))
-    sequence = compiled(lambda generation: network(16, generation + 1, own), shared_layers=shared_layers)
+    sequence = compiled(lambda generation: network(16, generation + 1, own), 2, shared_layers=shared_layers)
 
     sequence.fit(*blobs, teacher=teacher, **FIT)
 
@@ -213,15 +219,17 @@ def test_students_of_another_architecture_share_layers_of_a_given_teacher(blobs)
 
 @pytest.mark.one_backend
 def test_a_run_with_shared_layers_goes_on_to_the_same_end(blobs, tmp_path):
-    options, fit = {"shared_layers": ["stem", "norm"]}, {**FIT, "epochs": 2, "validation_data": blobs}
-    whole = compiled(network(), **options)
+    fit = {**FIT, "epochs": 2}
+
+    def sequence(directory=tmp_path, layers=("stem", "norm")):
+        return compiled(network(), 2, directory=directory, shared_layers=list(layers))
+
+    whole, again = sequence(None), sequence()
     whole.fit(*blobs, **fit)
     with interrupted_after(generation=2):
-        compiled(network(), directory=tmp_path, **options).fit(*blobs, **fit)
+        sequence().fit(*blobs, **fit)
     with pytest.raises(ValueError, match="shared_layers.norm: "):
-        compiled(network(), directory=tmp_path, shared_layers=["stem"]).fit(*blobs, **fit)
-
-    again = compiled(network(), directory=tmp_path, **options)
+        sequence(layers=["stem"]).fit(*blobs, **fit)
     again.fit(*blobs, **fit)
     assert_same_run(whole, again)
 
@@ -230,6 +238,7 @@ def test_a_run_with_shared_layers_goes_on_to_the_same_end(blobs, tmp_path):
     assert [False, False] == [model.get_layer("stem").trainable for model in loaded.models[1:]]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("model", "shared_layers", "message"),
     [
@@ -249,8 +258,3 @@ def test_a_sequence_looks_at_its_layers_before_it_trains(blobs, model, shared_la
         sequence.fit(*blobs, **FIT)
 
     assert [] == sequence.models
-
-
-def test_shared_layers_of_another_form_are_refused():
-    with pytest.raises(TypeError, match="`shared_layers` must be a list of layer names, or a dict"):
-        BornAgainSequence(network(), shared_layers="stem")

@@ -1,81 +1,75 @@
 """Several processes train as one does: two of them, on this machine, over its loopback."""
 
+import contextlib
 import json
 import os
-import pathlib
+import re
 import signal
 import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from helpers.data import make_blobs
 from helpers.models import classifier, crossentropy, values
+from helpers.processes import Process
 
 import keras_ban
 from keras_ban import _workers
 
 BACKEND = keras.config.backend()
-TESTS = pathlib.Path(__file__).resolve().parent
 not_on_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has no data parallelism of its own on torch")
 
-# What each process begins with, and the parent does not.
-ENGINE = """
-import contextlib, os, sys
-import keras
-scope = contextlib.nullcontext()
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-    scope = tf.distribute.MultiWorkerMirroredStrategy().scope()
-else:
-    keras.distribution.initialize()
-    keras.distribution.set_distribution(keras.distribution.DataParallel())
-import numpy as np
-from keras_ban import _workers
-sys.path.insert(0, {tests!r})
-from test_workers import *
-with scope:
-    assert _workers.count() == 2
-"""
 
-
-def start(code, folder):
-    """Two processes that run `code`, in the scope of their engine, in `folder`."""
+@contextlib.contextmanager
+def two_workers(work, *arguments, folder):
+    """Two processes that run `work(*arguments)` in `folder`, each a worker of the backend's engine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
-    code = ENGINE.format(tests=str(TESTS)) + "".join(f"    {line}\n" for line in code.splitlines())
-    processes = []
-    for number in range(2):
-        environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        if BACKEND == "jax":
-            environment |= {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2", "KERAS_DISTRIBUTION_PROCESS_ID": str(number)}
-            environment["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = addresses[0]
-        else:
+    with contextlib.ExitStack() as running:
+        processes = []
+        for number in range(2):
             task = {"type": "worker", "index": number}
-            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        command = [sys.executable, "-c", code]
-        with open(folder / f"log-{number}", "w") as log:
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder))
-    return processes
+            environment = {
+                "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
+                "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+                "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
+                "KERAS_DISTRIBUTION_JOB_ADDRESSES": addresses[0],
+            }
+            process = Process(as_worker, work, *arguments, environment=environment, directory=folder)
+            processes.append(running.enter_context(process))
+        yield processes
 
 
-def end(processes, folder, timeout):
-    """Their exit codes and what they wrote; none outlives `timeout` seconds."""
-    try:
-        codes = [process.wait(timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return codes, [(folder / f"log-{number}").read_text() for number in range(2)]
+def as_worker(work, *arguments):
+    """In such a process: begin with the engine, which the parent does not have."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.distribute.MultiWorkerMirroredStrategy().scope():
+            assert 2 == _workers.count()
+            work(*arguments)
+    else:
+        import jax
+
+        keras.distribution.initialize()
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+        assert 2 == _workers.count()
+        work(*arguments)
+        # An interpreter does so at its end, a fork does not.
+        jax.distributed.shutdown()
+
+
+def ends(processes):
+    """Their exit codes, and what they said."""
+    results = [process.result(seconds=480) for process in processes]
+    return [result.returncode for result in results], [result.stdout + result.stderr for result in results]
 
 
 def distilled():
-    """`(logs, values)` of a student taught by CWTM, whose weights are normalised over each batch."""
+    """A Distiller whose student is taught by CWTM, whose weights are normalised over each batch; and its logs."""
     keras.utils.set_random_seed(3)
     x, y = make_blobs()
     teacher, student = classifier(), classifier()
@@ -88,7 +82,7 @@ def distilled():
     options = {"batch_size": 36, "epochs": 2, "shuffle": False, "verbose": 0}
     weights = np.linspace(0.5, 1.5, 96).astype("float32")
     logs = distiller.fit(x, y, sample_weight=weights, validation_data=(x[:42], y[:42]), **options).history
-    return logs, values(student)
+    return distiller, logs
 
 
 def sequence(directory, seed=1):
@@ -122,54 +116,46 @@ def keep(name, logs, weights):
     np.savez(f"{name}-{_workers.index()}.npz", **arrays)
 
 
-TOGETHER = """
-keep("distilled", *distilled())
-trained = sequence("run")
-history = fit(trained, shuffle=False)
-scored = trained.evaluate(*make_blobs())
-tested = {"tested": [each.scores.accuracy for each in scored.records], "seconds": history.records[1].seconds}
-keep("sequence", {**history.records[1].logs, **history.records[1].metrics, **tested}, values(trained.models[1]))
-assert os.path.exists("run/.lock") and _workers.count() == 2
-seeds = _workers.gather(sequence(None, seed=None)._entropy(None, resume=True), "compare seeds").tolist()
-assert seeds[0] == seeds[1], seeds
-shuffled = keras_ban.Distiller(student=classifier(), label_weight=1)
-shuffled.compile("sgd", crossentropy())
-keep("shuffled", fit(shuffled, epochs=2, validation_data=None, batch_size=32).history, values(shuffled.student))
-try:
-    fit(sequence(None), batch_size=35)
-except ValueError as error:
-    assert "2 devices, but batch_size=35 does not divide" in str(error), error
-else:
-    raise AssertionError("35 examples were divided by two.")
-try:
-    with _workers.together("do their part"):
+def work_together():
+    distiller, logs = distilled()
+    keep("distilled", logs, values(distiller.student))
+    keep("shuffled", fit(distiller, epochs=1, validation_data=None).history, values(distiller.student))
+
+    trained = sequence("run")
+    history = fit(trained, shuffle=False)
+    scored = trained.evaluate(*make_blobs())
+    tested = {"tested": [each.scores.accuracy for each in scored.records], "seconds": history.records[1].seconds}
+    keep("sequence", {**history.records[1].logs, **history.records[1].metrics, **tested}, values(trained.models[1]))
+    assert os.path.exists("run/.lock") and 2 == _workers.count()
+
+    seeds = _workers.gather(sequence(None, seed=None)._entropy(None, resume=True), "compare seeds").tolist()
+    assert seeds[0] == seeds[1]
+
+    with pytest.raises(ValueError, match="2 devices, but batch_size=35 does not divide"):
+        fit(sequence(None), batch_size=35)
+
+    said = "of worker 1" if _workers.index() == 1 else "Worker 1 of 2 (counted from 0) failed to do their part"
+    with pytest.raises((ArithmeticError, RuntimeError), match=re.escape(said)), _workers.together("do their part"):
         if _workers.index() == 1:
             raise ArithmeticError("of worker 1")
-except (ArithmeticError, RuntimeError) as error:
-    said = "of worker 1" if _workers.index() == 1 else "Worker 1 of 2 (counted from 0) failed to do their part"
-    assert said in str(error), error
-np.random.seed(_workers.index())
-try:
+
+    np.random.seed(_workers.index())
     distiller = keras_ban.Distiller(student=classifier(), label_weight=1)
     distiller.compile("sgd", crossentropy())
-    distiller.fit(*make_blobs(), batch_size=32, verbose=0)
-except ValueError as error:
-    assert "have different random numbers" in str(error), error
-else:
-    raise AssertionError("They were not compared.")
-print("together to the end")
-"""
+    with pytest.raises(ValueError, match="have different random numbers"):
+        distiller.fit(*make_blobs(), batch_size=32, verbose=0)
+    print("together to the end")
 
 
 @not_on_torch
+@pytest.mark.new_process
 def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
-    processes = start(TOGETHER, tmp_path)
-    logs, weights = distilled()
-    alone = sequence(tmp_path / "alone")
-    history = fit(alone, shuffle=False)
-    scored = alone.evaluate(*make_blobs())
-
-    codes, said = end(processes, tmp_path, timeout=480)
+    with two_workers(work_together, folder=tmp_path) as processes:
+        distiller, logs = distilled()
+        alone = sequence(tmp_path / "alone")
+        history = fit(alone, shuffle=False)
+        scored = alone.evaluate(*make_blobs())
+        codes, said = ends(processes)
 
     assert [0, 0] == codes, "\n".join(said)
     assert all("together to the end" in each for each in said)
@@ -183,7 +169,9 @@ def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
             np.testing.assert_array_equal(of_workers[0][name], of_workers[1][name], err_msg=name)
     distilled_there, sequence_there = found["distilled"][0], found["sequence"][0]
     as_one_does([logs[name] for name in sorted(logs)], [distilled_there[f"log {name}"] for name in sorted(logs)])
-    as_one_does(weights, [value for name, value in distilled_there.items() if name.startswith("weight")])
+    as_one_does(
+        values(distiller.student), [value for name, value in distilled_there.items() if name.startswith("weight")]
+    )
     record = history.records[1]
     expected = {**record.logs, **record.metrics}
     as_one_does(expected.values(), [sequence_there[f"log {name}"] for name in expected])
@@ -198,27 +186,28 @@ def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
     assert not list((tmp_path / "run").glob(".*.partial"))
 
 
-KILLED = """
-class Die(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        if _workers.index() == {worker} and epoch == 1:
-            os.kill(os.getpid(), 9)
+def be_killed(worker):
+    class Die(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if (worker, 1) == (_workers.index(), epoch):
+                os.kill(os.getpid(), signal.SIGKILL)
 
-trained = sequence("run")
-fit(trained, shuffle=False, callbacks=lambda generation: [Die()] if generation == 1 else [])
-"""
-RESUMED = """
-trained = sequence("run")
-fit(trained, shuffle=False)
-keep("resumed", {}, values(trained.models[1]))
-"""
+    fit(sequence("run"), shuffle=False, callbacks=lambda generation: [Die()] if generation == 1 else [])
+
+
+def go_on():
+    trained = sequence("run")
+    fit(trained, shuffle=False)
+    keep("resumed", {}, values(trained.models[1]))
 
 
 @not_on_torch
 @pytest.mark.slow
+@pytest.mark.new_process
 @pytest.mark.parametrize("worker", [0, 1])
 def test_where_a_worker_is_killed_the_other_ends_and_says_how_to_go_on(tmp_path, worker):
-    codes, said = end(start(KILLED.format(worker=worker), tmp_path), tmp_path, timeout=480)
+    with two_workers(be_killed, worker, folder=tmp_path) as processes:
+        codes, said = ends(processes)
 
     assert -signal.SIGKILL == codes[worker]
     assert 0 != codes[1 - worker]
@@ -227,7 +216,8 @@ def test_where_a_worker_is_killed_the_other_ends_and_says_how_to_go_on(tmp_path,
         assert "start all of them again" in said[1 - worker]
         assert f"{tmp_path / 'run'} keeps generation 0" in said[1 - worker]
 
-    codes, said = end(start(RESUMED, tmp_path), tmp_path, timeout=480)
+    with two_workers(go_on, folder=tmp_path) as processes:
+        codes, said = ends(processes)
 
     assert [0, 0] == codes, "\n".join(said)
     alone = sequence(None)

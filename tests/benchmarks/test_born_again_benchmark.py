@@ -7,6 +7,8 @@ import born_again
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.one_backend
+
 
 def logits_of(*probabilities):
     # Logits are known but for a constant.

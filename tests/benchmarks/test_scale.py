@@ -1,9 +1,6 @@
 """`benchmarks/scale.py`: its formulas against numbers worked out by hand and against files, and docs/scale.md."""
 
 import dataclasses
-import os
-import pathlib
-import subprocess
 import sys
 
 import _calibrating
@@ -11,10 +8,11 @@ import keras
 import numpy as np
 import pytest
 import scale
+from helpers.processes import ROOT, run_script
 
 import keras_ban
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.one_backend
 BACKEND = keras.config.backend()
 # Numbers of which a calculation by hand keeps count.
 SMALL = scale.Scenario(
@@ -158,6 +156,7 @@ def test_the_script_prints_the_scenarios_that_are_asked_for(monkeypatch, capsys)
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 def test_a_calibration_predicts_sequences_that_it_did_not_measure():
     options = ["--calibrate", "--model", "MLP", "--small", 256, 512, "--sizes", "768x1", "--rounds", 1, "--repeats", 1]
 
@@ -168,6 +167,7 @@ def test_a_calibration_predicts_sequences_that_it_did_not_measure():
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras has no data parallelism of its own on torch")
 def test_scaling_is_told_for_each_kind_and_number_of_devices():
     printed = run("scaling.py", "--model", "MLP", "--devices", 1, 2, "--examples", 64, "--rounds", 1)
@@ -177,8 +177,8 @@ def test_scaling_is_told_for_each_kind_and_number_of_devices():
 
 
 def run(script, *arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--backend", BACKEND, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    # For the interpreters that the script starts.
+    environment = {"PYTHONPATH": str(ROOT)}
+    result = run_script(f"benchmarks/{script}", "--backend", BACKEND, *arguments, environment=environment)
     assert 0 == result.returncode, result.stderr
     return result.stdout

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.models import assert_same, values
+from helpers.processes import run_script
 from oracles import knowledge_distillation
 
 import keras_ban
@@ -24,29 +25,21 @@ def kerascv():
     return pytest.importorskip("keras_cv", reason=reason).models
 
 
+OF_BACKBONES = {"include_rescaling": False, "input_shape": INPUT_SHAPE}
+
+
 def densenet(kerascv):
-    backbone = kerascv.DenseNetBackbone(
-        stackwise_num_repeats=[1, 1],
-        growth_rate=4,
-        compression_ratio=0.25,
-        include_rescaling=False,
-        input_shape=INPUT_SHAPE,
-    )
+    of_densenet = {"stackwise_num_repeats": [1, 1], "growth_rate": 4, "compression_ratio": 0.25}
+    backbone = kerascv.DenseNetBackbone(**of_densenet, **OF_BACKBONES)
     return kerascv.ImageClassifier(backbone=backbone, num_classes=3, pooling="max")
 
 
 def resnet(kerascv):
-    backbone = kerascv.ResNetV2Backbone(
-        stackwise_filters=[4],
-        stackwise_blocks=[2],
-        stackwise_strides=[2],
-        include_rescaling=False,
-        input_shape=INPUT_SHAPE,
-    )
-    return kerascv.ImageClassifier(backbone=backbone, num_classes=3)
+    of_resnet = {"stackwise_filters": [4], "stackwise_blocks": [2], "stackwise_strides": [2]}
+    return kerascv.ImageClassifier(backbone=kerascv.ResNetV2Backbone(**of_resnet, **OF_BACKBONES), num_classes=3)
 
 
-BOTH = pytest.mark.parametrize("build", [densenet, resnet])
+BOTH = pytest.mark.parametrize("build", [pytest.param(densenet, marks=pytest.mark.one_backend), resnet])
 
 
 def probabilities(model, **options):
@@ -94,11 +87,9 @@ def test_reborn_gives_a_kerascv_classifier_fresh_weights_and_its_configuration(k
 
     assert (type(model), type(model.backbone)) == (type(new), type(new.backbone))
     assert model.get_config() == new.get_config()
-    kernels = [
-        (old, fresh)
-        for old, fresh in zip(values(model), values(new), strict=True)
-        if old.ndim > 1 or np.ptp(old) > 0  # not what begins with ones or zeros
-    ]
+    # Not what begins with ones or zeros.
+    pairs = zip(values(model), values(new), strict=True)
+    kernels = [(old, fresh) for old, fresh in pairs if old.ndim > 1 or np.ptp(old) > 0]
     assert 6 <= len(kernels)
     assert all(old.shape == fresh.shape and np.all(old != fresh) for old, fresh in kernels)
 
@@ -119,6 +110,7 @@ def test_reborn_keeps_a_frozen_backbone_and_frees_a_frozen_classifier(kerascv, b
     assert np.any(values(model.backbone)[0] != values(new.backbone)[0])
 
 
+@pytest.mark.one_backend
 def test_an_ensemble_of_kerascv_classifiers_averages_their_probabilities(kerascv, tmp_path):
     members = [densenet(kerascv), resnet(kerascv)]
     ensemble = keras_ban.EnsembleModel(members, weights=[1, 3], from_logits=False)
@@ -132,6 +124,7 @@ def test_an_ensemble_of_kerascv_classifiers_averages_their_probabilities(kerascv
     assert_same([probabilities(ensemble)], [probabilities(loaded)])
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["densenet", "resnet"])
 def test_without_kerascv_the_example_says_what_to_install(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
@@ -140,6 +133,7 @@ def test_without_kerascv_the_example_says_what_to_install(name, monkeypatch):
         cross_architecture.ARCHITECTURES[name]((32, 32, 3), 10)
 
 
+@pytest.mark.one_backend
 def test_the_examples_models_are_of_like_capacity_and_give_probabilities(kerascv):
     with keras.StatelessScope(initialize_variables=False):  # which draws no weights
         models = {name: build((32, 32, 3), 10) for name, build in cross_architecture.ARCHITECTURES.items()}
@@ -154,6 +148,7 @@ def test_the_examples_models_are_of_like_capacity_and_give_probabilities(kerascv
         assert keras.activations.softmax not in others
 
 
+@pytest.mark.one_backend
 def test_the_examples_digits_are_scikit_learns_enlarged_and_standardized():
     sklearn = pytest.importorskip("sklearn.datasets")
     parts = cross_architecture.load_digits(seed=3)
@@ -198,6 +193,7 @@ def test_the_example_trains_a_teacher_of_one_kind_and_students_of_another(monkey
         assert word in printed
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "arrays, message",
     [
@@ -216,3 +212,21 @@ def test_files_that_the_example_cannot_read_are_refused(arrays, message, tmp_pat
 
     with pytest.raises(SystemExit, match=message):
         cross_architecture.read(path, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.new_process
+@pytest.mark.parametrize(
+    "teacher, student", [("densenet", "resnet"), ("resnet", "densenet"), ("wide_resnet", "small_resnet")]
+)
+def test_born_again_as_another_architecture_prints_its_table(teacher, student, request):
+    pytest.importorskip("sklearn")
+    if "densenet" in (teacher, student):
+        request.getfixturevalue("kerascv")
+    options = ["--backend", keras.config.backend(), "--epochs", 1, "--generations", 1]
+
+    result = run_script("examples/cross_architecture.py", "--teacher", teacher, "--student", student, *options)
+
+    assert 0 == result.returncode, result.stderr
+    for words in (f"teacher: {teacher}", f"students: {student}", "test data (1197 examples)", "ensemble of 2"):
+        assert words in result.stdout

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from kerascv import data, folder, pictures, tfds_data
 
+pytestmark = pytest.mark.one_backend
+
 RNG = np.random.default_rng(2)
 
 

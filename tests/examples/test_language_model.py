@@ -1,30 +1,18 @@
 """The language model among the examples: its text, its masks, its perplexity, and the whole of it as a process."""
 
-import importlib.util
 import json
-import sys
 
 import keras
+import language_model
 import numpy as np
 import oracles
 import pytest
 from helpers.models import crossentropy
-from helpers.processes import ROOT
-from test_examples import run
+from helpers.processes import run_script
 
 import keras_ban
 
 WORDS = 12
-
-
-@pytest.fixture(scope="module")
-def example():
-    """The example, as a module."""
-    spec = importlib.util.spec_from_file_location("language_model", ROOT / "examples" / "language_model.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def padded(sequences, seed=0):
@@ -47,24 +35,24 @@ def token_losses(model, x, y):
     return -of_labels[y != 0]
 
 
-def sharp_lstm(example, seed):
+def sharp_lstm(seed):
     """A model whose probabilities are far from even, the same on every backend."""
-    model = example.build_lstm(WORDS, 8, dropout=0.0)
+    model = language_model.build_lstm(WORDS, 8, dropout=0.0)
     rng = np.random.default_rng(seed)
     model.set_weights([rng.standard_normal(weight.shape) for weight in model.get_weights()])
     return model
 
 
-def test_logits_and_ensembles_of_them_carry_the_mask_of_the_tokens(example):
+def test_logits_and_ensembles_of_them_carry_the_mask_of_the_tokens():
     x, _ = padded(4)
-    models = [sharp_lstm(example, seed) for seed in (1, 2)]
+    models = [sharp_lstm(seed) for seed in (1, 2)]
     for model in (models[0], keras_ban.EnsembleModel(models)):
         np.testing.assert_array_equal(x != 0, keras.ops.convert_to_numpy(model(x)._keras_mask))
 
 
-def test_both_losses_are_means_over_the_real_tokens_alone(example):
+def test_both_losses_are_means_over_the_real_tokens_alone():
     x, y = padded(16)
-    teacher, student = sharp_lstm(example, 1), sharp_lstm(example, 2)
+    teacher, student = sharp_lstm(1), sharp_lstm(2)
     label_loss = token_losses(student, x, y).mean()
     p, q = (log_probabilities(model, x) for model in (teacher, student))
     # What is stored of the teacher: the five largest, and the mass of the seven others spread evenly.
@@ -86,12 +74,12 @@ def test_both_losses_are_means_over_the_real_tokens_alone(example):
 
 
 @pytest.mark.one_backend
-def test_perplexity_is_that_of_all_real_tokens_in_training_too(example):
+def test_perplexity_is_that_of_all_real_tokens_in_training_too():
     x, y = padded(20)
-    models = [sharp_lstm(example, seed) for seed in (1, 2)]
+    models = [sharp_lstm(seed) for seed in (1, 2)]
     for model in (models[0], keras_ban.EnsembleModel(models)):
         expected = np.exp(token_losses(model, x, y).mean())
-        model.compile(keras.optimizers.SGD(0.0), crossentropy(), metrics=[example.Perplexity(name="perplexity")])
+        model.compile(keras.optimizers.SGD(0.0), crossentropy(), metrics=[language_model.Perplexity(name="perplexity")])
         # Batches of 8, 8 and 4 sequences, whose means the loss averages.
         logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
         assert abs(np.exp(logs["loss"]) / expected - 1) > 1e-3, "batches are too alike to tell"
@@ -100,9 +88,10 @@ def test_perplexity_is_that_of_all_real_tokens_in_training_too(example):
         assert pytest.approx(expected, rel=1e-5) == trained["perplexity"][0]
 
 
-def test_sequences_hold_every_token_once_and_the_one_after_it(example):
+@pytest.mark.one_backend
+def test_sequences_hold_every_token_once_and_the_one_after_it():
     paragraphs = [[f"w{i}", "of", *["long"] * (i * 3)] for i in range(40)]
-    *parts, words = example.load_sequences(paragraphs, 25)
+    *parts, words = language_model.load_sequences(paragraphs, 25)
 
     assert 25 == len(words) and ["<padding>", "<unknown>", "<end>", "long", "of"] == words[:5]
     assert not {"w18", "w19", "w38", "w39"} & set(words), "words of validation or test data are known"
@@ -113,25 +102,28 @@ def test_sequences_hold_every_token_once_and_the_one_after_it(example):
         assert expected == [words[i] for i in x[x != 0]]
         np.testing.assert_array_equal(x != 0, y != 0)
         # What comes next is the next token of the same sequence, and where that is full, the first of the next.
-        following = np.append(x[x != 0][1:], example.END)
+        following = np.append(x[x != 0][1:], language_model.END)
         np.testing.assert_array_equal(following, y[y != 0])
         assert 35 == x.shape[1] and (x[:, 0] != 0).all()
 
 
 @pytest.mark.one_backend
-def test_the_standard_librarys_docstrings_are_a_text(example):
-    paragraphs = example.standard_library()
+def test_the_standard_librarys_docstrings_are_a_text():
+    paragraphs = language_model.standard_library()
 
     assert sum(len(tokens) for tokens in paragraphs) > 100_000
     assert len(paragraphs) > 4_000
 
 
-def test_a_text_without_blank_lines_is_one_of_lines(example, tmp_path):
+@pytest.mark.one_backend
+def test_a_text_without_blank_lines_is_one_of_lines(tmp_path):
     (tmp_path / "text").write_text("\n".join(f"Line {i}!" for i in range(20)), encoding="utf-8-sig")
 
-    assert [["line", str(i), "!"] for i in range(20)] == example.read_paragraphs(tmp_path / "text")
+    assert [["line", str(i), "!"] for i in range(20)] == language_model.read_paragraphs(tmp_path / "text")
 
 
+@pytest.mark.one_backend
+@pytest.mark.new_process
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -145,17 +137,18 @@ def test_a_text_that_cannot_be_used_is_refused_by_its_path(tmp_path, content, me
     if content is not None:
         (tmp_path / "text").write_bytes(content)
 
-    result = run("examples/language_model.py", "--text", tmp_path / "text")
+    result = run_script("examples/language_model.py", "--text", tmp_path / "text")
 
     assert 2 == result.returncode
     assert message in result.stderr and str(tmp_path / "text") in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_table_tells_how_much_lower_than_generation_0s_a_perplexity_is(example):
+@pytest.mark.one_backend
+def test_the_table_tells_how_much_lower_than_generation_0s_a_perplexity_is():
     results = {"validation": [110, 100, 90], "test": [120, 108, 126], "best_generation": 1}
 
-    assert example.table(results).splitlines() == [
+    assert language_model.table(results).splitlines() == [
         "Perplexity of generation validation       test   lower by",
         "0 (teacher)                  110.00     120.00",
         "1 *                          100.00     108.00     10.00%",
@@ -165,23 +158,24 @@ def test_the_table_tells_how_much_lower_than_generation_0s_a_perplexity_is(examp
 
 
 @pytest.mark.one_backend
-def test_a_run_prints_perplexities_and_writes_its_files(example, tmp_path):
+@pytest.mark.new_process
+def test_a_run_prints_perplexities_and_writes_its_files(tmp_path):
     rng = np.random.default_rng(0)
     sentences = [" ".join(rng.choice(["the", "cat", "dog", "saw", "a", "."], 3 + i % 40)) for i in range(60)]
     (tmp_path / "text").write_text("\n".join(sentences))
     options = ["--backend", keras.config.backend(), "--text", tmp_path / "text", "--directory", tmp_path / "run"]
     options += ["--epochs", 1, "--generations", 1, "--units", 4, "--batch-size", 128, "--top-k", 3]
 
-    result = run("examples/language_model.py", *options, "--out", tmp_path / "out")
+    result = run_script("examples/language_model.py", *options, "--out", tmp_path / "out")
 
     assert 0 == result.returncode, result.stderr
     assert "a vocabulary of 9" in result.stdout and "Generation 1 of 1, taught by generation 0" in result.stdout
     results = json.loads((tmp_path / "out" / "perplexity.json").read_text())
     assert 3 == len(results["test"]) == len(results["validation"])
-    assert example.table(results) in result.stdout
+    assert language_model.table(results) in result.stdout
     # The models that were saved are those that were scored.
     assert 9 == len(json.loads((tmp_path / "out" / "vocabulary.json").read_text()))
-    x, y = example.load_sequences(example.read_paragraphs(tmp_path / "text"), 4000)[2]
+    x, y = language_model.load_sequences(language_model.read_paragraphs(tmp_path / "text"), 4000)[2]
     kept = keras_ban.BornAgainSequence.load(tmp_path / "run")
     best = keras.saving.load_model(tmp_path / "out" / "best.keras")
     expected = [float(np.exp(token_losses(model, x, y).mean())) for model in (*kept.models, best)]

@@ -1,3 +1,5 @@
+"""`examples/small_models.py`: the weights of its architectures, and that they learn."""
+
 import itertools
 
 import keras
@@ -6,56 +8,46 @@ import pytest
 import small_models
 from helpers.models import crossentropy
 
-# Trainable weights, as published. Wide-ResNets: the Born-Again paper, table 1, whose figures are those of 100 classes
-# (36M is 36.5M in Zagoruyko & Komodakis). DenseNet-BC: Huang et al., table 2, of 10 classes.
-WIDE_RESNETS = {(28, 1): "0.38", (28, 2): "1.48", (28, 5): "9.16", (28, 10): "36.5"}
-DENSENETS = {(100, 12): "0.8", (190, 40): "25.6"}
-# The Born-Again paper, table 1, in millions, and how far off the same architecture is, as the docstring says.
-BORN_AGAIN_DENSENETS = {
-    (112, 33): (6.3, "+10.9%"),
-    (90, 60): (16.1, "-5.7%"),
-    (80, 80): (22.4, "-5.8%"),
-    (80, 120): (50.4, "-6.2%"),
-}
+pytestmark = pytest.mark.one_backend
 
 
-def trainable(build):
+def trainable(build, *arguments, **options):
     """How many trainable weights the model has, from their shapes: in a `StatelessScope` none are drawn."""
     with keras.StatelessScope(initialize_variables=False):
-        model = build()
+        model = build(*arguments, **options)
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
-def in_millions_as(published, weights):
-    """`weights` in millions, to the digits of `published`."""
-    _, _, digits = published.partition(".")
-    return f"{weights / 1e6:.{len(digits)}f}"
+@pytest.mark.parametrize(
+    "name, depth, width, classes, published, told",
+    [
+        # The Born-Again paper, table 1, of 100 classes (36M is 36.5M in Zagoruyko & Komodakis).
+        ("wide_resnet", 28, 1, 100, "0.38", "| {:,} |"),
+        ("wide_resnet", 28, 2, 100, "1.48", "| {:,} |"),
+        ("wide_resnet", 28, 5, 100, "9.16", "| {:,} |"),
+        ("wide_resnet", 28, 10, 100, "36.5", "| {:,} |"),
+        # DenseNet-BC: Huang et al., table 2, of 10 classes.
+        ("densenet", 100, 12, 10, "0.8", "{:,} for 100-12 (0.8M)"),
+        ("densenet", 190, 40, 10, "25.6", "{:,} for 190-40 (25.6M)"),
+    ],
+)
+def test_models_have_the_weights_that_papers_state_in_millions(name, depth, width, classes, published, told):
+    build = getattr(small_models, name)
+    weights = trainable(build, depth, width, classes=classes)
+
+    digits = len(published.partition(".")[2])
+    assert published == f"{weights / 1e6:.{digits}f}"
+    assert told.format(weights) in build.__doc__
 
 
-@pytest.mark.parametrize("depth, width", WIDE_RESNETS)
-def test_wide_resnets_have_the_weights_that_both_papers_state(depth, width):
-    weights = trainable(lambda: small_models.wide_resnet(depth, width, classes=100))
+@pytest.mark.parametrize(
+    "depth, growth, published, difference",
+    # The Born-Again paper, table 1, in millions, and how far off the same architecture is.
+    [(112, 33, 6.3, "+10.9%"), (90, 60, 16.1, "-5.7%"), (80, 80, 22.4, "-5.8%"), (80, 120, 50.4, "-6.2%")],
+)
+def test_the_docstring_tells_how_far_densenets_are_from_the_born_again_papers(depth, growth, published, difference):
+    weights = trainable(small_models.densenet, depth, growth, classes=100)
 
-    published = WIDE_RESNETS[depth, width]
-    assert published == in_millions_as(published, weights)
-    assert f"| {weights:,} |" in small_models.wide_resnet.__doc__
-
-
-@pytest.mark.parametrize("depth, growth", DENSENETS)
-def test_densenets_have_the_weights_that_their_paper_states(depth, growth):
-    weights = trainable(lambda: small_models.densenet(depth, growth))
-
-    published = DENSENETS[depth, growth]
-    assert published == in_millions_as(published, weights)
-    assert f"{weights:,} for {depth}-{growth} ({published}M)" in small_models.densenet.__doc__
-
-
-@pytest.mark.one_backend
-@pytest.mark.parametrize("depth, growth", BORN_AGAIN_DENSENETS)
-def test_the_docstring_tells_how_far_densenets_are_from_the_born_again_papers(depth, growth):
-    weights = trainable(lambda: small_models.densenet(depth, growth, classes=100))
-
-    published, difference = BORN_AGAIN_DENSENETS[depth, growth]
     assert difference == f"{weights / 1e6 / published - 1:+.1%}"
     assert f"| {weights:,} | {published}M | {difference} |" in small_models.densenet.__doc__
 
@@ -67,7 +59,7 @@ def test_a_resnet_has_the_weights_of_its_convolutions_normalizations_and_head():
 
     expected = 27 * 16 + 2 * 16 + stack(16, 16) + stack(16, 32) + stack(32, 64) + 64 * 10 + 10
 
-    assert expected == trainable(lambda: small_models.resnet(strides=(2, 2, 2)))
+    assert expected == trainable(small_models.resnet, strides=(2, 2, 2))
     # The first block keeps the shape, and needs no convolution for its shortcut.
     assert expected - 16 * 16 == trainable(small_models.resnet)
     for weights in (expected, expected - 16 * 16):
@@ -75,25 +67,17 @@ def test_a_resnet_has_the_weights_of_its_convolutions_normalizations_and_head():
 
 
 @pytest.mark.parametrize(
-    "build",
+    "name, arguments",
     [
         # Compiling these takes long on JAX.
-        pytest.param(
-            lambda **options: small_models.wide_resnet(10, 1, dropout=0.3, **options),
-            id="wide_resnet",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(lambda **options: small_models.densenet(10, 4, **options), id="densenet", marks=pytest.mark.slow),
+        pytest.param("wide_resnet", {"depth": 10, "width": 1, "dropout": 0.3}, marks=pytest.mark.slow),
+        pytest.param("densenet", {"depth": 10, "growth": 4}, marks=pytest.mark.slow),
         # Not narrower: convolutions of four channels corrupt torch's memory on some processors, in one thread.
-        pytest.param(
-            lambda **options: small_models.resnet(widths=(8, 16), blocks=1, strides=(2, 1), **options),
-            id="resnet",
-            marks=pytest.mark.one_backend,
-        ),
+        ("resnet", {"widths": (8, 16), "blocks": 1, "strides": (2, 1)}),
     ],
 )
-def test_each_model_gives_logits_and_learns(build):
-    model = build(input_shape=(8, 8, 1), classes=3)
+def test_each_model_gives_logits_and_learns(name, arguments):
+    model = getattr(small_models, name)(**arguments, input_shape=(8, 8, 1), classes=3)
     rng = np.random.default_rng(0)
     y = np.arange(12) % 3
     # A class is a bright column.

@@ -4,22 +4,32 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import time
+import types
+import unittest.mock
 
 import keras
 import numpy as np
 import pytest
 import study
+from helpers.processes import start_script
 
 from keras_ban import BornAgainSequence
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 keras_tuner = pytest.importorskip("keras_tuner", reason="keras-tuner is not installed")
 tuning = pytest.importorskip("tuning")
-# KerasTuner asks for a thread's name in a way that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:keras_tuner\\.")
+pytestmark = [
+    pytest.mark.one_backend,
+    # KerasTuner asks for a thread's name in a way that Python has deprecated.
+    pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:keras_tuner\\."),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_clearing(monkeypatch):
+    """It takes time, and there is nothing to clear. Studies in processes of their own do it."""
+    monkeypatch.setattr(keras.utils, "clear_session", lambda free_memory=True: None)
 
 
 @pytest.fixture
@@ -93,7 +103,6 @@ def test_training_and_validation_data_are_read_without_the_test_data(data):
         study.load_test(options)
 
 
-@pytest.mark.one_backend  # It trains in four processes in turn.
 def test_the_winner_has_the_best_mean_in_the_run_directories_and_alone_sees_the_test_data(
     data, tmp_path, monkeypatch, capsys
 ):
@@ -141,16 +150,9 @@ def test_the_winner_has_the_best_mean_in_the_run_directories_and_alone_sees_the_
     assert "The test data have been looked at 1 time(s) before" in printed
 
 
-class Nothing:
+def fitting_to(result):
     """In the place of a sequence: it fits at once, to a history or an error."""
-
-    def __init__(self, result):
-        self.result = result
-
-    def fit(self):
-        if isinstance(self.result, Exception):
-            raise self.result
-        return self.result
+    return types.SimpleNamespace(fit=unittest.mock.Mock(side_effect=[result]))
 
 
 def tuner_of(settings, seeds, make, directory):
@@ -170,12 +172,11 @@ def test_every_combination_is_handed_out_once_and_no_worker_waits_for_another(tm
 
 
 def test_lineages_that_become_nan_are_left_out_and_the_others_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # It takes time, and there is nothing to clear.
     monkeypatch.setattr(tuning, "validation_loss", lambda history, choose_by: history)
     # As many as KerasTuner would give up after.
     settings = {name: {"result": FloatingPointError("NaN")} for name in ("one", "two", "three")}
     settings |= {"good": {"result": 0.5}, "better": {"result": 0.4}}
-    lineages, tuner = tuner_of(settings, [7], lambda result, **_: Nothing(result), tmp_path)
+    lineages, tuner = tuner_of(settings, [7], lambda result, **_: fitting_to(result), tmp_path)
 
     tuner.search()
 
@@ -184,31 +185,30 @@ def test_lineages_that_become_nan_are_left_out_and_the_others_go_on(tmp_path, mo
 
 
 def test_any_other_error_of_a_lineage_ends_the_search(tmp_path):
-    _, tuner = tuner_of({"a": {}}, (0, 1), lambda **_: Nothing(ValueError("another run is in there")), tmp_path)
+    _, tuner = tuner_of({"a": {}}, (0, 1), lambda **_: fitting_to(ValueError("another run is in there")), tmp_path)
 
     with pytest.raises(keras_tuner.errors.FatalError, match="another run is in there"):
         tuner.search()
 
 
 def start(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = ["--backend", keras.config.backend(), "--epochs", 3, "--generations", 1, "--seeds", 0, 1]
-    options += ["--temperatures", 4, *arguments]
-    command = [sys.executable, str(ROOT / "examples" / "study.py"), *map(str, options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    options = ["--backend", keras.config.backend(), "--epochs", 2, "--generations", 1, "--seeds", 0, 1]
+    return start_script("examples/study.py", *options, "--temperatures", 4, *arguments, forks=True)
 
 
-def finish(process):
-    printed, errors = process.communicate(timeout=900)
-    assert 0 == process.returncode, errors
-    return printed
+def finish(*arguments):
+    with start(*arguments) as process:
+        result = process.result(900)
+    assert 0 == result.returncode, result.stderr
+    return result.stdout
 
 
-def kill_when_there_is(path, process, killed=None):
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    os.kill(process.pid if killed is None else killed(), signal.SIGKILL)
+def wait_for(path, process, workers=0):
+    """Wait until the study has written a file and has so many workers. Return their process ids."""
+    while not path.exists() or len(workers_of(process) if workers else []) < workers:
+        assert process.poll() is None, process.result_so_far()
+        time.sleep(0.01)
+    return workers_of(process) if workers else []
 
 
 def outcome(out):
@@ -228,50 +228,60 @@ def workers_of(process):
     return [int(child) for child in children.split()][1:]
 
 
-@pytest.mark.slow
-def test_a_study_that_was_killed_ends_as_one_that_was_not(tmp_path):
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The outcome of a study in one process."""
     pytest.importorskip("sklearn")
-    finish(start("--out", tmp_path / "whole"))
-    killed = start("--out", tmp_path / "killed")
-    # In the midst of the third of four lineages.
-    kill_when_there_is(tmp_path / "killed/lineages/kd,temperature=4,label_weight=0.3,seed=1/epoch.npz", killed)
-    killed.communicate()
-    assert not (tmp_path / "killed" / "results.json").exists()
-
-    finish(start("--out", tmp_path / "killed"))
-
-    assert outcome(tmp_path / "whole") == outcome(tmp_path / "killed")
+    out = tmp_path_factory.mktemp("study") / "out"
+    finish("--out", out)
+    return outcome(out)
 
 
 @pytest.mark.slow
+@pytest.mark.new_process
+def test_a_study_that_was_killed_ends_as_one_that_was_not(uninterrupted, tmp_path):
+    with start("--out", tmp_path / "out") as killed:
+        # In the midst of the third of four lineages.
+        wait_for(tmp_path / "out/lineages/kd,temperature=4,label_weight=0.3,seed=1/epoch.npz", killed)
+        killed.kill()
+        killed.result()
+    assert not (tmp_path / "out" / "results.json").exists()
+
+    finish("--out", tmp_path / "out")
+
+    assert uninterrupted == outcome(tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.new_process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it looks for the workers in /proc")
-def test_workers_end_together_when_one_is_killed_and_the_study_goes_on_to_what_one_process_gets(tmp_path):
-    pytest.importorskip("sklearn")
-    finish(start("--out", tmp_path / "alone"))
-    first = tmp_path / "together/lineages/kd,temperature=4,label_weight=0.3,seed=0/epoch.npz"
-    process, workers = start("--out", tmp_path / "together", "--workers", 2), []
-
-    kill_when_there_is(first, process, killed=lambda: workers.extend(workers_of(process)) or workers[0])
-    _, errors = process.communicate(timeout=300)
-    assert 1 == process.returncode
-    assert "(code -9) ended before its time" in errors
-    assert "the same command goes on" in errors
+def test_workers_end_together_when_one_is_killed_and_the_study_goes_on_to_what_one_process_gets(
+    uninterrupted, tmp_path
+):
+    options = ["--out", tmp_path / "out", "--workers", 2]
+    lineage = "lineages/kd,temperature=4,label_weight=0.3,seed={}/epoch.npz"
+    with start(*options) as process:
+        workers = wait_for(tmp_path / "out" / lineage.format(0), process, workers=2)
+        os.kill(workers[0], signal.SIGKILL)
+        result = process.result()
+    assert 1 == result.returncode
+    assert "(code -9) ended before its time" in result.stderr
+    assert "the same command goes on" in result.stderr
     assert not any(runs(worker) for worker in workers)
 
     # Their parent killed, workers end by themselves.
-    process, workers = start("--out", tmp_path / "together", "--workers", 2), []
-    third = tmp_path / "together/lineages/kd,temperature=4,label_weight=0.3,seed=1/epoch.npz"
-    kill_when_there_is(third, process, killed=lambda: workers.extend(workers_of(process)) or process.pid)
-    finish_by = time.monotonic() + 300
-    while any(runs(worker) for worker in workers):
-        assert time.monotonic() < finish_by
-        time.sleep(0.1)
-    process.communicate()
+    with start(*options) as process:
+        workers = wait_for(tmp_path / "out" / lineage.format(1), process, workers=2)
+        process.kill()
+        finish_by = time.monotonic() + 300
+        while any(runs(worker) for worker in workers):
+            assert time.monotonic() < finish_by
+            time.sleep(0.1)
 
-    printed = finish(start("--out", tmp_path / "together", "--workers", 2))
+    printed = finish(*options)
 
     assert "plain, seed 1: validation loss" in printed
-    assert outcome(tmp_path / "alone") == outcome(tmp_path / "together")
+    assert uninterrupted == outcome(tmp_path / "out")
 
 
 def runs(process_id):

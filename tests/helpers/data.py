@@ -6,9 +6,9 @@ import numpy as np
 CLASSES = 3
 
 
-def make_blobs():
+def make_blobs(seed=1):
     """`(x, y)`: 96 points around three centres, `(96, 8)` float32, labels 0 to 2."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     y = rng.integers(0, CLASSES, 96)
     x = rng.standard_normal((96, 8)) + 1.5 * np.eye(CLASSES, 8)[y]
     return x.astype("float32"), y

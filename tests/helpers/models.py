@@ -41,3 +41,24 @@ def assert_same(expected, actual):
     assert len(expected) == len(actual)
     for e, a in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(e, a)
+
+
+class Perceptron(keras.Model):
+    """Subclassed, not registered, with a `get_config`."""
+
+    def __init__(self, units, batch_norm=False, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.batch_norm = batch_norm
+        self.hidden = keras.layers.Dense(units, activation="relu", name="hidden")
+        self.normalization = keras.layers.BatchNormalization(name="normalization") if batch_norm else None
+        self.top = keras.layers.Dense(2, name="top")
+
+    def call(self, inputs, training=None):
+        x = self.hidden(inputs)
+        if self.normalization is not None:
+            x = self.normalization(x, training=training)
+        return self.top(x)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "batch_norm": self.batch_norm}

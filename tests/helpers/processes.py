@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +35,8 @@ class Process:
 
     Args:
         function: A function of a module that the process can import.
-        environment: Variables that are added to the environment, or removed from it if they are `None`.
+        environment: Variables that are added to this process's environment, or removed from it if they are `None`.
+            Those that Keras and its backend read when they are imported come too late.
         directory: The working directory.
     """
 
@@ -43,7 +45,10 @@ class Process:
         self._files = [pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for file in self._files:
             file.touch()
-        arguments = (function, arguments, self._files, environment or {}, directory or os.getcwd())
+        # The server's environment is what this process's was when the server was started.
+        variables = {**os.environ, **(environment or {})}
+        variables = {name: value for name, value in variables.items() if value is not None}
+        arguments = (function, arguments, self._files, variables, directory or os.getcwd())
         self._process = FORKS.Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid
@@ -96,9 +101,56 @@ def run(function, *arguments, **options):
         return process.result()
 
 
+def start_script(script, *arguments, forks=False, **options):
+    """Start a script of the repository, as `python script arguments` does.
+
+    With `forks`, the new interpreters that the script starts are forks of it. It must not have computed anything.
+    """
+    return Process(_as_script, str(ROOT / script), [str(argument) for argument in arguments], forks, **options)
+
+
 def run_script(script, *arguments, **options):
-    """Run a script of the repository, as `python script arguments` does."""
-    return run(_as_script, str(ROOT / script), [str(argument) for argument in arguments], **options)
+    """Run a script of the repository to its end."""
+    with start_script(script, *arguments, **options) as process:
+        return process.result(900)
+
+
+class Fork:
+    """In the place of `subprocess.Popen`: a fork of this process runs the script, not a new interpreter."""
+
+    def __init__(self, command, env=None):
+        interpreter, script, *arguments = command
+        assert sys.executable == interpreter
+        run = multiprocessing.get_context("fork").Process
+        self.args = command
+        self._process = run(target=_as_fork, args=(script, arguments, os.environ if env is None else env))
+        self._process.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.wait()
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join()
+
+    def communicate(self, input=None, timeout=None):
+        self.wait()
+        return None, None
+
+    def terminate(self):
+        self._process.terminate()
+
+    def kill(self):
+        self._process.kill()
 
 
 def _run(function, arguments, files, environment, directory):
@@ -106,16 +158,21 @@ def _run(function, arguments, files, environment, directory):
         opened = os.open(file, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(directory)
     function(*arguments)
 
 
-def _as_script(script, arguments):
+def _as_script(script, arguments, forks):
+    if forks:
+        subprocess.Popen = Fork
     sys.argv = [script, *arguments]
     sys.path.insert(0, os.path.dirname(script))
     runpy.run_path(script, run_name="__main__")
+
+
+def _as_fork(script, arguments, environment):
+    os.environ.clear()
+    os.environ.update(environment)
+    _as_script(script, arguments, forks=True)

@@ -1,14 +1,11 @@
-"""What `test_torch_workers.py` trains: in the test's own process alone, and in each of two that train together.
-
-As a script it is one of these: `python torch_cases.py FOLDER`, with torch.distributed's environment variables.
-"""
+"""What `test_torch_workers.py` trains: in the test's own process alone, and in each of two that train together."""
 
 import datetime
 import os
 import pathlib
 import pickle
 import signal
-import sys
+import warnings
 
 import keras
 import numpy as np
@@ -222,10 +219,12 @@ def every(rank, folder, together):
     yield from parts(rank, together)
 
 
-def main(folder):
+def worker(rank, folder):
+    """One of two workers that train together. The second one is killed in the end."""
     import torch.distributed as dist
 
-    rank = int(os.environ["RANK"])
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
     # Far longer than anything here takes: what is waited for is the closed connection.
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
     results = dict(every(rank, folder, together=True)) | dict(all_refused(rank))
@@ -240,7 +239,3 @@ def main(folder):
 
     keras_ban.Distiller.train_step = train_step
     sequence(pathlib.Path(folder, "run"))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -1,6 +1,7 @@
 """Training as the package does it, and its interruption."""
 
 import contextlib
+import functools
 
 import keras
 import pytest
@@ -31,18 +32,18 @@ def interrupted_after(generation, epoch=0):
         yield
 
 
-def loss_and_gradient(function, student):
-    """`function(student)` and the gradient of its sum, as NumPy arrays."""
+def loss_and_gradient(loss, y_true, student):
+    """`loss(y_true, student)` and the gradient of its sum by `student`, as NumPy arrays.
+
+    JAX compiles one function for both, once for a loss and a shape: op by op it would compile each op for each shape.
+    """
     student = ops.convert_to_tensor(student)
     backend = keras.config.backend()
     if backend == "jax":
-        import jax
-
-        value = function(student)
-        gradient = jax.grad(lambda s: ops.sum(function(s)))(student)
+        (_, value), gradient = _compiled_on_jax(loss)(student, y_true)
     elif backend == "torch":
         student = student.clone().requires_grad_(True)
-        value = function(student)
+        value = loss(y_true, student)
         ops.sum(value).backward()
         gradient = student.grad
     else:
@@ -50,7 +51,19 @@ def loss_and_gradient(function, student):
 
         with tf.GradientTape() as tape:
             tape.watch(student)
-            value = function(student)
+            value = loss(y_true, student)
             total = ops.sum(value)
         gradient = tape.gradient(total, student)
     return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_on_jax(loss):
+    import jax
+
+    def total(student, y_true):
+        with keras.StatelessScope():  # Random number generators of the loss keep their state.
+            value = loss(y_true, student)
+        return ops.sum(value), value
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))

@@ -1,0 +1,74 @@
+"""The architectures of examples/kerascv/models.py: those of KerasCV, its presets, and functions of one's own."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from kerascv import models, options
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture
+def keras_cv():
+    return pytest.importorskip("keras_cv", reason="KerasCV, or the TensorFlow that it needs, is not installed")
+
+
+def test_models_that_give_no_probabilities_are_refused():
+    with pytest.raises(SystemExit, match=r"must return probabilities, but on noise its outputs do not sum to 1"):
+        models.check_probabilities("own:logits", tiny_logits((8, 8, 3), 3), (8, 8, 3))
+    with pytest.raises(SystemExit, match=r"must return feature maps .* its outputs are of shape \(None, 3\)"):
+        models.build("test_kerascv_models:tiny_logits", (8, 8, 3), 4)
+    with pytest.raises(SystemExit, match="no attribute 'none'"):
+        models.build("test_kerascv_models:none", (8, 8, 3), 3)
+
+
+def tiny_logits(input_shape, classes):
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+# Its sublayers are built when Keras calls it, which is next.
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'squeeze_and_excite2d:UserWarning")
+@pytest.mark.parametrize("name", list(models.BACKBONES))
+def test_kerascvs_architectures_give_probabilities_and_come_back_from_their_configuration(name, keras_cv):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    with keras.StatelessScope(initialize_variables=False):  # which draws no weights
+        model = models.build(name, (32, 32, 3), 10)
+        again = keras.models.model_from_json(model.to_json())
+
+    assert model.count_params() == again.count_params()
+    weights = re.search("([0-9,]+) weights", models.BACKBONES[name].__doc__)[1]
+    assert int(weights.replace(",", "")) == model.count_params()
+    softmaxes = [layer for layer in model.layers if getattr(layer, "activation", None) is keras.activations.softmax]
+    assert [model.layers[-1]] == softmaxes
+    assert "float32" == model.layers[-1].compute_dtype
+
+
+def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(keras_cv, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(keras.models, "clone_model", lambda model, **_: model)
+        fetched = models.mobilenetv3((32, 32, 3))  # As KerasCV makes it.
+    assert type(fetched) is keras_cv.models.MobileNetV3Backbone
+    images = np.random.default_rng(0).random((2, 32, 32, 3), "float32") * 255
+    monkeypatch.setattr(keras_cv.models.MobileNetV3Backbone, "from_preset", lambda name: {name: fetched}[name])
+    chosen = options.parse(["--preset", "mobilenet_v3_small_imagenet", "--out", "not-there"])
+    model = models.build(chosen.backbone, (32, 32, 3), classes=5)
+
+    features = fetched.predict(images, verbose=0).mean(axis=(1, 2))
+    pooled = keras.Model(model.inputs, model.get_layer("avg_pool").output).predict(images, verbose=0)
+    # Fresh weights of so many layers give features of 1e-7; the two differ by float32 rounding at most.
+    np.testing.assert_allclose(features, pooled, rtol=0, atol=1e-3 * np.abs(features).max())
+    assert (None, 5) == model.output_shape
+
+
+def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(keras_cv, monkeypatch):
+    with pytest.raises(SystemExit, match="--preset must be one of .*resnet50_v2_imagenet.*; received: resnet51"):
+        models.build("preset:resnet51", (32, 32, 3), classes=5)
+
+    def no_network(name):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", no_network)
+    with pytest.raises(SystemExit, match="--preset resnet50_v2_imagenet: its weights could not be fetched .no route"):
+        models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)

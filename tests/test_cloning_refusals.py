@@ -1,0 +1,137 @@
+"""`reborn` refuses a model that it cannot rebuild, and says why."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from helpers.models import Perceptron
+from keras import layers
+
+import keras_ban
+
+pytestmark = pytest.mark.one_backend
+
+
+def called(model):
+    model(np.ones((8, 3), "float32"))
+    return model
+
+
+def changed(model, **attributes):
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    return model
+
+
+class Top(keras.Model):
+    """Without a `get_config`, as its subclasses are."""
+
+    def call(self, inputs):
+        return self.top(inputs)
+
+
+class Needing(Top):
+    def __init__(self, units):
+        super().__init__(name="needing")
+        self.top = layers.Dense(units)
+
+
+class Defaulting(Top):
+    def __init__(self, units=4, rate=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.top = keras.Sequential([layers.Dense(units), layers.Dropout(rate)])
+
+
+class DefaultingGraph(keras.Model):
+    def __init__(self, units=4, rate=0.1, **kwargs):
+        inputs = keras.Input((3,))
+        super().__init__(inputs, layers.Dropout(rate)(layers.Dense(units)(inputs)), **kwargs)
+
+
+class Forgetful(Perceptron):
+    """Its `get_config` leaves an argument out."""
+
+    def __init__(self, units=4, activity=0.0, **kwargs):
+        super().__init__(units, **kwargs)
+
+
+class Taking(Top):
+    """Takes its arguments from `kwargs`, and loses them."""
+
+    def __init__(self, **kwargs):
+        units = kwargs.pop("units", 4)
+        super().__init__(**kwargs)
+        self.top = layers.Dense(units)
+
+
+class Stack(keras.Sequential):
+    """Adds its own layers. Its configuration would add them again."""
+
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.add(layers.Dense(units))
+
+
+class Seeded(Top):
+    """Its seed stands in its code."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.top = layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+
+
+def of_lambda():
+    return keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: 2 * x), layers.Dense(2)])
+
+
+LOST = "does not hold the constructor's arguments ['units', 'rate']"
+REFUSED = {
+    "no_get_config": (lambda: Needing(3), ["its class has no `get_config`"]),
+    "no_get_config, built": (lambda: called(Needing(3)), ["its class has no `get_config`"]),
+    "defaults of units": (lambda: Defaulting(units=7), [LOST]),
+    "defaults of units, built": (lambda: called(Defaulting(units=7)), [LOST]),
+    "defaults of rate": (lambda: Defaulting(rate=0.9), [LOST]),
+    "defaults of rate, built": (lambda: called(Defaulting(rate=0.9)), [LOST]),
+    "defaults of units, functional": (lambda: DefaultingGraph(units=7), [LOST]),
+    "defaults of rate, functional": (lambda: DefaultingGraph(rate=0.9), [LOST]),
+    "forgetful": (lambda: Forgetful(5, 1.0), ["does not hold the constructor's arguments ['activity']"]),
+    "from kwargs": (lambda: called(Taking(units=7)), ["weights of other shapes than it has"]),
+    "layers twice": (lambda: called(Stack(7)), []),
+    "lambda": (of_lambda, ["rebuilding it from its configuration fails", "`Lambda` layer"]),
+    "other layers": (
+        lambda: changed(called(Perceptron(4)), batch_norm=True),
+        ["its configuration gives other layers than it has"],
+    ),
+    "other weights": (
+        lambda: changed(called(Perceptron(4)), units=5),
+        ["its configuration gives weights of other shapes than it has"],
+    ),
+    "seed in the code": (lambda: called(Seeded()), ["'kernel_initializer': 1", "stand in the code of its class"]),
+}
+
+
+@pytest.mark.parametrize(("make", "reasons"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_model_that_would_come_back_as_another_is_refused(make, reasons):
+    model = make()
+    with pytest.raises(ValueError) as caught:
+        keras_ban.reborn(model)
+    message = str(caught.value)
+    assert f"The model '{model.name}' (of type {type(model).__name__}) cannot be born again by cloning: " in message
+    assert "`build(generation)`" in message
+    assert [] == [reason for reason in reasons if reason not in message], message
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("arguments", [{"units": 7}, {"rate": 0.9}], ids=str)
+def test_a_model_around_one_that_cannot_be_rebuilt_is_refused(arguments, built):
+    inner = Defaulting(**arguments, name="defaulting")
+    around = keras.Sequential([keras.Input((3,)), called(inner) if built else inner])
+    with pytest.raises(ValueError, match="'defaulting'"):
+        keras_ban.reborn(around)
+
+
+@pytest.mark.parametrize("wrong", [None, "model", lambda generation: None, 3, layers.Dense(2), keras.Sequential])
+def test_what_is_no_model_is_refused(wrong):
+    with pytest.raises(TypeError, match=re.escape("`model` must be a `keras.Model`, received: ")):
+        keras_ban.reborn(wrong)
