@@ -23,10 +23,13 @@ import tempfile
 import time
 
 PARTS = {
-    "losses": (["losses"], ["losses", "objectives", "permuted", "schedules"]),
-    "targets": (["targets", "_storage"], ["targets", "keyed_targets", "soft_target_choice", "augmentation"]),
+    "losses": (["losses"], ["knowledge_distillation", "losses", "permuted", "schedules"]),
+    "targets": (
+        ["targets", "_storage"],
+        ["targets", "keyed_targets", "paired_targets", "shards", "soft_target_choice", "augmentation"],
+    ),
     "ensemble": (["ensemble"], ["ensemble"]),
-    "runs": (["runs"], ["runs", "faults"]),
+    "runs": (["runs"], ["run_directory", "run_differences", "runs", "faults", "shuffling"]),
 }
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Of its 213 operators those that change what is computed; the others swap each arithmetic operator by each.

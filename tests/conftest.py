@@ -10,6 +10,11 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the tests that start processes. They take longest, and one of pytest-xdist's workers gets them all."""
+    items.sort(key=lambda item: item.get_closest_marker("new_process") is None)
+
+
 @pytest.fixture(autouse=True)
 def reset_keras():
     """Start each test with the same random numbers. Restore Keras's global state after it."""

@@ -284,7 +284,8 @@ def test_a_worker_that_dies_ends_the_run_with_an_error_and_no_more(blobs, tmp_pa
     torch = pytest.importorskip("torch")
 
     def train(directory, dies=False):
-        workers = {"num_workers": 1, "multiprocessing_context": FORKS} if dies else {}
+        # One batch at a time: when the worker dies, no other batch is on its way.
+        workers = {"num_workers": 1, "prefetch_factor": 1, "multiprocessing_context": FORKS} if dies else {}
         data = torch.utils.data.DataLoader(Mortal(*blobs, dies), batch_size=32, **workers)
         made = sequence(directory, generations=1, soft_targets="online")
         made.fit(data, epochs=1, verbose=0, validation_data=blobs, shuffle=False)
