@@ -11,8 +11,7 @@ nox.options.sessions = ["lint", "tests", "wheel"]
 
 # torch compiles nothing, so that small models take the least time there.
 FASTEST = "torch"
-OTHERS = ["tensorflow", "jax"]
-BACKENDS = [FASTEST, *OTHERS]
+BACKENDS = [FASTEST, "tensorflow", "jax"]
 
 # An exact version, because pip prefers a CPU build ("2.13.0+cpu") to the plain release where its
 # configuration offers one, while a plain "torch" takes the newest release and gigabytes of CUDA.
@@ -103,10 +102,10 @@ def quick(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
-@nox.parametrize("backend", OTHERS, ids=OTHERS)
-def rest(session: nox.Session, backend: str) -> None:
-    """Run on TensorFlow and JAX what `tests` runs on torch alone."""
-    run_pytest(session, shared_programs(session), backend, "-m", "one_backend and not slow")
+def rest(session: nox.Session) -> None:
+    """Run on TensorFlow the tests of `quick` that `tests` leaves out there. On JAX, `oldest` runs them."""
+    marked = "one_backend and not slow and not new_process"
+    run_pytest(session, shared_programs(session), "tensorflow", "-m", marked, *PACKAGE_ALONE)
 
 
 @nox.session(venv_backend="none")
