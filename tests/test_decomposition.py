@@ -5,6 +5,7 @@ import numpy as np
 import oracles
 import pytest
 from helpers.data import random_logits
+from helpers.models import assert_same, values
 from helpers.tables import cases
 from helpers.training import loss_and_gradient
 
@@ -161,3 +162,14 @@ def test_what_does_not_fit_leaves_both_models_with_their_weights():
     for model, weights in zip((student, teacher), before, strict=True):
         for expected, actual in zip(weights, model.get_weights(), strict=True):
             np.testing.assert_array_equal(expected, actual)
+
+
+def test_a_model_keeps_its_values_when_it_cannot_predict():
+    teacher, _, labels = example()
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5)])
+    before = values(model)
+
+    with pytest.raises(ValueError, match="`x`"):
+        keras_ban.gradient_decomposition(model, teacher, np.ones((6, 7), "float32"), labels)
+
+    assert_same(before, values(model))

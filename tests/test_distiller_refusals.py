@@ -139,11 +139,6 @@ def test_empty_data_are_refused(x):
         compiled().fit(x, np.zeros(0, "int32"))
 
 
-def test_a_dataset_without_batches_is_refused():
-    with pytest.raises(ValueError, match="`x` (yields no batch|holds no examples)"):
-        compiled(teacher=keras.Sequential([keras.layers.Dense(CLASSES)])).fit(iter([]), verbose=0)
-
-
 @pytest.mark.parametrize("label", [-1, CLASSES, 10**6])
 def test_labels_outside_the_classes_are_refused(label):
     y = Y.copy()

@@ -405,3 +405,12 @@ def test_a_teacher_whose_outputs_are_not_finite_is_refused(blobs):
 
     with pytest.raises(ValueError, match="hold NaN or inf"):
         compiled(teacher=teacher).fit(*blobs, verbose=0)
+
+
+def test_a_dataset_without_batches_is_refused():
+    # The teacher is not built, so that the first batch is asked for before Keras sees the data.
+    distiller = keras_ban.Distiller(student=classifier(), teacher=keras.Sequential([keras.layers.Dense(CLASSES)]))
+    distiller.compile("sgd", crossentropy())
+
+    with pytest.raises(ValueError, match="`x` (yields no batch|holds no examples)"):
+        distiller.fit(iter([]), verbose=0)
