@@ -233,6 +233,10 @@ def check_path(name, path):
         raise TypeError(f"`{name}` must be a path, received: {path!r} (of type {type(path).__name__}).")
     if os.fspath(path) == "" or "\0" in os.fspath(path):
         raise ValueError(f"`{name}` must be the path of a file or folder, received: {path!r}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"`{name}` must be a path that the file system can encode, received: {path!r}.") from error
 
 
 def check_count(name, value, below=None):

@@ -5,7 +5,7 @@ import keras
 
 def mask_of(tensor):
     """1 for what counts, 0 for padding, as Keras noted it when a layer made the tensor; `None` where it did not."""
-    return _ReadMask()(tensor) if keras.ops.is_tensor(tensor) else None
+    return _READ_MASK(tensor) if keras.ops.is_tensor(tensor) else None
 
 
 def with_mask(tensor, mask):
@@ -38,3 +38,7 @@ class _WriteMask(keras.layers.Layer):
 
     def compute_mask(self, inputs, previous_mask):
         return inputs[1]
+
+
+# One layer for all tensors: torch's compiler cannot make a layer within the step that it compiles.
+_READ_MASK = _ReadMask()

@@ -3,14 +3,13 @@
 import collections.abc
 import importlib.util
 import numbers
-import os
 import pathlib
 import zipfile
 
 import keras
 import numpy as np
 
-from keras_ban import _backend
+from keras_ban import _backend, _checks
 from keras_ban._replacing import check_may_replace, put_in_place, temporary_folder
 from keras_ban._served import ServedModel, input_specs, named_inputs, random_inputs
 from keras_ban._verifying import BATCH_SIZES, actual_outputs, expected_outputs, largest_difference
@@ -100,7 +99,8 @@ def export(
     labels = _check_labels(labels)
     model = _resolve(model, choose)
     served = ServedModel(model, _check_layers(preprocessing), members)
-    path = _check_path(path)
+    _checks.check_path("path", path)
+    path = pathlib.Path(path)
     _check_choices(model, members, examples, int8, format, tolerance)
     check_may_replace(path, format, overwrite)
     _check_packages(format)
@@ -170,12 +170,6 @@ def _check_layers(preprocessing):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"`preprocessing` must be a `keras.layers.Layer`, or a list of them, received: {layer!r}.")
     return layers
-
-
-def _check_path(path):
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"`path` must be a path, received: {path!r}.")
-    return pathlib.Path(path)
 
 
 def _check_packages(format):
