@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import study
-from helpers.processes import start_script
+from helpers.processes import ROOT, start_script
 
 from keras_ban import BornAgainSequence
 
@@ -195,7 +195,8 @@ def start(*arguments):
     options = ["--backend", keras.config.backend(), "--epochs", 2, "--generations", 1, "--seeds", 0, 1]
     # Once JAX or TensorFlow has computed something, a fork may wait for ever.
     forks = keras.config.backend() == "torch"
-    return start_script("examples/study.py", *options, "--temperatures", 4, *arguments, forks=forks)
+    options += ["--temperatures", 4, *arguments]
+    return start_script("examples/study.py", *options, forks=forks, environment={"PYTHONPATH": str(ROOT)})
 
 
 def finish(*arguments):
