@@ -160,7 +160,7 @@ def train(directory, kill_at, result):
 
 def finished_generations(directory):
     """How many there are, each of whose models is whole."""
-    from keras_ban.runs import RunDirectory
+    from keras_ban._src.runs.directory import RunDirectory
 
     if not (directory / "run.json").exists():
         return 0

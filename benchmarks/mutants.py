@@ -25,10 +25,10 @@ import time
 PARTS = {
     "losses": (["losses"], ["knowledge_distillation", "losses", "permuted", "schedules"]),
     "targets": (
-        ["targets", "_storage"],
+        ["targets", "files/row_file"],
         ["targets", "keyed_targets", "paired_targets", "shards", "soft_target_choice", "augmentation"],
     ),
-    "ensemble": (["ensemble"], ["ensemble"]),
+    "ensemble": (["sequence/ensemble"], ["ensemble"]),
     "runs": (["runs"], ["run_directory", "run_differences", "runs", "faults", "shuffling"]),
 }
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def run_part(copy, part, options):
     files = [
         file
         for name in names
-        for file in sorted([*copy.glob(f"keras_ban/{name}.py"), *copy.glob(f"keras_ban/{name}/*.py")])
+        for file in sorted([*copy.glob(f"keras_ban/_src/{name}.py"), *copy.glob(f"keras_ban/_src/{name}/*.py")])
     ]
     tests = [str(copy / "tests" / f"test_{name}.py") for name in tests]
     if outcome(copy, tests, 10 * options.seconds) != "survived":

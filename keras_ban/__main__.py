@@ -10,10 +10,10 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_ban import _model_files
-from keras_ban.exporting import FORMATS, export
-from keras_ban.runs import RunDirectory
-from keras_ban.sequence import BornAgainSequence
+from keras_ban._src.export.export import FORMATS, export
+from keras_ban._src.files import model_file
+from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.sequence.sequence import BornAgainSequence
 
 DESCRIPTION = """\
 Write a model as one graph for serving, load it again in a process without keras_ban, and compare its outputs with the
@@ -55,7 +55,7 @@ def read_model(path):
         return sequence
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither the directory of a run nor a .keras file.")
-    return _model_files.load(path)
+    return model_file.load(path)
 
 
 def read_examples(path):

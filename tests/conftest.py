@@ -36,7 +36,7 @@ def blobs():
 @pytest.fixture
 def epochs_trained(monkeypatch):
     """`(generation, epoch)` of each epoch that is trained without the user's callbacks."""
-    from keras_ban._epochs import KeepEpochs
+    from keras_ban._src.runs.epochs import KeepEpochs
 
     seen, original = [], KeepEpochs.on_epoch_begin
 

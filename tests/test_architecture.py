@@ -13,134 +13,20 @@ pytestmark = pytest.mark.one_backend
 
 PACKAGE = pathlib.Path(keras_ban.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
-# The floors of the house: a file imports from those below it, and data goes down only once.
-ALLOWED = {
-    "__init__": {"cloning", "decomposition", "distiller", "ensemble", "exporting", "features"}
-    | {"history", "losses", "sequence", "targets"},
-    "__main__": {"_model_files", "exporting", "runs", "sequence"},
-    "_arrays": set(),
-    "_attaching": {"_checks", "_fingerprints", "_outputs", "_pairing", "losses", "targets"},
-    "_augmentation": {"_backend"},
-    "_augmenting": {"_augmentation", "_backend", "_checks", "_outputs"},
-    "_backend": set(),
-    "_bench": {"_backend", "_outputs"},
-    "_checks": set(),
-    "_comparing": {"_keras_losses", "_outputs", "_schedules", "losses"},
-    "_data_checks": {"_checks"},
-    "_disagreement": {"losses"},
-    "_computing": {
-        *("_augmentation", "_checks", "_fingerprints", "_keys", "_pairing", "_storage", "_teacher_rows", "_trial"),
-        "_workers",
-    },
-    "_epochs": {"_backend", "_storage", "_workers"},
-    "_fingerprints": {"_checks"},
-    "_first_batch": {"_backend", "_checks", "_outputs", "_top_k"},
-    "_fresh": {"_checks"},
-    "_generations": {
-        *("_augmentation", "_backend", "_bench", "_checks", "_epochs", "_fresh", "_model_files", "_outputs"),
-        *("_parts", "_reading", "_scoring", "_shuffling", "_soft_target_choice", "_workers"),
-        *("cloning", "distiller", "ensemble", "history"),
-    },
-    "_interruptions": set(),
-    "_keras_losses": {"_backend", "_masks"},
-    "_masks": set(),
-    "_keys": {"_checks", "_storage"},
-    "_manifest": {"_checks", "_fingerprints", "_fresh", "_model_files"},
-    "_model_files": {"_storage", "_workers"},
-    "_observing": set(),
-    "_outputs": {"_backend", "losses"},
-    "_pairing": {"_backend", "_checks", "_fingerprints", "_keys", "_outputs"},
-    "_parts": {"_attaching", "_backend", "_checks", "_pairing", "_workers"},
-    "_plotting": set(),
-    "_processes": set(),
-    "_reading": {"_pairing"},
-    "_replacing": set(),
-    "_run_artefact": set(),
-    "_schedules": set(),
-    "_scoring": {"_arrays", "_backend", "_checks", "_model_files", "_reading", "_workers", "history"},
-    "_served": {"_disagreement", "ensemble"},
-    "_sequence_checks": {
-        *("_augmentation", "_checks", "_data_checks", "_keras_losses", "_pairing", "_schedules", "_top_k", "_trial"),
-    },
-    "_shards": {"_storage"},
-    "_shuffling": {"_attaching", "_backend", "_checks", "_pairing", "_workers"},
-    "_soft_target_choice": {
-        "_backend",
-        "_checks",
-        "_fingerprints",
-        "_outputs",
-        "_pairing",
-        "_top_k",
-        "_workers",
-        "targets",
-    },
-    "_storage": {"_workers"},
-    "_teacher_rows": {"_augmentation", "_checks", "_fingerprints", "_keys", "_model_files", "_top_k", "_workers"},
-    "_teaching": {"_backend"},
-    "_top_k": {"_backend"},
-    "_torch_workers": {
-        *("_attaching", "_augmentation", "_backend", "_checks", "_data_checks", "_masks", "_pairing", "_workers"),
-    },
-    "_trial": {"_backend", "_checks", "_data_checks", "_outputs"},
-    "_verifying": {"_backend", "_processes", "_served"},
-    "_workers": {"_backend"},
-    "_writing": {"_backend", "_model_files", "_processes", "_served"},
-    "cloning": {"_checks"},
-    "decomposition": {"_arrays", "_backend", "_checks", "_data_checks", "_trial", "losses", "targets"},
-    "distiller": {
-        *("_attaching", "_augmentation", "_augmenting", "_backend", "_checks", "_comparing", "_data_checks"),
-        *(
-            "_first_batch",
-            "_keras_losses",
-            "_observing",
-            "_outputs",
-            "_pairing",
-            "_parts",
-            "_reading",
-            "_schedules",
-            "_teaching",
-            "_top_k",
-            "_torch_workers",
-            "_trial",
-            "_workers",
-            "features",
-            "losses",
-        ),
-    },
-    "ensemble": {"_checks", "losses"},
-    "exporting": {
-        *("_backend", "_checks", "_replacing", "_served", "_verifying", "_writing"),
-        *("distiller", "ensemble", "sequence"),
-    },
-    "features": {"_checks", "losses"},
-    "history": {"_plotting"},
-    "losses/__init__": {"losses"},
-    "losses/_base": {"_backend", "_checks", "_masks", "_schedules"},
-    "losses/_confidence_weighted": {"_backend", "losses"},
-    "losses/_decoupled": {"losses"},
-    "losses/_dist": {"losses"},
-    "losses/_knowledge_distillation": {"_checks", "losses"},
-    "losses/_permuted": {"_checks", "losses"},
-    "runs": {"_storage", "_workers", "history"},
-    "sequence": {
-        *(
-            "_checks",
-            "_data_checks",
-            "_fresh",
-            "_generations",
-            "_interruptions",
-            "_manifest",
-            "_model_files",
-            "_scoring",
-        ),
-        *("_sequence_checks", "_workers"),
-        *("cloning", "history", "losses", "runs"),
-    },
-    "targets": {
-        *("_arrays", "_augmentation", "_checks", "_computing", "_data_checks", "_fingerprints", "_keys", "_pairing"),
-        *("_shards", "_storage", "_teacher_rows", "_top_k", "_workers"),
-    },
-}
+# From the lowest floor to the highest. A package imports from those below it; packages in one line know nothing of each
+# other. `checks` is a file.
+FLOORS = [
+    {"checks"},
+    {"backend"},
+    {"files"},
+    {"data"},
+    {"losses"},
+    {"targets"},
+    {"distillation", "history"},
+    {"runs"},
+    {"sequence"},
+    {"export"},
+]
 
 
 def outside_functions(node):
@@ -152,14 +38,14 @@ def outside_functions(node):
 
 
 def imported(path, nodes=ast.walk):
-    """Every module that a file imports, anywhere in it; of `from keras_ban import x`, `keras_ban.x`."""
+    """Every module that a file imports, anywhere in it; of `from keras_ban._src import x`, `keras_ban._src.x`."""
     names = set()
     for node in nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            bare = node.module == "keras_ban"
-            names |= {f"keras_ban.{alias.name}" for alias in node.names} if bare else {node.module}
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= parts if node.module == "keras_ban._src" else {node.module}
     return names
 
 
@@ -167,32 +53,43 @@ def imported(path, nodes=ast.walk):
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def test_each_file_imports_from_the_floors_below_it_alone():
-    assert set(ALLOWED) == set(FILES)
-    for name, path in FILES.items():
-        ours = {module.split(".")[1] for module in imported(path) if module.startswith("keras_ban.")}
-        assert ours <= ALLOWED[name], f"{name}.py imports {sorted(ours - ALLOWED[name])}"
+def package_of(module):
+    """The package of `keras_ban._src` that a module, or a file's path, is in; `None` outside."""
+    parts = module.replace("/", ".").removeprefix("keras_ban.").split(".")
+    return parts[1] if parts[0] == "_src" and len(parts) > 1 else None
 
 
-def test_no_file_uses_keras_internals_and_four_alone_know_the_frameworks():
-    # `_run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
-    # `_workers` knows what each framework has where several processes train together; `_torch_workers` is imported by
-    # torch's workers alone, while they train.
-    knowing = {"_backend", "_workers", "_torch_workers", "_run_artefact"}
+def test_each_package_imports_from_the_floors_below_it_alone():
+    floor = {package: level for level, packages in enumerate(FLOORS) for package in packages}
+    inside = {name: path for name, path in FILES.items() if name.startswith("_src/") and name != "_src/__init__"}
+    assert set(floor) == {package_of(name) for name in inside}
+    for name, path in inside.items():
+        for module in imported(path):
+            if module == "keras_ban" or not module.startswith("keras_ban."):
+                continue
+            own, other = package_of(name), package_of(module)
+            assert other is not None, f"{name}.py imports {module} from outside `_src`"
+            assert own == other or floor[other] < floor[own], f"{name}.py imports {module}, which is not below it"
+
+
+def test_no_file_uses_keras_internals_and_few_alone_know_the_frameworks():
+    # `run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
+    # `torch_workers` is imported by torch's workers alone, while they train.
+    knowing = {"_src/distillation/torch_workers", "_src/export/run_artefact"}
     for name, path in FILES.items():
         modules = imported(path)
         internals = {module for module in modules if module.startswith("keras.src")}
         frameworks = {module.split(".")[0] for module in modules} & FRAMEWORKS
         assert not internals, f"{name}.py imports {internals}"
-        assert not frameworks or name in knowing, f"{name}.py imports {frameworks}"
+        assert not frameworks or name in knowing or package_of(name) == "backend", f"{name}.py imports {frameworks}"
 
 
 def test_what_is_neither_keras_nor_numpy_is_imported_when_it_is_used():
     expected = {"keras", "keras_ban", "numpy", *sys.stdlib_module_names}
     for name, path in FILES.items():
         modules = {module.split(".")[0] for module in imported(path, outside_functions)}
-        # Torch's workers alone import `_torch_workers`.
-        early = modules - expected - ({"torch"} if name == "_torch_workers" else set())
+        # Torch's workers alone import `torch_workers`.
+        early = modules - expected - ({"torch"} if name == "_src/distillation/torch_workers" else set())
         assert not early, f"{name}.py imports {early} as soon as it is imported"
 
 

@@ -12,7 +12,8 @@ from helpers.models import assert_same, crossentropy, values
 from helpers.tables import cases
 from keras import ops
 
-from keras_ban import BornAgainSequence, Distiller, SoftTargets, _augmentation
+from keras_ban import BornAgainSequence, Distiller, SoftTargets
+from keras_ban._src.targets import augmented_views
 
 BACKEND = keras.config.backend()
 
@@ -214,8 +215,8 @@ def test_a_view_depends_on_the_example_and_its_number_alone(blobs):
     order = np.random.default_rng(0).permutation(96)[:40]
 
     def view(x, keys, number):
-        seeds = _augmentation.view_seeds(keys, number, 1)
-        return ops.convert_to_numpy(_augmentation.views(layer, *map(ops.convert_to_tensor, (x, seeds))))
+        seeds = augmented_views.view_seeds(keys, number, 1)
+        return ops.convert_to_numpy(augmented_views.views(layer, *map(ops.convert_to_tensor, (x, seeds))))
 
     first, second = view(x, keys, 0), view(x, keys, 1)
     np.testing.assert_array_equal(first[order], view(x[order], keys[order], 0))
@@ -230,7 +231,7 @@ def test_a_view_depends_on_the_example_and_its_number_alone(blobs):
 
 @pytest.mark.one_backend
 def test_seeds_are_like_random_numbers():
-    seeds = _augmentation.view_seeds(np.arange(1000, dtype="uint64"), 2, 3)
+    seeds = augmented_views.view_seeds(np.arange(1000, dtype="uint64"), 2, 3)
 
     assert ((1000, 3, 2), np.int32) == (seeds.shape, seeds.dtype)
     assert 3000 == len(np.unique(seeds.reshape(-1, 2), axis=0))

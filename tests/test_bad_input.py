@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keras_ban
-from keras_ban import _fingerprints, losses
+from keras_ban import losses
+from keras_ban._src.data import fingerprints
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of weights that are 0, of data that look like probabilities
 EXAMPLES, INPUTS, CLASSES = 6, 4, 3
@@ -478,7 +479,7 @@ def test_what_keras_trains_on_is_not_refused():
 @pytest.mark.one_backend
 def test_rows_of_texts_are_told_apart_whatever_holds_them():
     texts = np.array(["one", "two", "one"])
-    keys = _fingerprints.example_keys(texts)
+    keys = fingerprints.example_keys(texts)
 
     assert keys[0] == keys[2] != keys[1]
-    assert list(keys) == list(_fingerprints.example_keys(texts.astype(object)))
+    assert list(keys) == list(fingerprints.example_keys(texts.astype(object)))

@@ -12,12 +12,12 @@ from helpers.models import classifier
 from keras import layers, ops
 
 import keras_ban
-from keras_ban import exporting
-from keras_ban._disagreement import disagreement
-from keras_ban._processes import run_python
-from keras_ban._served import ServedModel, input_specs, random_inputs
-from keras_ban._verifying import largest_difference
-from keras_ban._writing import check_importable, users_objects
+from keras_ban._src.export import export
+from keras_ban._src.export.disagreement import disagreement
+from keras_ban._src.export.formats import check_importable, users_objects
+from keras_ban._src.export.processes import run_python
+from keras_ban._src.export.served import ServedModel, input_specs, random_inputs
+from keras_ban._src.export.verification import largest_difference
 
 LABELS = ["zero", "one", "two"]
 
@@ -112,8 +112,8 @@ def without_writing(monkeypatch):
         path.write_text(f"model {len(written)}")
         return folder / "artefact"
 
-    monkeypatch.setattr(exporting, "write", write)
-    monkeypatch.setattr(exporting, "_check_packages", lambda format: None)
+    monkeypatch.setattr(export, "write", write)
+    monkeypatch.setattr(export, "_check_packages", lambda format: None)
     return written
 
 
@@ -192,7 +192,7 @@ BUILDERS = {
 
 @pytest.mark.slow
 @pytest.mark.new_process
-@pytest.mark.parametrize("format", exporting.FORMATS)
+@pytest.mark.parametrize("format", export.FORMATS)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_format_of_every_kind_of_model_says_what_predict_says(tmp_path, name, format):
     needs("tf2onnx", "onnxruntime", "ai_edge_litert")
@@ -267,7 +267,7 @@ def test_an_interpreter_uses_the_cpu_and_imports_what_this_process_can(tmp_path,
 
 @pytest.mark.one_backend
 def test_a_mismatch_leaves_nothing_and_an_older_model_as_it_was(tmp_path, monkeypatch, without_writing):
-    monkeypatch.setattr(exporting, "actual_outputs", lambda *_: {"output_0": np.full((10, 3), 9.0)})
+    monkeypatch.setattr(export, "actual_outputs", lambda *_: {"output_0": np.full((10, 3), 9.0)})
     keras_ban.export(cnn(), tmp_path / "there", verify=False)
 
     for path, options in ((tmp_path / "new" / "1", {}), (tmp_path / "there", {"overwrite": True})):
@@ -280,8 +280,8 @@ def test_a_mismatch_leaves_nothing_and_an_older_model_as_it_was(tmp_path, monkey
 
 @pytest.mark.one_backend
 def test_a_difference_up_to_the_tolerance_is_accepted_and_reported(tmp_path, monkeypatch, without_writing, capsys):
-    monkeypatch.setattr(exporting, "expected_outputs", lambda *_: {"output_0": np.zeros((10, 3))})
-    monkeypatch.setattr(exporting, "actual_outputs", lambda *_: {"output_0": np.full((10, 3), 0.125)})
+    monkeypatch.setattr(export, "expected_outputs", lambda *_: {"output_0": np.zeros((10, 3))})
+    monkeypatch.setattr(export, "actual_outputs", lambda *_: {"output_0": np.full((10, 3), 0.125)})
 
     report = keras_ban.export(cnn(), tmp_path / "model", tolerance=0.125)
 
@@ -323,7 +323,7 @@ def test_overwrite_never_removes_what_is_no_exported_model(tmp_path, without_wri
 def test_a_folder_that_cannot_get_its_name_leaves_the_older_one_under_it(tmp_path, monkeypatch, without_writing):
     path = tmp_path / "model"
     keras_ban.export(cnn(), path, verify=False)
-    rename = exporting.put_in_place.__globals__["os"].rename
+    rename = export.put_in_place.__globals__["os"].rename
 
     def fail(source, target):
         if pathlib.Path(source).name == "artefact":
@@ -439,8 +439,8 @@ def test_what_comes_to_be_at_the_path_meanwhile_is_left_there(tmp_path, monkeypa
         (folder / "saved_model").mkdir()
         return folder / "saved_model"
 
-    monkeypatch.setattr(exporting, "write", written_while_another_was)
-    monkeypatch.setattr(exporting, "_check_packages", lambda format: None)
+    monkeypatch.setattr(export, "write", written_while_another_was)
+    monkeypatch.setattr(export, "_check_packages", lambda format: None)
     with pytest.raises(ValueError, match="1 exists"):
         keras_ban.export(cnn(), tmp_path / "1", verify=False, verbose=False)
 

@@ -19,9 +19,10 @@ from helpers.processes import FORKS, Process
 from helpers.runs import assert_same_run, begun, fit, names, record_of, run, sequence
 from helpers.training import interrupted_after
 
-from keras_ban import _fresh, _interruptions
-from keras_ban._epochs import KeepEpochs
-from keras_ban.runs import RunDirectory
+from keras_ban._src.runs import interruptions
+from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.runs.epochs import KeepEpochs
+from keras_ban._src.sequence import recipes
 
 pytestmark = pytest.mark.one_backend
 
@@ -77,7 +78,7 @@ def run_and_wait(directory, data):
         while True:
             pass
 
-    _fresh.StopOnNonFiniteLoss.on_train_batch_end = wait
+    recipes.StopOnNonFiniteLoss.on_train_batch_end = wait
     run(directory, data, generations=1, fitting=TWO)
 
 
@@ -96,7 +97,7 @@ def test_signals_are_left_to_who_handles_them_already_to_workers_and_to_the_main
         pass
 
     def inside():
-        with _interruptions.told(str):
+        with interruptions.told(str):
             return signal.getsignal(signal.SIGTERM)
 
     assert inside() not in (signal.SIG_DFL, handler)
@@ -114,7 +115,7 @@ def test_signals_are_left_to_who_handles_them_already_to_workers_and_to_the_main
 
 def test_a_worker_that_was_forked_ends_by_sigterm_as_ever(monkeypatch):
     killed = []
-    with _interruptions.told(str):
+    with interruptions.told(str):
         stop = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(os, "getpid", lambda: 1)
         monkeypatch.setattr(os, "kill", lambda *args: killed.append(args))
@@ -142,11 +143,11 @@ def no_file_may_grow():
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("runs._write_logs", "generation-01"),
-        ("_model_files.save", "generation-01"),
-        ("runs.RunDirectory._write_manifest", "run.json"),
-        ("_epochs._write_npz", "epoch.npz"),
-        ("targets.SoftTargets.from_teacher", "soft-targets-00.npy"),
+        ("_src.runs.directory._write_logs", "generation-01"),
+        ("_src.files.model_file.save", "generation-01"),
+        ("_src.runs.directory.RunDirectory._write_manifest", "run.json"),
+        ("_src.runs.epochs._write_npz", "epoch.npz"),
+        ("_src.targets.soft_targets.SoftTargets.from_teacher", "soft-targets-00.npy"),
     ],
 )
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blobs, tmp_path, name, file):

@@ -13,7 +13,7 @@ from helpers.training import loss_and_gradient
 from keras import ops
 
 import keras_ban
-from keras_ban.features import FeatureMatching, feature_loss
+from keras_ban._src.distillation.feature_matching import FeatureMatching, feature_loss
 
 TO_HIDDEN = {"hidden": "hidden"}
 

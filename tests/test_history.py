@@ -8,7 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from keras_ban.history import BornAgainHistory, GenerationRecord, Scores, better, expected_calibration_error, score
+from keras_ban._src.history.history import (
+    BornAgainHistory,
+    GenerationRecord,
+    Scores,
+    better,
+    expected_calibration_error,
+    score,
+)
 
 pytestmark = pytest.mark.one_backend
 

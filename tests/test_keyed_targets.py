@@ -11,7 +11,8 @@ from helpers.keys import NUMBERS, ORDER, TEXTS, arrays, assert_paired, keyed, ma
 from helpers.models import classifier, crossentropy, values
 
 import keras_ban
-from keras_ban import SoftTargets, _keys
+from keras_ban import SoftTargets
+from keras_ban._src.targets import key_index
 
 KINDS = [pytest.param(TEXTS, id="texts"), pytest.param(NUMBERS, id="numbers", marks=pytest.mark.one_backend)]
 
@@ -140,9 +141,9 @@ def test_training_by_key_is_training_by_position(teacher, tmp_path):
 
 @pytest.mark.one_backend
 def test_the_index_is_made_once_before_any_thread_or_process_asks(teacher, monkeypatch):
-    made, init = [], _keys.KeyIndex.__init__
+    made, init = [], key_index.KeyIndex.__init__
     targets = make(teacher, keyed(NUMBERS))
-    monkeypatch.setattr(_keys.KeyIndex, "__init__", lambda self, *parts: made.append(self) or init(self, *parts))
+    monkeypatch.setattr(key_index.KeyIndex, "__init__", lambda self, *parts: made.append(self) or init(self, *parts))
 
     paired = targets.pair(keyed(NUMBERS, ORDER, size=4))
     assert 1 == len(made)
@@ -158,7 +159,7 @@ def test_files_are_found_whatever_the_working_directory_becomes(teacher, tmp_pat
     targets = SoftTargets.load("targets.npy")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+    monkeypatch.setattr(keras_ban._src.targets.shards, "_MOST_ROWS_MAPPED", 20)
 
     assert_paired(targets.pair(keyed(TEXTS)), teacher)
 

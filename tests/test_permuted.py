@@ -11,8 +11,8 @@ from helpers.tables import cases
 from keras import ops
 
 import keras_ban
+from keras_ban._src.losses.permuted import permute_all_but_largest
 from keras_ban.losses import KnowledgeDistillation, PermutedDarkKnowledge
-from keras_ban.losses._permuted import permute_all_but_largest
 
 
 def permuted(array, generator):

@@ -23,9 +23,11 @@ from helpers.runs import (
     write_model,
 )
 
-from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord, _fresh, runs
-from keras_ban.history import Scores
-from keras_ban.runs import RunDirectory
+from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord
+from keras_ban._src.history.history import Scores
+from keras_ban._src.runs import directory as run_directory
+from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.sequence import recipes
 
 pytestmark = pytest.mark.one_backend
 
@@ -99,9 +101,9 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
     with pytest.raises(Killed), begun(tmp_path) as directory, monkeypatch.context() as patch:
         directory.commit(record_of(0), write_model)
         patch.setattr(pathlib.Path, "mkdir", watched("mkdir", pathlib.Path.mkdir))
-        patch.setattr(runs, "_flush", watched("flush", runs._flush))
-        patch.setattr(runs.os, "rename", watched("rename", os.rename))
-        patch.setattr(runs.os, "replace", watched("replace", os.replace))
+        patch.setattr(run_directory, "_flush", watched("flush", run_directory._flush))
+        patch.setattr(run_directory.os, "rename", watched("rename", os.rename))
+        patch.setattr(run_directory.os, "replace", watched("replace", os.replace))
         directory.commit(record_of(1), watched("write", write_model))
     assert STEPS[: instant + 1] == steps
 
@@ -187,8 +189,8 @@ def at_each_moment(do, patch):
         original(*arguments)
 
     original = os.replace
-    patch.setattr(runs.os, "replace", replace)
-    patch.setattr(_fresh.StopOnNonFiniteLoss, "on_train_batch_end", lambda *_, **__: do("step"))
+    patch.setattr(run_directory.os, "replace", replace)
+    patch.setattr(recipes.StopOnNonFiniteLoss, "on_train_batch_end", lambda *_, **__: do("step"))
 
 
 def run_and_be_killed(directory, data, fitting, moment, number):

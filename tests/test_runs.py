@@ -27,9 +27,10 @@ from helpers.runs import (
 from helpers.training import interrupted_after
 
 import keras_ban
-from keras_ban import BornAgainSequence, FeatureMatching, SoftTargets, _backend
-from keras_ban._epochs import KeepEpochs
-from keras_ban.runs import RunDirectory
+from keras_ban import BornAgainSequence, FeatureMatching, SoftTargets
+from keras_ban._src import backend
+from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.runs.epochs import KeepEpochs
 
 COMPILED_RUN = {"generations": 1, "eager": False, "fitting": COMPILED}
 
@@ -192,10 +193,10 @@ def test_random_generators_go_on_from_a_state_that_was_put_back():
 
     torch = importlib.import_module("torch") if keras.config.backend() == "torch" else None
     draw()  # Both Gaussian generators draw in pairs: the second of each is part of the state.
-    states = {name: np.array(array) for name, array in _backend.random_states().items()}
+    states = {name: np.array(array) for name, array in backend.random_states().items()}
     expected = [draw(), draw()]
     draw()
-    _backend.set_random_states(states)
+    backend.set_random_states(states)
 
     assert expected == [draw(), draw()]
 
@@ -210,7 +211,7 @@ def test_a_run_ends_the_same_whatever_its_teachers_way(way, blobs, tmp_path, mon
     if way == "online":
         arguments["soft_targets"] = "online"
     elif way == "top-k in a file":
-        monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 100)
+        monkeypatch.setattr("keras_ban._src.sequence.soft_target_choice._MOST_BYTES", 100)
         arguments |= {"soft_targets": "cached", "top_k": 2}
     elif way == "dataset":
         data = (Batches(*blobs, fixed=True),)
@@ -423,7 +424,7 @@ def test_soft_targets_that_an_interrupted_run_left_are_used_if_they_are_its_own(
 @pytest.mark.one_backend
 def test_on_disk_soft_targets_may_be_as_large_as_the_inputs(blobs, tmp_path, computed, monkeypatch):
     size = 96 * 3 * 4
-    monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", 100)
+    monkeypatch.setattr("keras_ban._src.sequence.soft_target_choice._MOST_BYTES", 100)
     run(tmp_path / "wide", blobs, generations=1)  # 8 inputs, 3 outputs
     assert blobs[0].nbytes > size and 1 == len(computed)
     narrow = (blobs[0][:, :2], blobs[1])

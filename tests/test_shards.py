@@ -13,7 +13,8 @@ from helpers.keys import NUMBERS, ORDER, TEXTS, arrays, assert_paired, batch_by_
 from helpers.models import classifier
 
 import keras_ban
-from keras_ban import SoftTargets, _keys
+from keras_ban import SoftTargets
+from keras_ban._src.targets import key_index
 
 pytestmark = pytest.mark.one_backend
 
@@ -60,15 +61,15 @@ def test_half_of_the_shards_are_gone_on_with(teacher, tmp_path):
 
 def test_more_shards_and_rows_than_are_kept_open_are_read_all_the_same(teacher, tmp_path, monkeypatch):
     write_shards(teacher, tmp_path)
-    monkeypatch.setattr(keras_ban._shards, "_MOST_FILES_OPEN", 2)
-    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+    monkeypatch.setattr(keras_ban._src.targets.shards, "_MOST_FILES_OPEN", 2)
+    monkeypatch.setattr(keras_ban._src.targets.shards, "_MOST_ROWS_MAPPED", 20)
 
     assert_paired(SoftTargets.load(tmp_path).pair(keyed(TEXTS, ORDER)), teacher)
 
 
 def test_threads_that_ask_at_once_are_each_given_their_rows(teacher, tmp_path, monkeypatch):
     write_shards(teacher, tmp_path)
-    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+    monkeypatch.setattr(keras_ban._src.targets.shards, "_MOST_ROWS_MAPPED", 20)
     paired = SoftTargets.load(tmp_path).pair(keyed(TEXTS, ORDER, size=4))
 
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
@@ -93,7 +94,7 @@ def test_shards_of_one_teacher_by_another_name_are_of_that_teacher(teacher, tmp_
 
 
 def test_a_shard_that_was_replaced_is_not_read_as_the_one_that_was_opened(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(keras_ban._shards, "_MOST_ROWS_MAPPED", 20)
+    monkeypatch.setattr(keras_ban._src.targets.shards, "_MOST_ROWS_MAPPED", 20)
     write_shards(teacher, tmp_path)
     paired = SoftTargets.load(tmp_path).pair(keyed(TEXTS, ORDER))
     assert_paired(paired, teacher)
@@ -114,7 +115,7 @@ def test_a_damaged_shard_is_refused_by_name(teacher, tmp_path):
 
 
 def test_a_damaged_key_of_a_large_file_is_not_taken_for_one_that_comes_twice(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(keras_ban._storage, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(keras_ban._src.files.row_file, "_SMALL_BYTES", 0)
     path = tmp_path / "targets.npy"
     make(teacher, keyed(NUMBERS), path=path)
     content = bytearray(path.read_bytes())
@@ -165,9 +166,9 @@ def test_a_key_in_two_shards_is_named(teacher, keys, index, tmp_path, request):
 
 @pytest.fixture
 def index_in_file(monkeypatch):
-    monkeypatch.setattr(_keys, "_MOST_IN_MEMORY", 10)
-    monkeypatch.setattr(_keys, "_SORTED_AT_ONCE", 32)
-    monkeypatch.setattr(_keys, "_BLOCK", 4)
+    monkeypatch.setattr(key_index, "_MOST_IN_MEMORY", 10)
+    monkeypatch.setattr(key_index, "_SORTED_AT_ONCE", 32)
+    monkeypatch.setattr(key_index, "_BLOCK", 4)
 
 
 @pytest.mark.parametrize("rows", [11, 31, 96, 1000])
@@ -179,7 +180,7 @@ def test_an_index_in_a_file_finds_every_row_and_no_other(index_in_file, kind, ro
         "random": rng.integers(0, 2**64, rows, "uint64"),
         "multiples of 2**40": rng.permutation(rows).astype("uint64") << np.uint64(40),
     }[kind]
-    index = _keys.KeyIndex(lambda: np.array_split(keys, 3), rows)
+    index = key_index.KeyIndex(lambda: np.array_split(keys, 3), rows)
     wanted = rng.permutation(np.concatenate([keys, rng.integers(2**63, 2**64, 50, "uint64"), [np.uint64(2**64 - 1)]]))
 
     found_rows, found = index.rows_of(wanted)
@@ -204,10 +205,10 @@ def test_an_index_whose_file_is_read_in_pieces_is_whole(index_in_file, monkeypat
     monkeypatch.setattr(os, "pread", lambda file, count, offset: pread(file, min(count, 20), offset))
     keys = np.random.default_rng(0).permutation(500).astype("uint64")
 
-    index = _keys.KeyIndex(lambda: [keys], 500)
+    index = key_index.KeyIndex(lambda: [keys], 500)
 
     assert keys.argsort().tolist() == index.rows_of(np.arange(500, dtype="uint64"))[0].tolist()
-    assert (0, 500) == _keys.KeyIndex(lambda: [keys, keys[:1]], 501).twice[:2]
+    assert (0, 500) == key_index.KeyIndex(lambda: [keys, keys[:1]], 501).twice[:2]
 
 
 def test_a_full_disk_under_the_index_is_named(teacher, tmp_path, index_in_file, monkeypatch):

@@ -6,8 +6,9 @@ import pytest
 from helpers.models import assert_same, crossentropy
 from helpers.training import interrupted_after
 
-from keras_ban import BornAgainSequence, _backend
-from keras_ban._shuffling import OrderOfEpoch, in_order_of_epoch
+from keras_ban import BornAgainSequence
+from keras_ban._src import backend
+from keras_ban._src.distillation.shuffling import OrderOfEpoch, in_order_of_epoch
 
 
 class Seen(keras.layers.Layer):
@@ -48,7 +49,7 @@ def test_each_epoch_and_generation_has_its_own_order_from_the_seed_and_after_a_r
     assert expected[:1] == by_epoch()
     assert expected[1:] == orders(tmp_path)
     assert [list(range(24))] * 4 == orders(shuffle=False)
-    if not _backend.shuffles_each_epoch_anew():
+    if not backend.shuffles_each_epoch_anew():
         within = orders(shuffle="batch")
         assert [[0] * 8 + [1] * 8 + [2] * 8] * 4 == [[each // 8 for each in order] for order in within]
         assert 4 == len({tuple(order) for order in within})

@@ -63,7 +63,7 @@ def test_arrays_are_cached_and_datasets_are_not_unless_declared_fixed(blobs, com
 )
 def test_soft_targets_too_large_for_memory_are_not_kept(blobs, computed, monkeypatch, options, row, cached):
     for most, expected in [(96 * row - 1, 0), (96 * row, int(cached))]:
-        monkeypatch.setattr("keras_ban._soft_target_choice._MOST_BYTES", most)
+        monkeypatch.setattr("keras_ban._src.sequence.soft_target_choice._MOST_BYTES", most)
         trained(blobs, **options)
         assert expected == len(computed), most
 

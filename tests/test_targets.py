@@ -217,7 +217,9 @@ def test_numpy_alone_reads_the_rows(teacher, blobs, tmp_path):
     targets = make(teacher, blobs[0], path=tmp_path / "targets.npy")
 
     np.testing.assert_array_equal(targets.to_dense(), np.load(tmp_path / "targets.npy", allow_pickle=False))
-    assert 0 == keras_ban._storage.rows_offset(tmp_path / "targets.npy") % 64  # As NumPy has it, to be mapped.
+    assert (
+        0 == keras_ban._src.files.row_file.rows_offset(tmp_path / "targets.npy") % 64
+    )  # As NumPy has it, to be mapped.
 
 
 @pytest.mark.one_backend
@@ -243,7 +245,7 @@ def test_a_large_file_is_opened_without_reading_it_and_checked_before_training(t
     content = bytearray(path.read_bytes())
     content[300] ^= 1
     path.write_bytes(content)
-    monkeypatch.setattr(keras_ban._storage, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(keras_ban._src.files.row_file, "_SMALL_BYTES", 0)
     targets = SoftTargets.load(path)
 
     distiller = keras_ban.Distiller(student=classifier())

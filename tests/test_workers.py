@@ -15,7 +15,7 @@ from helpers.models import classifier, crossentropy, values
 from helpers.processes import Process
 
 import keras_ban
-from keras_ban import _workers
+from keras_ban._src.backend import process_group
 
 BACKEND = keras.config.backend()
 not_on_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has no data parallelism of its own on torch")
@@ -49,14 +49,14 @@ def as_worker(work, *arguments):
         import tensorflow as tf
 
         with tf.distribute.MultiWorkerMirroredStrategy().scope():
-            assert 2 == _workers.count()
+            assert 2 == process_group.count()
             work(*arguments)
     else:
         import jax
 
         keras.distribution.initialize()
         keras.distribution.set_distribution(keras.distribution.DataParallel())
-        assert 2 == _workers.count()
+        assert 2 == process_group.count()
         work(*arguments)
         # An interpreter does so at its end, a fork does not.
         jax.distributed.shutdown()
@@ -113,7 +113,7 @@ def keep(name, logs, weights):
     """What a worker found, for the parent to read."""
     arrays = {f"log {key}": np.array(each) for key, each in logs.items()}
     arrays |= {f"weight {index:02d}": each for index, each in enumerate(weights)}
-    np.savez(f"{name}-{_workers.index()}.npz", **arrays)
+    np.savez(f"{name}-{process_group.index()}.npz", **arrays)
 
 
 def work_together():
@@ -126,20 +126,20 @@ def work_together():
     scored = trained.evaluate(*make_blobs())
     tested = {"tested": [each.scores.accuracy for each in scored.records], "seconds": history.records[1].seconds}
     keep("sequence", {**history.records[1].logs, **history.records[1].metrics, **tested}, values(trained.models[1]))
-    assert os.path.exists("run/.lock") and 2 == _workers.count()
+    assert os.path.exists("run/.lock") and 2 == process_group.count()
 
-    seeds = _workers.gather(sequence(None, seed=None)._entropy(None, resume=True), "compare seeds").tolist()
+    seeds = process_group.gather(sequence(None, seed=None)._entropy(None, resume=True), "compare seeds").tolist()
     assert seeds[0] == seeds[1]
 
     with pytest.raises(ValueError, match="2 devices, but batch_size=35 does not divide"):
         fit(sequence(None), batch_size=35)
 
-    said = "of worker 1" if _workers.index() == 1 else "Worker 1 of 2 (counted from 0) failed to do their part"
-    with pytest.raises((ArithmeticError, RuntimeError), match=re.escape(said)), _workers.together("do their part"):
-        if _workers.index() == 1:
+    said = "of worker 1" if process_group.index() == 1 else "Worker 1 of 2 (counted from 0) failed to do their part"
+    with pytest.raises((ArithmeticError, RuntimeError), match=re.escape(said)), process_group.together("do their part"):
+        if process_group.index() == 1:
             raise ArithmeticError("of worker 1")
 
-    np.random.seed(_workers.index())
+    np.random.seed(process_group.index())
     distiller = keras_ban.Distiller(student=classifier(), label_weight=1)
     distiller.compile("sgd", crossentropy())
     with pytest.raises(ValueError, match="have different random numbers"):
@@ -189,7 +189,7 @@ def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
 def be_killed(worker):
     class Die(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            if (worker, 1) == (_workers.index(), epoch):
+            if (worker, 1) == (process_group.index(), epoch):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     fit(sequence("run"), shuffle=False, callbacks=lambda generation: [Die()] if generation == 1 else [])
@@ -227,17 +227,17 @@ def test_where_a_worker_is_killed_the_other_ends_and_says_how_to_go_on(tmp_path,
 
 
 def test_one_process_alone_is_one_worker():
-    assert (1, 0, True) == (_workers.count(), _workers.index(), _workers.is_chief())
-    assert [[5, 7]] == _workers.gather(np.array([5, 7]), "say what they have").tolist()
-    assert 3 == _workers.alone(lambda: 3)
+    assert (1, 0, True) == (process_group.count(), process_group.index(), process_group.is_chief())
+    assert [[5, 7]] == process_group.gather(np.array([5, 7]), "say what they have").tolist()
+    assert 3 == process_group.alone(lambda: 3)
 
 
 def test_who_waits_for_the_others_does_not_wait_for_ever(monkeypatch):
     import threading
 
-    monkeypatch.setattr(_workers, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(process_group, "WAIT_SECONDS", 0.1)
     never = threading.Event()
 
     with pytest.raises(RuntimeError, match="(?s)to come, and not all came within 0.1 seconds.*start all of them again"):
-        _workers._bounded(never.wait, "come")
+        process_group._bounded(never.wait, "come")
     never.set()

@@ -16,7 +16,7 @@ from helpers.training import interrupted_after
 from kerascv import options, training
 
 from keras_ban import BornAgainHistory, BornAgainSequence
-from keras_ban._epochs import KeepEpochs
+from keras_ban._src.runs.epochs import KeepEpochs
 
 TINY = """
 def tiny(input_shape, classes):

@@ -13,7 +13,7 @@ def fork_interpreters(monkeypatch):
 
     A fork imports Keras and keras_ban anew, so it can use another backend than this process does.
     """
-    monkeypatch.setattr("keras_ban._processes.subprocess", types.SimpleNamespace(run=_fork))
+    monkeypatch.setattr("keras_ban._src.export.processes.subprocess", types.SimpleNamespace(run=_fork))
 
 
 def _fork(command, *, env, **_):

@@ -7,7 +7,7 @@ import keras
 
 from helpers.models import assert_same, classifier, crossentropy
 from keras_ban import BornAgainSequence, GenerationRecord
-from keras_ban.runs import RunDirectory
+from keras_ban._src.runs.directory import RunDirectory
 
 # Compiled steps, several shuffled batches.
 COMPILED = {"batch_size": 32, "epochs": 3}

@@ -7,8 +7,8 @@ import keras
 import pytest
 from keras import ops
 
-from keras_ban._epochs import KeepEpochs
-from keras_ban._shuffling import in_order_of_epoch
+from keras_ban._src.distillation.shuffling import in_order_of_epoch
+from keras_ban._src.runs.epochs import KeepEpochs
 
 
 def fit_in_order(model, seed, x, y, **options):

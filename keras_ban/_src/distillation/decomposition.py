@@ -1,0 +1,173 @@
+"""What a student's gradient is made of: the ground truth, and the teacher's dark knowledge."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_ban._src import backend, checks
+from keras_ban._src.data import fit_arguments, trial
+from keras_ban._src.data.arrays import softmax
+from keras_ban._src.losses.base import check_temperature
+from keras_ban._src.targets.soft_targets import SoftTargets
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientDecomposition:
+    """The gradient of distillation with respect to the student's logits, in two parts (BAN section 3.2, eq. 7).
+
+    With `q` the student's probabilities and `p` the teacher's, softened, an example's gradient is `T * (q - p)`: one
+    number at the true class, and all others. The two parts are orthogonal, so their squared norms add up to that of the
+    whole, and a share is a share of the squared norm. (Eq. 7 adds up the numbers themselves, over examples and classes.
+    Since `q` and `p` both sum to 1, its second sum is always minus the first, whatever the teacher knows.)
+
+    Attributes:
+        ground_truth: `(batch, ...)` float64: the gradient at the true class. Negative where the student is less sure of
+            it than the teacher.
+        dark_knowledge: `(batch, ..., classes)` float64: the gradient at all other classes; 0 at the true one.
+    """
+
+    ground_truth: np.ndarray
+    dark_knowledge: np.ndarray
+
+    @property
+    def ground_truth_norm(self):
+        """The norm of the first part, `(batch, ...)`."""
+        return np.abs(self.ground_truth)
+
+    @property
+    def dark_knowledge_norm(self):
+        """The norm of the second part, `(batch, ...)`."""
+        return np.linalg.norm(self.dark_knowledge, axis=-1)
+
+    @property
+    def dark_knowledge_share(self):
+        """The second part's share of the squared norm, `(batch, ...)`, in [0, 1]; NaN where there is no gradient."""
+        return _share(np.square(self.dark_knowledge_norm), np.square(self.ground_truth))
+
+    @property
+    def batch_ground_truth_norm(self):
+        """The norm of the first part of the gradient of the batch's mean, with respect to all of its logits."""
+        return float(np.linalg.norm(self.ground_truth) / self.ground_truth.size)
+
+    @property
+    def batch_dark_knowledge_norm(self):
+        """The norm of the second part of the gradient of the batch's mean, with respect to all of its logits."""
+        return float(np.linalg.norm(self.dark_knowledge) / self.ground_truth.size)
+
+    @property
+    def batch_dark_knowledge_share(self):
+        """The second part's share of the squared norm over the batch, in [0, 1]; NaN where there is no gradient."""
+        return float(_share(np.square(self.dark_knowledge).sum(), np.square(self.ground_truth).sum()))
+
+
+def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logits=True, batch_size=None):
+    """Tell how much of the distillation gradient comes from the labels' classes, and how much from dark knowledge.
+
+    Example:
+
+    ```python
+    parts = keras_ban.gradient_decomposition(student, teacher, x, y)
+    print(f"{parts.batch_dark_knowledge_share:.0%} of the squared gradient is dark knowledge")
+    sure = parts.dark_knowledge_share < 0.1  # the examples of which the teacher has little else to say
+    ```
+
+    Args:
+        student: a `keras.Model` with one output, `(batch, ..., classes)`.
+        teacher: a `keras.Model` with the same output, or what it says of `x`: `SoftTargets`, or an array.
+        x: the batch, arrays as `predict` takes them.
+        y: labels: whole numbers `(batch, ...)` or `(batch, ..., 1)`, or one-hot `(batch, ..., classes)`.
+        temperature: of `KnowledgeDistillation`, whose gradient it is.
+        from_logits: whether outputs are logits; else probabilities. The gradient is that of the logits in either case.
+        batch_size: as in `keras.Model.predict`.
+
+    Returns:
+        A `GradientDecomposition`.
+
+    Raises:
+        TypeError: the student is not a `keras.Model`.
+        ValueError: the outputs are several or of one class, the teacher's are of another shape, the labels do not fit
+            them, or `SoftTargets` are of other data or of another kind.
+    """
+    checks.check_model("student", student)
+    temperature = check_temperature(temperature)
+    from_logits = checks.check_flag("from_logits", from_logits)
+    if batch_size is not None:
+        checks.check_count("batch_size", batch_size, below=2**31)
+    checks.check_not_empty(x)
+    fit_arguments.check_data("x", x)
+    outputs = _predict(student, x, batch_size)
+    if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
+        raise ValueError(
+            "The gradient is taken apart for one output `(batch, ..., classes)` of a softmax, but the student gives "
+            f"{keras.tree.map_structure(np.shape, outputs)}."
+        )
+    if isinstance(teacher, keras.Model):
+        soft_targets = _predict(teacher, x, batch_size)
+    elif isinstance(teacher, SoftTargets):
+        teacher.check(x)
+        if teacher.from_logits != from_logits:
+            raise ValueError(
+                f"The teacher gave {'logits' if teacher.from_logits else 'probabilities'}, but "
+                f"from_logits={from_logits}: pass `from_logits={teacher.from_logits}`, if the student gives the same."
+            )
+        soft_targets = teacher.to_dense()
+    else:
+        soft_targets = _array("teacher", teacher)
+    if np.shape(soft_targets) != outputs.shape:
+        raise ValueError(
+            f"The teacher's outputs have shape {np.shape(soft_targets)}, the student's {outputs.shape}: they must be "
+            "equal."
+        )
+    is_target = _one_hot(_array("y", y), outputs.shape)
+    q, p = _softened(outputs, temperature, from_logits), _softened(soft_targets, temperature, from_logits)
+    gradient = temperature * (q - p)
+    return GradientDecomposition(gradient[is_target].reshape(outputs.shape[:-1]), np.where(is_target, 0.0, gradient))
+
+
+def _array(name, value):
+    try:
+        array = checks.as_array(value)
+    except Exception as error:
+        raise ValueError(f"`{name}` is no array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` must hold numbers, received an array of dtype {array.dtype}.")
+    return array
+
+
+def _predict(model, x, batch_size):
+    try:
+        with backend.keeping_values(model):
+            return model.predict(x, batch_size=batch_size, verbose=0)
+    except Exception:
+        if not checks.is_dataset(x):
+            trial.check_fits(model, x)
+        raise
+
+
+def _one_hot(labels, shape):
+    """Whether a class is the true one, `(batch, ..., classes)`."""
+    classes = shape[-1]
+    if labels.size == 0:
+        raise ValueError("`y` holds no labels.")
+    if labels.shape == shape:
+        labels = labels.argmax(axis=-1)
+    if labels.shape == (*shape[:-1], 1):
+        labels = labels[..., 0]
+    if labels.shape != shape[:-1] or not ((labels >= 0) & (labels < classes)).all():
+        raise ValueError(
+            f"`y` must hold whole numbers in [0, {classes - 1}] of shape {shape[:-1]} or {(*shape[:-1], 1)}, or be "
+            f"one-hot of shape {shape}, received shape {labels.shape} with values from {labels.min()} to "
+            f"{labels.max()}."
+        )
+    return labels[..., None] == np.arange(classes)
+
+
+def _softened(outputs, temperature, from_logits):
+    outputs = np.asarray(outputs, "float64")
+    return softmax((outputs if from_logits else np.log(np.maximum(outputs, 1e-30))) / temperature)
+
+
+def _share(part, other):
+    with np.errstate(invalid="ignore"):
+        return part / np.asarray(part + other)

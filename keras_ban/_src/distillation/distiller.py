@@ -1,0 +1,599 @@
+"""Train a student on hard labels and on what a teacher says, with one `train_step` for three backends."""
+
+import contextlib
+import pathlib
+import types
+import warnings
+
+import keras
+from keras import ops
+
+from keras_ban._src import backend, checks
+from keras_ban._src.backend import process_group
+from keras_ban._src.data import fit_arguments, reading, trial
+from keras_ban._src.data.batch import join_targets, split_targets
+from keras_ban._src.data.pairing import PairedDataset
+from keras_ban._src.data.parts import part_of_batches
+from keras_ban._src.distillation.attachment import attach
+from keras_ban._src.distillation.augmented_step import augment_batch, prepare_augmentation
+from keras_ban._src.distillation.comparison import compare_outputs
+from keras_ban._src.distillation.feature_matching import FeatureMatching
+from keras_ban._src.distillation.first_batch import check_first_batch, check_soft_targets
+from keras_ban._src.distillation.observer import Observed, Observer, split_observed
+from keras_ban._src.distillation.outputs import (
+    check_independent,
+    check_known_outputs,
+    has_schedule,
+    of_same_outputs,
+    own_weights,
+    seed_generators,
+    with_own_seed,
+)
+from keras_ban._src.distillation.teacher import NO_TEACHER, Teaching
+from keras_ban._src.losses import KnowledgeDistillation
+from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
+from keras_ban._src.losses.schedules import check_schedule, serialize, value_at
+from keras_ban._src.targets import augmented_views
+from keras_ban._src.targets.top_k_rows import expand, is_top_k
+
+
+@keras.saving.register_keras_serializable(package="keras_ban")
+class Distiller(keras.Model):
+    """A `keras.Model` that trains its student with a teacher's help (BAN eq. 3).
+
+    The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own
+    `add_loss` and regularizer terms, whole, once. A term of weight 0 is neither computed nor reported: with
+    `label_weight=0` labels are read by a distillation loss that wants them, and by metrics (and else need not be
+    given), with `label_weight=1` the teacher never runs and training is the student's own `fit`, bit for bit.
+
+    `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks and mixed precision are those of Keras, and act
+    on the distillation loss as on the label loss; so do `loss_weights` where there are several outputs. `fit` reports
+    `loss`, `label_loss`, `distillation_loss` and the metrics; validation reports the student on the labels, as the
+    student's own `evaluate` would, and never runs the teacher. `predict`, `evaluate`, `summary` and `count_params`
+    speak of the student; `distiller.student` is the model itself, which needs no keras_ban to be saved and loaded.
+
+    The teacher is never changed: it runs in inference mode and without gradients on the batch that the student sees,
+    and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
+    files and weight-only checkpoints hold the student alone (with the optimizer, where random losses have got to, and
+    the weights of projections and of an augmentation, if there are any).
+
+    `label_weight`, and the temperature of a distillation loss, may change over a run: each may be a
+    `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
+    optimizer's `iterations`, an int32 tensor) that gives the number for that step. Their means over an epoch are
+    reported as `label_weight` and `temperature`. A label weight that changes keeps both terms computed, at 0 and 1 too.
+
+    Under torch, where the processes of a `torch.distributed` group all call `fit` alike, they train one model, the
+    first one's, as one process would on the whole batch: weights, losses, penalties and metrics are the same up to
+    rounding, and the same in all (Keras's own `fit` trains a model in each, without a word). Arrays, soft targets
+    and `batch_size` are those of the whole, and divided; a dataset gives each worker batches of its own, a
+    `DataLoader` by a `DistributedSampler`, which is told the epoch. Each worker holds the outputs of the whole
+    batch, and validates on all of the validation data. Not as in one process: a BatchNorm normalises by its
+    worker's part, as under `DistributedDataParallel`, and its statistics are the workers' mean; dropout and
+    augmentation draw other numbers in each worker; what layers add by `add_loss` is taken for a mean over the
+    batch. Where a worker ends, the others raise `RuntimeError`: at once where the connection is closed, else after
+    the group's `timeout`.
+
+    A batch whose `y` is `{"labels": ..., "soft_targets": ...}` brings the teacher's outputs with it, and the teacher
+    does not run. With `label_weight=0`, `{"soft_targets": ...}` is enough.
+
+    Example:
+
+    ```python
+    distiller = keras_ban.Distiller(student=student, teacher=teacher, label_weight=0.5)
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    distiller.fit(x, y, epochs=10, validation_data=(x_val, y_val))
+    distiller.student.save("student.keras")
+    ```
+
+    Args:
+        student: the `keras.Model` to train; may be unbuilt.
+        teacher: a trained `keras.Model` with the same outputs, an `EnsembleModel` for instance. `None` where every
+            batch brings `"soft_targets"`. A dict of outputs may hold more than the student's.
+        distillation_loss: a `keras.losses.Loss`, called as `loss(y_true, y_pred, sample_weight)` with `y_true` as
+            `{"labels": ..., "soft_targets": ...}` (`"labels"` are absent where there are none). One that holds a
+            `keras.random.SeedGenerator` as `seed_generator` is copied, and the copy's is part of the state. Losses of
+            `keras.losses` itself, which know no such dict, are given the soft targets alone. For several outputs a
+            list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
+            loss stands for all outputs. A `keras.distillation.DistillationLoss` does what it does in Keras's own
+            Distiller; as it gives one number for a whole batch, sample weights, class weights and masks are refused
+            with it, and one for several outputs is given all of them. `None`: `KnowledgeDistillation()`.
+        label_weight: the label loss's share, in `[0, 1]`; or a callable of the training step, as above.
+        feature_matching: a `FeatureMatching`, which says what layers of the student are to give what layers of the
+            teacher give: `weight * feature loss` is added to the loss above, whatever the label weight, and reported
+            as `feature_loss`. Student and teacher are functional or Sequential models, built, and the teacher runs at
+            each step. What bridges layers of different widths is in `projections`, by the student's layer.
+        augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns others of the same
+            shapes, at random. It is applied once inside each training step, and teacher and student both see what it
+            made (Beyer et al., 2022): neither validation nor prediction is augmented. Labels stay as they are, so what
+            changes them too (MixUp, CutMix) belongs into the data, or goes with `label_weight=0`.
+        name: as in `keras.Model`.
+
+    Call args:
+        inputs: what the student takes.
+        training: as in `keras.Model`.
+
+    Raises:
+        TypeError: student or teacher is not a `keras.Model`, a distillation loss not a loss as above,
+            `feature_matching` no `FeatureMatching`, or the augmentation not a layer.
+        ValueError: `label_weight` is not a number in `[0, 1]`, student and teacher are the same model or share
+            trainable weights, their outputs differ in shape, layers to match are not there, are called more than once
+            or differ in more than their width, or the augmentation has trainable weights.
+
+    Warns:
+        UserWarning: `keras.distillation.LogitsDistillation` is taken with its default loss, which takes no softmax; or
+            the student has a `train_step` or `compute_loss` of its own, which a Distiller does not call.
+    """
+
+    def __init__(
+        self,
+        *,
+        student,
+        teacher=None,
+        distillation_loss=None,
+        label_weight=0.5,
+        feature_matching=None,
+        augmentation=None,
+        name=None,
+    ):
+        if distillation_loss is None:
+            distillation_loss = KnowledgeDistillation()
+        checks.check_distillation_loss(distillation_loss)
+        checks.check_model("student", student)
+        _warn_of_own_steps(student)
+        if teacher is not None:
+            checks.check_model("teacher", teacher)
+            check_independent(student, teacher)
+            check_known_outputs(student, teacher, distillation_loss)
+        for loss in filter(is_of_keras_distillation, keras.tree.flatten(distillation_loss)):
+            check_of_keras_distillation(loss, student, teacher)
+        observers = {"student": None, "teacher": None}
+        if feature_matching is not None:
+            _check_feature_matching(feature_matching, teacher)
+            observers["student"] = Observer("student", student, feature_matching.layers.keys())
+            observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
+        label_weight = check_schedule("label_weight", checks.check_label_weight, label_weight)
+        if augmentation is not None:
+            augmented_views.check_augmentation(augmentation)
+            of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
+            if any(id(weight) in of_teacher for weight in augmentation.weights):
+                raise ValueError("`augmentation` and `teacher` share weights, and the teacher must not change.")
+        # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        self.student = student
+        self.augmentation = augmentation
+        # A loss that draws random numbers draws from the model's state, else JAX would draw the same at each step.
+        distillation_loss = keras.tree.map_structure(with_own_seed, distillation_loss)
+        self._loss_seed_generators = seed_generators(distillation_loss)
+        self._teaching = Teaching(teacher, observers["teacher"])
+        self._feature_matching = feature_matching
+        #: What bridges features of different widths, by the student's layer: trained and saved with the Distiller.
+        self.projections = {}
+        if feature_matching is not None:
+            features = (observers[role].features for role in ("student", "teacher"))
+            self.projections = feature_matching.make_projections(*features)
+        # Held where Keras does not look for what it would track.
+        self._hidden = types.SimpleNamespace(
+            distillation_loss=distillation_loss,
+            observer=observers["student"],
+            observes=False,
+            found_by_keras=False,
+            before_training=[],
+            step=None,
+            workers=None,
+        )
+        self._label_weight = label_weight
+        self._loss_weights = None
+        self._soft_targets_checked = False
+        self._evaluating = False
+        self._jit_wanted = "auto"
+        self._augmentation_is_ready = False
+        # A weight that changes may be anything in between, at any step.
+        self._hears_labels = callable(label_weight) or label_weight > 0
+        self._hears_teacher = callable(label_weight) or label_weight < 1
+        self._needs_teacher = self._hears_teacher or feature_matching is not None
+        temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(distillation_loss))
+        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
+        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if self._hears_teacher else None
+        self._feature_loss_tracker = None if feature_matching is None else keras.metrics.Mean(name="feature_loss")
+        self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(label_weight) else None
+        self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
+        self.supports_masking = True
+        self.supports_jit = teacher is None or all(layer.supports_jit for layer in teacher._flatten_layers())
+        self.built = student.built
+
+    # Read-only, all of them: a compiled step would go on with the old value, without a word.
+    @property
+    def teacher(self):
+        return self._teaching.teacher
+
+    @property
+    def distillation_loss(self):
+        return self._hidden.distillation_loss
+
+    @property
+    def label_weight(self):
+        return self._label_weight
+
+    @property
+    def feature_matching(self):
+        return self._feature_matching
+
+    @property
+    def output_names(self):
+        """The student's, by which Keras pairs outputs with losses and metrics; of functional models only."""
+        return self.student.output_names
+
+    def __dir__(self):
+        # Keras saves and loads what it finds among the attributes. The teacher is found for a `.keras` file, for which
+        # Keras asks for assets first, and not for a weights file.
+        found, self._hidden.found_by_keras = self._hidden.found_by_keras, False
+        return [name for name in super().__dir__() if name != "teacher" or found]
+
+    def call(self, inputs, training=None):
+        workers = self._hidden.workers
+        if workers is not None and workers.in_step:
+            return workers.gather(self._call_student(workers.own_part(inputs), training))
+        return self._call_student(inputs, training)
+
+    def _call_student(self, inputs, training):
+        if not self._hidden.observes:
+            return self.student(inputs, training=training)
+        outputs, features = self._hidden.observer(inputs, training=training)
+        named = zip(self.feature_matching.layers, features, strict=True)
+        return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
+
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
+        """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
+
+        Raises:
+            ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
+        """
+        if loss is None and self._hears_labels:
+            raise ValueError(
+                f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
+                "or train on the teacher alone with `Distiller(..., label_weight=0)`."
+            )
+        if self.teacher is not None:
+            check_independent(self.student, self.teacher)
+        super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
+        self._loss_weights = loss_weights
+        self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
+        self._jit_wanted = kwargs.get("jit_compile", "auto")
+        self._augmentation_is_ready = False
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        # Keras notes what "auto" came to; where the file is loaded it may come to something else.
+        return config and {**config, "jit_compile": self._jit_wanted}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, soft_targets=None, **kwargs):
+        """As `keras.Model.fit`, with soft targets that were computed before.
+
+        Args:
+            x, y: as in `keras.Model.fit`, as are all arguments not named here.
+            soft_targets: `SoftTargets` of `x`, in the order of `x`; the teacher then never runs, and a step costs what
+                a plain one costs. With arrays, `shuffle`, `validation_split`, `sample_weight` and `class_weight` work
+                as ever; from a memory-mapped file each batch reads its own rows alone. A dataset is paired with them
+                (`SoftTargets.pair`); `class_weight` is then for the dataset to give, as sample weights.
+
+        Raises:
+            TypeError: `soft_targets` are no `SoftTargets`.
+            ValueError: `compile` was not called, there is no data, its parts are of different lengths or no numbers, do
+                not fit the models or the loss, or hold NaN (labels for a loss of Keras, weights, soft targets; inputs
+                are not searched), the teacher's outputs do not fit the student's, there is no teacher where one is
+                needed, or the soft targets are of other data, of another teacher, or of another kind than the loss
+                takes.
+            RuntimeError: a process has died that read a `PyDataset(use_multiprocessing=True)`, for which Keras (3.15)
+                itself would wait for ever; or another worker was lost.
+
+        Warns:
+            UserWarning: once, where the teacher's outputs on the first batch look like probabilities though the
+                distillation loss takes logits.
+        """
+        self._assert_compile_called("fit")
+        checks.check_not_empty(x)
+        arguments = fit_arguments.arguments_of_fit(self, x, y, args, kwargs)
+        fit_arguments.check_fit_arguments(x, y, arguments)
+        x = prepare_augmentation(self, x)
+        in_arrays = split_targets(y)[1] is not None and not checks.is_dataset(x)
+        if self.feature_matching is not None and (soft_targets is not None or isinstance(x, PairedDataset)):
+            raise ValueError(_NO_FEATURES)
+        if in_arrays:
+            fit_arguments.check_soft_target_values(y["soft_targets"])
+        if soft_targets is not None or in_arrays or isinstance(x, PairedDataset):
+            x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
+            args = ()
+        labels, soft_targets = split_targets(y)
+        if self._hears_labels and not checks.is_dataset(x):
+            if labels is None:
+                raise ValueError(_NO_LABELS)
+            checks.check_labels(labels, self.loss, self.student)
+            fit_arguments.check_label_values("y", labels, self.loss)
+        elif labels is None and self._measures_labels and not checks.is_dataset(x):
+            raise ValueError(
+                "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
+                "compile without metrics."
+            )
+        weights = _of_labels(arguments.get("sample_weight"))
+        validation_data = arguments.get("validation_data")
+        if self.built and isinstance(validation_data, (list, tuple)):
+            batch = None if checks.is_dataset(x) else (x, labels, weights)
+            trial.check_validation(self, validation_data, batch, measure=False)
+        try:
+            if self._needs_teacher:
+                x = self._prepare_soft_targets(x, soft_targets)
+            kwargs = fit_arguments.arguments_of_fit(self, x, y, args, kwargs)
+            # On torch nothing is divided before a step, see `_torch_workers`.
+            if backend.BACKEND != "torch" and (process_group.count() > 1 or process_group.shares() > 1):
+                x, y, kwargs = part_of_batches(x, y, kwargs)
+            with reading.dead_ones_told(x, kwargs.get("validation_data")) as read, process_group.engine_in_force(read):
+                return self._train(read[0], y, **{**kwargs, "validation_data": read[1]})
+        except Exception as error:
+            of_pipeline = backend.error_in_pipeline(error)
+            if of_pipeline is not None:
+                raise of_pipeline from error
+            trial.explain(self, x, y, weights, validation_data)
+            raise
+
+    def _train(self, x, y, **kwargs):
+        try:
+            if backend.BACKEND == "torch" and process_group.count() > 1:
+                from keras_ban._src.distillation import torch_workers
+
+                kwargs, self._hidden.workers = torch_workers.start(self, x, y, kwargs)
+                return super().fit(**kwargs)
+            return super().fit(x, y, **kwargs)
+        finally:
+            self._hidden.workers = None
+            backend.restore(self._hidden.before_training)
+            self._hidden.before_training = []
+            self._teaching.end()
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`."""
+        if backend.BACKEND == "torch" and process_group.count() > 1:
+            raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
+        prepare_augmentation(self, x)
+        if self._needs_teacher:
+            self._prepare_soft_targets(x, split_targets(y)[1])
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, of the student on the labels: the teacher plays no part."""
+        with self._speaking_of_the_student(), reading.dead_ones_told(x) as (read,):
+            logs = super().evaluate(read, *args, **kwargs)
+        # Within `fit`, whose callbacks decide by them.
+        within = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
+        return self._hidden.workers.agree(logs) if within else logs
+
+    def test_on_batch(self, *args, **kwargs):
+        """As `keras.Model.test_on_batch`, of the student on the labels."""
+        with self._speaking_of_the_student():
+            return super().test_on_batch(*args, **kwargs)
+
+    def summary(self, *args, **kwargs):
+        """As `keras.Model.summary`, of the student."""
+        return self.student.summary(*args, **kwargs)
+
+    def make_train_function(self, force=False):
+        # Keras calls this when all variables are built, just before the first step.
+        super().make_train_function(force)
+        self._hidden.before_training = backend.values_before_training(self)
+        if self._hidden.workers is not None:
+            self._hidden.workers.begin(self)
+
+    def count_params(self):
+        """As `keras.Model.count_params`, of the student."""
+        return self.student.count_params()
+
+    def export(self, *args, **kwargs):
+        """As `keras.Model.export`, of the student."""
+        return self.student.export(*args, **kwargs)
+
+    def train_step(self, *args):
+        # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
+        if self._hidden.workers is None:
+            return self._train_step(*args)
+        (data,) = args
+        with self._hidden.workers.step(self, data) as part:
+            return self._train_step(part)
+
+    def _train_step(self, *args):
+        *state, data = args
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        labels, soft_targets = split_targets(y)
+        x, state = augment_batch(self, x, y, state)
+        if labels is None and self._hears_labels:
+            raise ValueError(_NO_LABELS)
+        if not self._needs_teacher:
+            y = labels
+        elif soft_targets is None:
+            soft_targets, features = split_observed(self._teaching.in_step(x, state))
+            y = join_targets(labels, soft_targets, teacher_features=features)
+        elif self.feature_matching is not None:
+            raise ValueError(_NO_FEATURES)
+        if self._label_weight_tracker is not None or self._temperature_tracker is not None:
+            self._hidden.step = backend.step_of(self.optimizer, state[0][2] if state else None)
+        if self._hidden.workers is not None:
+            x, y, sample_weight = self._hidden.workers.join(x, y, sample_weight)
+        self._hidden.observes = self._hidden.observer is not None
+        try:
+            return super().train_step(*state, (x, y, sample_weight))
+        finally:
+            self._hidden.step, self._hidden.observes = None, False
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        labels, soft_targets = split_targets(y)
+        y_pred, features = split_observed(y_pred)
+        sample_weight = _of_labels(sample_weight)
+        if soft_targets is None or not training:
+            # Plain training, or evaluation: what the student itself would report.
+            # While Keras builds the model, a batch without labels passes through here too.
+            if getattr(self, "loss", None) is None or (labels is None and not self._evaluating):
+                return self._student_losses()
+            loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
+            if training:
+                self._track(self._label_loss_tracker, loss - self._student_losses(), x)
+            return loss
+        if self._hears_teacher:
+            loss = self._distill(labels, soft_targets, y_pred, sample_weight)
+            self._track(self._distillation_loss_tracker, loss, x)
+        if self._hears_labels:
+            label_loss = self._compile_loss(labels, y_pred, own_weights(sample_weight))
+            self._track(self._label_loss_tracker, label_loss, x)
+            label_weight = value_at(self.label_weight, self._hidden.step)
+            if self._label_weight_tracker is not None:
+                self._label_weight_tracker.update_state(label_weight)
+            loss = label_weight * label_loss + (1 - label_weight) * loss if self._hears_teacher else label_loss
+        if features is not None:
+            feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
+            self._track(self._feature_loss_tracker, feature_loss, x)
+            loss = loss + self.feature_matching.weight * feature_loss
+        return loss + self._student_losses()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred, _ = split_observed(y_pred)
+        return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
+
+    @property
+    def metrics(self):
+        metrics = super().metrics
+        if self._evaluating:
+            ours = (self._label_loss_tracker, self._distillation_loss_tracker)
+            ours += (self._label_weight_tracker, self._temperature_tracker, self._feature_loss_tracker)
+            return [metric for metric in metrics if all(metric is not tracker for tracker in ours)]
+        return metrics
+
+    @property
+    def non_trainable_variables(self):
+        variables = super().non_trainable_variables
+        return variables if self._evaluating else variables + self._teaching.in_state
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "student": keras.saving.serialize_keras_object(self.student),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
+            "label_weight": serialize(self.label_weight),
+            "feature_matching": keras.saving.serialize_keras_object(self.feature_matching),
+            "augmentation": keras.saving.serialize_keras_object(self.augmentation),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        parts = {
+            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects) for key in _PARTS
+        }
+        return cls(**{**config, **parts})
+
+    # Keras saves no generators by itself.
+    def save_own_variables(self, store):
+        for index, generator in enumerate(self._loss_seed_generators):
+            store[f"seed_generator_{index}"] = generator.state
+
+    def load_own_variables(self, store):
+        for index, generator in enumerate(self._loss_seed_generators):
+            if f"seed_generator_{index}" in store.keys():  # noqa: SIM118, not all of Keras's stores are dicts
+                generator.state.assign(store[f"seed_generator_{index}"])
+
+    def save_assets(self, directory):
+        # An empty folder would be left out of the file, and `load_assets` not be called.
+        pathlib.Path(directory, "contents.txt").write_text("student, teacher\n")
+        self._hidden.found_by_keras = True
+
+    def load_assets(self, directory):
+        self._hidden.found_by_keras = True
+
+    def _prepare_soft_targets(self, x, soft_targets):
+        """Make the teacher ready for training on `x`, or check the soft targets that take its place; return `x`."""
+        if self.teacher is None and soft_targets is None and not checks.is_dataset(x):
+            raise ValueError(NO_TEACHER)
+        unseen = self._hears_teacher and not self._soft_targets_checked
+        if unseen or not getattr(self.teacher, "built", True):
+            x = check_first_batch(self, x, soft_targets)
+        if self.teacher is None or soft_targets is not None:
+            self._teaching.end()
+        else:
+            self._teaching.begin(self.student)
+        return x
+
+    def _distill(self, labels, soft_targets, y_pred, sample_weight):
+        if is_top_k(soft_targets):
+            soft_targets = expand(soft_targets, y_pred.shape[-1])
+        soft_targets = of_same_outputs(soft_targets, y_pred)
+        if not self._soft_targets_checked and backend.steps_see_values(self):
+            check_soft_targets(self, soft_targets)
+        return compare_outputs(self, labels, soft_targets, y_pred, sample_weight, self._hidden.step)
+
+    def _aggregate_additional_loss(self, loss):
+        # Of Keras, which sums up by it what `losses` holds.
+        loss = super()._aggregate_additional_loss(loss)
+        workers = self._hidden.workers
+        return workers.add_up(loss) if workers is not None and workers.in_step else loss
+
+    def _student_losses(self):
+        """What `add_loss` and the regularizers add, scaled as Keras scales it."""
+        return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
+
+    def _track(self, tracker, loss, x):
+        batch_size = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+        tracker.update_state(loss * backend.replica_count(), sample_weight=batch_size)
+
+    @contextlib.contextmanager
+    def _speaking_of_the_student(self):
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
+
+
+def _same(features):
+    return features
+
+
+def _check_feature_matching(feature_matching, teacher):
+    if not isinstance(feature_matching, FeatureMatching):
+        raise TypeError(
+            "`feature_matching` must be `keras_ban.FeatureMatching({'student layer': 'teacher layer'})`, received: "
+            f"{feature_matching!r} (of type {type(feature_matching).__name__})."
+        )
+    if teacher is None:
+        raise ValueError(_NO_FEATURES)
+
+
+def _of_labels(sample_weight):
+    """The labels' part of sample weights that came in the structure of `y`."""
+    if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
+        return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
+    return sample_weight
+
+
+_PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
+
+_NO_FEATURES = (
+    "`feature_matching` compares layers, so the teacher must run at each step; soft targets hold its outputs alone. "
+    "Pass `Distiller(teacher=..., feature_matching=...)`, and data without soft targets."
+)
+
+_NO_LABELS = (
+    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
+    "`Distiller(..., label_weight=0)`."
+)
+
+
+def _warn_of_own_steps(student):
+    names = ("train_step", "compute_loss")
+    own = [f"`{name}`" for name in names if getattr(type(student), name) is not getattr(keras.Model, name)]
+    if own:
+        warnings.warn(
+            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls: "
+            "it trains the compiled loss and the distillation loss. What the student adds by `add_loss` counts.",
+            stacklevel=3,
+        )

@@ -1,0 +1,279 @@
+"""Export a model for serving, from any backend, and hold what was written against it."""
+
+import collections.abc
+import importlib.util
+import numbers
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_ban._src import backend, checks
+from keras_ban._src.distillation.distiller import Distiller
+from keras_ban._src.export.formats import check_importable, write
+from keras_ban._src.export.served import ServedModel, input_specs, named_inputs, random_inputs
+from keras_ban._src.export.verification import BATCH_SIZES, actual_outputs, expected_outputs, largest_difference
+from keras_ban._src.files.replacement import check_may_replace, put_in_place, temporary_folder
+from keras_ban._src.sequence.ensemble import EnsembleModel
+from keras_ban._src.sequence.sequence import BornAgainSequence
+
+# What each format needs besides TensorFlow: to be written, and to be run.
+_PACKAGES = {"tf_saved_model": [], "onnx": ["tf2onnx", "onnxruntime"], "litert": ["ai_edge_litert"]}
+
+
+FORMATS = tuple(_PACKAGES)
+
+
+def export(
+    model,
+    path,
+    format="tf_saved_model",
+    *,
+    choose="ensemble",
+    members=False,
+    preprocessing=None,
+    labels=None,
+    examples=None,
+    int8=False,
+    verify=True,
+    tolerance=1e-5,
+    overwrite=False,
+    verbose=True,
+):
+    """Write a model as one self-contained graph for inference, from any backend, and check what was written.
+
+    What is written needs neither keras_ban nor Keras, and takes batches of any size. Its inputs are named as the
+    model's `keras.Input`s, or by the keys of a dict; inputs that were given no name are `input_0`, `input_1`, ... Its
+    outputs are named by the keys of a dict, else `output_0`, `output_1`, ... A SavedModel has them under the signatures
+    `serve` and `serving_default`. Nothing is kept of training: dropout is off, BatchNorm uses its moving averages.
+
+    TensorFlow writes all formats (`pip install "keras-ban[export]"`). Under JAX and torch that happens in a process of
+    its own, which imports the classes that the model is made of.
+
+    Example:
+
+    ```python
+    keras_ban.export(model, "serving/1")
+    keras_ban.export(keras_ban.EnsembleModel([first, second]), "serving/2", members=True)
+    ```
+
+    Args:
+        model: a built `keras.Model`; a `Distiller`, of which the student is exported; an `EnsembleModel`, as one graph;
+            or a `BornAgainSequence` that is trained.
+        path: where to; a folder for `"tf_saved_model"` (TensorFlow Serving takes `.../name/1`), else a file. Folders on
+            the way are made. It is complete or absent, whatever happens: it gets its name when it is checked.
+        format: `"tf_saved_model"`, `"onnx"` (opset 18) or `"litert"`.
+        choose: of a `BornAgainSequence`, `"ensemble"` (`ensemble()`) or `"best"` (`best_model`).
+        members: whether an `EnsembleModel` also gives `members`, `(batch, members, ...)`, what each of them says, and,
+            unless `average="outputs"`, how far they disagree, in nats: `predictive_entropy`, `H[p]` of the mean `p` of
+            their probabilities, and `mutual_information`, `H[p] - sum(w * H[member])`, the part of it that is
+            disagreement (Houlsby et al., 2011; Malinin and Gales, 2018). Both are `(batch, ...)` without the classes,
+            of sigmoids one for each output.
+        preprocessing: a layer, or a list of layers, that the graph applies to its inputs first, for instance
+            `keras.layers.Rescaling(1 / 255)`. Inputs are then as the `examples` are, without examples uint8.
+        labels: names of the classes, one for each, kept with the model: in a SavedModel as `assets/labels.txt`, in ONNX
+            as the metadata `labels`, in LiteRT as an associated file `labels.txt`; a line for each.
+        examples: inputs as clients will send them, `(examples, ...)`, or `(inputs, y)` with their labels `y`, whole
+            numbers. They are checked besides random inputs, and int8 is calibrated and measured on them.
+        int8: whether weights and activations are quantised to int8 (`"litert"` alone), by `examples`.
+        verify: whether what was written is loaded in a process without keras_ban, and its outputs of random inputs and
+            of the examples, at batch sizes 1, 2 and 7, are compared with the model's `predict`.
+        tolerance: the largest absolute difference allowed, in the outputs' units. The default is for float32 on a CPU;
+            large outputs, half precision, and a GPU that computes in TF32 need more. Of int8 the difference is only
+            reported.
+        overwrite: whether a model that is at `path` may be replaced, once the new one is checked.
+        verbose: whether to print what is done, and the differences found.
+
+    Returns:
+        A dict of what was measured, empty with `verify=False`: `difference`, the largest absolute difference of any
+        output; with `int8`, of classifiers, `agreement`, the share of examples whose class is the same, and with `y`
+        `accuracy` and `source_accuracy`.
+
+    Raises:
+        TypeError: the model, a layer or a path is not as above.
+        ValueError: another argument is not as above, `path` exists, or the model cannot be exported; before any work.
+        ImportError: TensorFlow or another package is missing; it is named.
+        RuntimeError: it could not be written or loaded, or differs by more than `tolerance`. Nothing is left of it.
+    """
+    labels = _check_labels(labels)
+    model = _resolve(model, choose)
+    served = ServedModel(model, _check_layers(preprocessing), members)
+    checks.check_path("path", path)
+    path = pathlib.Path(path)
+    _check_choices(model, members, examples, int8, format, tolerance)
+    check_may_replace(path, format, overwrite)
+    _check_packages(format)
+    if backend.BACKEND != "tensorflow":
+        check_importable(served)
+    examples, y = _split(examples)
+    specs = input_specs(model, served.preprocessing, examples)
+    examples = _fit(specs, examples)
+    if verify:
+        # Before anything is written: this shows what the model itself cannot do.
+        inputs = random_inputs(specs, sum(BATCH_SIZES), examples, model)
+        if examples is not None:
+            inputs = keras.tree.map_structure(lambda *rows: np.concatenate(rows), inputs, examples)
+        expected = expected_outputs(served, inputs)
+        _check_count(labels, expected)
+
+    say = print if verbose else lambda *_: None
+    with temporary_folder(path) as folder:
+        say(f"Writing {model.name!r} as {format}" + ("" if _in_this_process(format) else ", in a process of its own"))
+        artefact = write(served, specs, format, folder, named_inputs(specs, examples) if int8 else None)
+        if labels is not None:
+            _add_labels(artefact, format, labels)
+        report = {}
+        if verify:
+            say("Checking it in a process without keras_ban")
+            actual = actual_outputs(artefact, format, specs, inputs, folder)
+            report = {"difference": largest_difference(expected, actual)}
+            if int8:
+                report |= _measure(expected, actual, y, sum(BATCH_SIZES))
+            elif not report["difference"] <= tolerance:
+                raise RuntimeError(
+                    f"The exported {format} differs from {model.name!r} by up to {report['difference']:.3g}, and "
+                    f"`tolerance` allows {tolerance:.3g}: nothing was kept. Is the model the same in each call, at any "
+                    "batch size? Half precision, a GPU and outputs that are large need a larger `tolerance`."
+                )
+        put_in_place(artefact, path, folder, format, overwrite)
+    say(f"Exported to {path}" + "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in report.items()))
+    return report
+
+
+def _in_this_process(format):
+    return format == "tf_saved_model" and backend.BACKEND == "tensorflow"
+
+
+def _resolve(model, choose):
+    """The one model that is meant."""
+    if choose not in ("ensemble", "best"):
+        raise ValueError(f"`choose` must be 'ensemble' or 'best', received: {choose!r}.")
+    if isinstance(model, BornAgainSequence):
+        return model.best_model if choose == "best" else model.ensemble()
+    if choose != "ensemble":
+        raise ValueError(f"`choose` is for a `BornAgainSequence`, received one model of type {type(model).__name__}.")
+    if isinstance(model, Distiller):
+        return model.student
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a `keras.Model`, a `Distiller`, an `EnsembleModel` or a `BornAgainSequence`, received: "
+            f"{model!r} (of type {type(model).__name__})."
+        )
+    return model
+
+
+def _check_layers(preprocessing):
+    layers = [] if preprocessing is None else preprocessing
+    layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"`preprocessing` must be a `keras.layers.Layer`, or a list of them, received: {layer!r}.")
+    return layers
+
+
+def _check_packages(format):
+    missing = [name for name in ["tensorflow", *_PACKAGES[format]] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"To export to {format}, {' and '.join(missing).replace('_', '-')} must be installed: "
+            '`pip install "keras-ban[export]"`.'
+        )
+
+
+def _check_choices(model, members, examples, int8, format, tolerance):
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {FORMATS}, received: {format!r}.")
+    if members and not isinstance(model, EnsembleModel):
+        raise ValueError(
+            f"`members=True` is for an `EnsembleModel`, received a {type(model).__name__}: {model.name!r}."
+        )
+    if not isinstance(tolerance, numbers.Real) or not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be a number, 0 or more, received: {tolerance!r}.")
+    if int8 and (format != "litert" or examples is None):
+        raise ValueError("`int8=True` needs `format='litert'`, and `examples` by which ranges are measured.")
+
+
+def _check_labels(labels):
+    """Labels as a list, or `None`."""
+    if labels is None:
+        return None
+    is_list = isinstance(labels, collections.abc.Iterable) and not isinstance(labels, str)
+    given, labels = labels, list(labels) if is_list else []
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"`labels` must be a list of strings, one for each class, received: {given!r}.")
+    if any(len(label.splitlines()) > 1 or label.endswith("\n") for label in labels):
+        raise ValueError("A label of `labels` holds a line break, and labels are kept one to a line.")
+    return labels
+
+
+def _check_count(labels, outputs):
+    classes = outputs["output_0"].shape[-1] if labels is not None and "output_0" in outputs else 1
+    if classes > 1 and len(labels) != classes:
+        raise ValueError(f"`labels` must name each of the {classes} classes, received {len(labels)}: {list(labels)}.")
+
+
+def _split(examples):
+    """`(inputs, y)`, arrays; `y` is `None` where there is none."""
+    if examples is None:
+        return None, None
+    inputs, y = examples if isinstance(examples, tuple) else (examples, None)
+    inputs = keras.tree.map_structure(np.asarray, inputs)
+    inputs = keras.tree.map_structure(lambda x: x.astype("float32") if x.dtype == "float64" else x, inputs)
+    lengths = {
+        len(leaf) if leaf.ndim else 0 for leaf in keras.tree.flatten((inputs, [] if y is None else np.asarray(y)))
+    }
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"`examples` must be arrays with as many rows as each other, and at least one, received {sorted(lengths)}."
+        )
+    return inputs, None if y is None else np.asarray(y).reshape(-1)
+
+
+def _fit(specs, examples):
+    """The examples in the dtypes of the specs."""
+    if examples is None:
+        return None
+    if len(keras.tree.flatten(examples)) != len(keras.tree.flatten(specs)):
+        raise ValueError(
+            f"`examples` must have the structure of the model's inputs, "
+            f"{keras.tree.map_structure(lambda spec: spec.name, specs)}, received "
+            f"{len(keras.tree.flatten(examples))} arrays."
+        )
+
+    def fit(spec, example):
+        sizes = zip(spec.shape[1:], example.shape[1:], strict=False)
+        if len(spec.shape) != example.ndim or any(want not in (None, came) for want, came in sizes):
+            raise ValueError(f"`examples` must have shape {spec.shape} for {spec.name!r}, received: {example.shape}.")
+        return example.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+
+    return keras.tree.map_structure(fit, specs, examples)
+
+
+def _add_labels(artefact, format, labels):
+    text = "\n".join(labels) + "\n"
+    if format == "tf_saved_model":
+        (artefact / "assets").mkdir(exist_ok=True)
+        (artefact / "assets" / "labels.txt").write_text(text)
+    elif format == "onnx":
+        import onnx
+
+        model = onnx.load(artefact)
+        onnx.helper.set_model_props(model, {"labels": text})
+        onnx.save(model, artefact)
+    else:
+        # Appended as a zip archive, as LiteRT's metadata keeps associated files; readers of the graph do not see it.
+        with zipfile.ZipFile(artefact, "a") as archive:
+            archive.writestr("labels.txt", text)
+
+
+def _measure(expected, actual, y, first):
+    """What int8 costs a classifier, on the examples, which begin at row `first`."""
+    expected, actual = expected.get("output_0"), actual.get("output_0")
+    if expected is None or expected.ndim != 2 or expected.shape[1] < 2:
+        return {}
+    before, after = (np.argmax(each[first:], axis=-1) for each in (expected, actual))
+    report = {"agreement": float(np.mean(before == after))}
+    if y is not None:
+        report |= {"source_accuracy": float(np.mean(before == y)), "accuracy": float(np.mean(after == y))}
+    return report

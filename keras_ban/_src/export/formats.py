@@ -1,0 +1,117 @@
+"""Writes what is exported: a SavedModel by Keras, and from it, by converters made for that, the other formats.
+
+A SavedModel that Keras writes under TensorFlow runs wherever TensorFlow does. A `.keras` file does not depend on the
+backend, so under JAX and torch the model goes through one into a process of its own, which runs TensorFlow. Converters
+run there under any backend: what they do to loggers, and to NumPy, stays there.
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_ban._src import backend
+from keras_ban._src.export.processes import run_python
+from keras_ban._src.export.served import named_inputs
+from keras_ban._src.files import model_file
+
+
+def write(served, specs, format, folder, representative=None):
+    """Write a model.
+
+    Args:
+        served: `ServedModel`.
+        specs: of its inputs, as `input_specs` gives them.
+        format: `"tf_saved_model"`, `"onnx"` or `"litert"`.
+        folder: an empty folder, for all that is made on the way too.
+        representative: inputs, by their names, by which LiteRT is quantised to int8; `None`: it is not.
+
+    Returns:
+        The path of what was written.
+
+    Raises:
+        RuntimeError: the process that writes failed; with its last words.
+    """
+    saved_model, converted = folder / "saved_model", folder / f"converted.{format}"
+    job = {"format": format, "saved_model": str(saved_model), "converted": str(converted), "model": None}
+    if backend.BACKEND == "tensorflow":
+        write_saved_model(served, specs, saved_model)
+    else:
+        model_file.save(served, folder / "model.keras")
+        job["model"] = str(folder / "model.keras")
+        job["floatx"] = keras.config.floatx()
+        job["structure"] = keras.tree.map_structure(lambda spec: spec.name, specs)
+        job["specs"] = {name: (spec.dtype, spec.shape) for name, spec in named_inputs(specs, specs).items()}
+        job["classes"] = [(each.__module__, each.__name__) for each in users_objects(served)]
+    if job["model"] or format != "tf_saved_model":
+        if representative is not None:
+            np.savez(folder / "representative.npz", **representative)
+            job["representative"] = str(folder / "representative.npz")
+        (folder / "job.json").write_text(json.dumps(job))
+        command = ["-m", "keras_ban._src.export.formats", folder / "job.json"]
+        run_python(command, f"writes {format} under TensorFlow", KERAS_BACKEND="tensorflow")
+    return saved_model if format == "tf_saved_model" else converted
+
+
+def write_saved_model(served, specs, path):
+    """Write a SavedModel with the signatures `serve` and `serving_default`, under TensorFlow."""
+    archive = keras.export.ExportArchive()
+    archive.track_and_add_endpoint("serve", served, [specs])
+    archive.write_out(str(path), verbose=False)
+
+
+def users_objects(model):
+    """Classes that a model is made of, and what its configuration names, that neither Keras nor keras_ban brings."""
+    ours = {"keras", "keras_ban"}
+    found = [*model_file.classes_of(model).values(), *_registered(keras.saving.serialize_keras_object(model))]
+    return [each for each in found if each.__module__.split(".")[0] not in ours]
+
+
+def _registered(config):
+    """The classes and functions that a configuration names, as `package>name`: activations, regularizers, ..."""
+    if isinstance(config, str):
+        found = keras.saving.get_registered_object(config) if ">" in config else None
+        return [] if found is None else [found]
+    if isinstance(config, dict):
+        config = list(config.values())
+    return [found for each in config for found in _registered(each)] if isinstance(config, (list, tuple)) else []
+
+
+def check_importable(model):
+    """Raise `ValueError` where another process could not import a class or a function of the model's."""
+    for each in users_objects(model):
+        if each.__module__ == "__main__" or "." in each.__qualname__:
+            raise ValueError(
+                f"Under {backend.BACKEND} a model is exported by a process of its own, which has to import its "
+                f"classes and functions, and it cannot import {each.__qualname__!r} from {each.__module__!r}. Move it "
+                "to the top level of a module of its own, or export under TensorFlow (KERAS_BACKEND=tensorflow)."
+            )
+
+
+def _run(job):
+    """What the process does that `write` starts."""
+    if job["model"]:
+        keras.config.set_floatx(job["floatx"])
+        classes = {name: getattr(importlib.import_module(module), name) for module, name in job["classes"]}
+        served = model_file.load(job["model"], classes)
+        by_name = {name: keras.InputSpec(dtype, shape, name=name) for name, (dtype, shape) in job["specs"].items()}
+        specs = keras.tree.map_structure(by_name.get, job["structure"])
+        write_saved_model(served, specs, job["saved_model"])
+    if job["format"] == "onnx":
+        from tf2onnx import convert
+
+        # The command line is what tf2onnx documents; `serving_default` gives inputs and outputs their names.
+        sys.argv[1:] = ["--saved-model", job["saved_model"], "--signature_def", "serving_default"]
+        sys.argv += ["--opset", "18", "--output", job["converted"]]
+        convert.main()
+    if job["format"] == "litert":
+        representative = job.get("representative")
+        representative = None if representative is None else dict(np.load(representative))
+        pathlib.Path(job["converted"]).write_bytes(backend.litert_from(job["saved_model"], representative))
+
+
+if __name__ == "__main__":
+    _run(json.loads(pathlib.Path(sys.argv[1]).read_text()))

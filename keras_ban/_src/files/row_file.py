@@ -1,0 +1,291 @@
+"""Rows of one NumPy dtype in one file: a `.npy` file that says at its end what it holds.
+
+From the front: an ordinary `.npy` (NumPy alone can read it, memory-mapped too), the examples' keys (uint64), the texts
+that they are hashes of, if they are (a line of JSON each), a description (JSON), and 48 bytes by which the rest is
+found and checked: the SHA-256 of the description, its length, and eight letters. The description holds the sizes and
+checksums of what precedes it. Nothing is pickled.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import uuid
+import zlib
+
+import numpy as np
+
+from keras_ban._src.backend import process_group
+from keras_ban._src.files.writing import writing
+
+_LETTERS = b"KERASBAN"
+_FOOTER_BYTES = hashlib.sha256().digest_size + 8 + len(_LETTERS)
+_CHUNK_BYTES = 2**24
+# Files up to this size are checked whole when they are opened, in some 15 ms; larger ones when they are first used.
+_SMALL_BYTES = 2**26
+_WRITE = "write their soft targets"
+
+
+class RowWriter:
+    """Writes rows as they come, in constant memory, into a file that is complete or absent.
+
+    Use as a context manager; the file appears under its name when `commit` is called, and not at all without.
+
+    Several workers that train together write one file: the first makes it and commits it, and each writes its own rows
+    at their place, and skips those of the others. (All of them call the same methods, but for `append` and `skip`. Who
+    has all rows writes in `_workers.alone`.)
+    """
+
+    def __init__(self, path, dtype, row_shape):
+        self.path = pathlib.Path(path)
+        if len(set(process_group.gather(zlib.crc32(self.path.name.encode()), "name a file").tolist())) > 1:
+            raise ValueError(
+                f"Workers that train together write one file of soft targets, and were given other names; this one's "
+                f"is {self.path.name!r}. Give all of them one path and all of the data, or compute shards before the "
+                "workers are joined."
+            )
+        check_may_replace(self.path)
+        self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
+        self._count, self._checksum, self._committing = 0, 0, False
+        self._texts, self._texts_checksum = None, 0
+        number = process_group.chiefs(uuid.uuid4().int % 2**32, "name a file of soft targets")
+        self._temporary = self.path.with_name(f".{self.path.name}.{number:08x}.partial")
+        header = _header((self._count, *self._row_shape), self._dtype)
+        with process_group.together("make a file of soft targets"), writing(self.path):
+            if process_group.is_chief():
+                self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
+                self._file.write(header)
+        with process_group.together("open a file of soft targets"), writing(self.path):
+            if not process_group.is_chief():
+                self._file = open(self._temporary, "rb+")  # noqa: SIM115 (closed by __exit__)
+                self._file.seek(len(header))
+
+    def __enter__(self):
+        return self
+
+    def skip(self, count, texts=None):
+        """Leave room for rows that another worker writes, whose texts are as in `append`."""
+        with writing(self.path):
+            self._file.seek(count * self._dtype.itemsize * int(np.prod(self._row_shape, dtype="int64")), os.SEEK_CUR)
+            self._write_texts(texts)
+        self._count += count
+
+    def append(self, rows, texts=None):
+        """Write rows; and the texts, bytes each, that their keys are hashes of."""
+        data = np.ascontiguousarray(rows, self._dtype).tobytes()
+        self._checksum = zlib.crc32(data, self._checksum)
+        with writing(self.path):
+            self._file.write(data)
+            self._write_texts(texts)
+        self._count += len(rows)
+
+    def _write_texts(self, texts):
+        if texts is None:
+            return
+        # They come after the keys, which are known at the end: until then they lie in a file without a name.
+        if self._texts is None:
+            self._texts = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (closed by __exit__)
+        lines = b"".join(json.dumps(text.decode("latin-1")).encode() + b"\n" for text in texts)
+        self._texts_checksum = zlib.crc32(lines, self._texts_checksum)
+        self._texts.write(lines)
+
+    def texts(self):
+        """The texts written so far, in their order."""
+        self._texts.seek(0)
+        return map(_text, self._texts)
+
+    def commit(self, keys, description):
+        keys = np.ascontiguousarray(keys, "<u8").tobytes()
+        self._committing = True
+        if process_group.count() == 1:
+            return self._commit(keys, description)
+        with process_group.together(_WRITE), writing(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if len(set(process_group.gather(zlib.crc32(keys), "compare their data").tolist())) > 1:
+            raise ValueError(
+                "The workers that train together were given other data, or data in another order: each of them must be "
+                "given all of the data, in the same order."
+            )
+        with process_group.together("finish a file of soft targets"):
+            if process_group.is_chief():
+                self._commit(keys, description)
+
+    def _commit(self, keys, description):
+        if process_group.count() > 1:
+            shape, offset = (self._count, *self._row_shape), rows_offset(self._temporary)
+            self._checksum = _checksum(np.memmap(self._temporary, self._dtype, "r", offset, shape))
+        description = {
+            **description,
+            "rows": self._count,
+            "row_shape": list(self._row_shape),
+            "rows_dtype": np.lib.format.dtype_to_descr(self._dtype),
+            "rows_checksum": self._checksum,
+            "keys_checksum": zlib.crc32(keys),
+            "texts_bytes": 0 if self._texts is None else self._texts.seek(0, os.SEEK_END),
+            "texts_checksum": self._texts_checksum,
+        }
+        text = json.dumps(description).encode()
+        with writing(self.path):
+            self._file.write(keys)
+            if self._texts is not None:
+                self._texts.seek(0)
+                shutil.copyfileobj(self._texts, self._file)
+            self._file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _LETTERS)
+            self._file.seek(0)
+            self._file.write(_header((self._count, *self._row_shape), self._dtype))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self.path)
+
+    def __exit__(self, kind, *_):
+        if kind is not None and issubclass(kind, Exception) and not self._committing:
+            with contextlib.suppress(RuntimeError):
+                process_group.gather(True, _WRITE)  # The others are about to ask.
+        # Where the disk is full, closing fails as writing did, and is closed all the same.
+        with contextlib.suppress(OSError):
+            self._file.close()
+            if self._texts is not None:
+                self._texts.close()
+        if process_group.is_chief():
+            self._temporary.unlink(missing_ok=True)
+
+
+def check_may_replace(path):
+    """Raise where writing to `path` cannot work, or would overwrite a file that holds something else."""
+    if not path.parent.is_dir():
+        raise ValueError(f"Soft targets cannot be written to {path}: there is no folder {path.parent}. Make it first.")
+    if not path.exists():
+        return
+    try:
+        _read_description(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} exists and does not hold soft targets: it is not overwritten. Choose another path, or delete it."
+        ) from error
+
+
+def read_rows(path, mmap=True, check=True):
+    """Open a file that `RowWriter` wrote.
+
+    Returns:
+        `(rows, keys, description)`; memory-mapped, read-only arrays where `mmap`. Small files are checked whole, if
+        `check`.
+
+    Raises:
+        ValueError: the file is cut short, altered, or none of `RowWriter`.
+    """
+    path = pathlib.Path(path)
+    description, keys_at = _read_description(path)
+    with open(path, "rb") as file:
+        header = file.read(10)
+        header += file.read(int.from_bytes(header[8:10], "little"))
+    shape = (description["rows"], *description["row_shape"])
+    dtype = np.lib.format.descr_to_dtype(_as_descr(description["rows_dtype"]))
+    rows_bytes = int(np.prod(shape, dtype="int64")) * dtype.itemsize
+    if header != _header(shape, dtype) or len(header) + rows_bytes != keys_at:
+        raise ValueError(_damaged(path, "its header does not say what its description says"))
+    rows = np.memmap(path, dtype, "r", len(header), shape) if rows_bytes else np.zeros(shape, dtype)
+    keys = np.memmap(path, "<u8", "r", keys_at, shape[:1]) if shape[0] else np.zeros(0, "<u8")
+    if check and (not mmap or is_small(rows)):
+        check_content(path, rows, keys, description)
+    if not mmap:
+        rows, keys = np.array(rows), np.array(keys)
+    return rows, keys, description
+
+
+def is_small(rows):
+    """Whether `read_rows` checks the content of such a file at once."""
+    return rows.nbytes <= _SMALL_BYTES
+
+
+def description_of(path):
+    """What a file that `RowWriter` wrote says of itself; see `read_rows`."""
+    return _read_description(pathlib.Path(path))[0]
+
+
+def check_content(path, rows, keys, description):
+    """Read rows and keys once, and raise `ValueError` where they are not what was written."""
+    found = {"rows_checksum": _checksum(rows), "keys_checksum": _checksum(keys)}
+    if description.get("texts_bytes"):
+        texts_at = rows_offset(path) + rows.nbytes + keys.nbytes
+        found["texts_checksum"] = _checksum(np.memmap(path, "u1", "r", texts_at, (description["texts_bytes"],)))
+    if any(description[name] != checksum for name, checksum in found.items()):
+        raise ValueError(_damaged(path, "its content is not what was written"))
+
+
+def read_texts(path):
+    """The texts that a file's keys are hashes of, bytes each, in the order of the rows."""
+    path = pathlib.Path(path)
+    description, keys_at = _read_description(path)
+    with open(path, "rb") as file:
+        file.seek(keys_at + 8 * description["rows"])
+        for _ in range(description["rows"] if description.get("texts_bytes") else 0):
+            yield _text(file.readline())
+
+
+def _text(line):
+    return json.loads(line).encode("latin-1")
+
+
+def rows_offset(path):
+    """Where in the file the rows begin."""
+    with open(path, "rb") as file:
+        return 10 + int.from_bytes(file.read(10)[8:10], "little")
+
+
+def _checksum(array):
+    data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b""
+    checksum = 0
+    for i in range(0, len(data), _CHUNK_BYTES):
+        checksum = zlib.crc32(data[i : i + _CHUNK_BYTES], checksum)
+    return checksum
+
+
+def _read_description(path):
+    """`(description, where the keys begin)`, checked against its own checksum and the file's size."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _FOOTER_BYTES))
+        footer = file.read()
+        if not footer.endswith(_LETTERS):
+            file.seek(0)
+            what = "it ends too early" if file.read(6) == b"\x93NUMPY" else "it is no `.npy` file"
+            raise ValueError(_damaged(path, what))
+        length = int.from_bytes(footer[-len(_LETTERS) - 8 : -len(_LETTERS)], "little")
+        start = size - _FOOTER_BYTES - length
+        if start < 0:
+            raise ValueError(_damaged(path, "it ends too early"))
+        file.seek(start)
+        text = file.read(length)
+    if hashlib.sha256(text).digest() != footer[:32]:
+        raise ValueError(_damaged(path, "its description is not what was written"))
+    description = json.loads(text)
+    return description, start - description.get("texts_bytes", 0) - 8 * description["rows"]
+
+
+def _header(shape, dtype):
+    """The `.npy` header, of the same length however many rows there are."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    text = repr({"descr": descr, "fortran_order": False, "shape": shape})
+    length = 10 + len(text) - len(str(shape[0])) + 20
+    length += -length % 64
+    return b"\x93NUMPY\x01\x00" + (length - 10).to_bytes(2, "little") + text.ljust(length - 11).encode() + b"\n"
+
+
+def _as_descr(descr):
+    """JSON gives lists where NumPy wants tuples."""
+    if isinstance(descr, str):
+        return descr
+    return [tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in descr]
+
+
+def _damaged(path, what):
+    return (
+        f"{path} does not hold soft targets as keras_ban writes them: {what}. It may be cut short or altered. Compute "
+        "them again with `SoftTargets.from_teacher(teacher, x, path=...)`."
+    )

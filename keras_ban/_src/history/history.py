@@ -1,0 +1,345 @@
+"""What the generations scored, each against its teacher: figures, a table, a plot, a paired test."""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import math
+
+import numpy as np
+
+CALIBRATION_BINS = 15
+SIGNIFICANCE = 0.05
+ENSEMBLE = "ensemble"
+
+
+@dataclasses.dataclass
+class Scores:
+    """A classifier's figures on one set of examples, and what changed since the model it is compared with.
+
+    Attributes:
+        examples: how many examples.
+        accuracy: share of examples whose most probable class is the label, in [0, 1].
+        nll: mean negative log-likelihood of the labels, in nats.
+        ece: expected calibration error (Guo et al., 2017; top label, 15 bins of equal width), in [0, 1].
+        compared_with: the generation compared with, its own teacher as a rule; `"ensemble"` where all generations
+            before it were its teacher; `None` where there is none.
+        agreement: share of examples on which both name the same class, in [0, 1].
+        positive_flips: how many examples were wrong before and are right now.
+        negative_flips: how many examples were right before and are wrong now.
+    """
+
+    examples: int
+    accuracy: float
+    nll: float
+    ece: float
+    compared_with: int | str | None = None
+    agreement: float | None = None
+    positive_flips: int | None = None
+    negative_flips: int | None = None
+
+    @property
+    def change(self):
+        """Accuracy minus the other's, in [-1, 1]; `None` where there is none to compare with."""
+        if self.compared_with is None:
+            return None
+        return (self.positive_flips - self.negative_flips) / self.examples
+
+    @property
+    def p_value(self):
+        """Probability of flips at least this uneven if neither model were better (McNemar's exact, two-sided test).
+
+        Raises:
+            ImportError: SciPy is not installed.
+        """
+        if self.compared_with is None:
+            return None
+        flips = self.positive_flips + self.negative_flips
+        if flips == 0:
+            return 1.0
+        if not _has_scipy():
+            raise ImportError('The significance test needs SciPy: `pip install "keras-ban[plot]"`.')
+        from scipy import stats
+
+        return float(stats.binomtest(self.positive_flips, flips, 0.5).pvalue)
+
+
+def score(labels, probabilities, before=None, compared_with=None):
+    """Score predicted probabilities, and compare them with another model's.
+
+    Args:
+        labels: whole numbers, `(n,)`.
+        probabilities: `(n, classes)`.
+        before: another model's probabilities for the same examples, `(n, classes)`, or `None`.
+        compared_with: which generation that is, or `"ensemble"`.
+
+    Returns:
+        `Scores`.
+    """
+    labels = np.asarray(labels)
+    probabilities = np.asarray(probabilities, dtype="float64")
+    predicted = probabilities.argmax(axis=-1)
+    right = predicted == labels
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+    scores = Scores(
+        examples=len(labels),
+        accuracy=float(right.mean()),
+        nll=float(-np.log(np.maximum(of_label, 1e-30)).mean()),
+        ece=expected_calibration_error(right, probabilities.max(axis=-1)),
+    )
+    if before is not None:
+        predicted_before = np.asarray(before).argmax(axis=-1)
+        right_before = predicted_before == labels
+        scores.compared_with = compared_with
+        scores.agreement = float((predicted == predicted_before).mean())
+        scores.positive_flips = int((right & ~right_before).sum())
+        scores.negative_flips = int((right_before & ~right).sum())
+    return scores
+
+
+def expected_calibration_error(right, confidence, bins=CALIBRATION_BINS):
+    """`sum over bins of |bin| / n * |accuracy - mean confidence|`, bins of equal width in (0, 1] (Guo et al., 2017).
+
+    Args:
+        right: whether each prediction is right, `(n,)`.
+        confidence: the probability of each predicted class, `(n,)`.
+        bins: how many.
+
+    Returns:
+        float in [0, 1].
+    """
+    which = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(which, weights=np.asarray(right, dtype="float64") - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(which))
+
+
+@dataclasses.dataclass
+class GenerationRecord:
+    """What is known of one generation; plain data.
+
+    Attributes:
+        generation: 0 is the first teacher.
+        seed: the seed it started from; `None` for a teacher that was passed in.
+        epochs: epochs trained.
+        seconds: wall time of its training, in seconds.
+        metrics: what `evaluate` gave at its end, on the validation data, names with `val_` as in Keras.
+        logs: Keras's `History.history`: a list for each name, a value for each epoch.
+        scores: `Scores` of a classifier; `None` for other models and where there was nothing to score on.
+        distilled: whether it is no generation but the ensemble's student (`distill_ensemble`), whose `generation` is
+            the number after the last.
+    """
+
+    generation: int
+    seed: int | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    metrics: dict = dataclasses.field(default_factory=dict)
+    logs: dict = dataclasses.field(default_factory=dict)
+    scores: Scores | None = None
+    distilled: bool = False
+
+
+@dataclasses.dataclass
+class BornAgainHistory:
+    """The generations' records, with a table, a plot, and a way to JSON and back.
+
+    Attributes:
+        records: a `GenerationRecord` for each generation, in order, and one for the ensemble's student, if there is
+            one.
+        monitor: the metric by which the best generation is chosen.
+        mode: `"min"` or `"max"`: which values of the monitor are better.
+        data: what the scores were measured on, `"validation"` for instance; a title.
+        ensemble: `Scores` of all generations averaged, without the ensemble's student, compared with generation 0;
+            `None` where there are none.
+    """
+
+    records: list = dataclasses.field(default_factory=list)
+    monitor: str = "val_loss"
+    mode: str = "min"
+    data: str = "validation"
+    ensemble: Scores | None = None
+
+    @property
+    def best_generation(self):
+        """The generation with the best monitored value; the earliest, among equals. NaN is never the best.
+
+        Raises:
+            ValueError: nothing is recorded, or no generation has the monitored value.
+        """
+        values = self._monitored()
+        if not values:
+            known = sorted({name for record in self.records for name in record.metrics})
+            raise ValueError(
+                f"There is no best generation: none has a value of the monitor {self.monitor!r}, other than NaN "
+                f"(known: {known}). Pass `validation_data` or `validation_split` to `fit`, and a `monitor` that is "
+                "measured on it."
+            )
+        return (min if self.mode == "min" else max)(values, key=values.get)
+
+    @property
+    def members(self):
+        """The records of the ensemble's members: of all generations, without the ensemble's student."""
+        return [record for record in self.records if not record.distilled]
+
+    def _monitored(self):
+        """The monitored value of each generation that has one."""
+        values = {record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records}
+        return {generation: value for generation, value in values.items() if not math.isnan(value)}
+
+    def summary(self):
+        """The table as text: a row for each generation, one for the ensemble's student, and one for the ensemble.
+
+        Of classifiers it tells accuracy, negative log-likelihood (NLL), expected calibration error (ECE), the change in
+        accuracy against what taught the generation (the one before, or the ensemble of all before) with McNemar's exact
+        test, a verdict, agreement with the teacher, negative flips (right before, wrong now), and seconds of training;
+        of other models what `evaluate` measured.
+        The best generation, by the monitor, has a star.
+
+        Returns:
+            str, some lines of at most 120 columns.
+        """
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        scored = any(record.scores for record in self.records)
+        names = list(dict.fromkeys(name for record in self.records for name in record.metrics))
+        table = Table(title=f"Generations on {self.data} data{self._count()}", box=box.SIMPLE_HEAD)
+        table.add_column("generation")
+        for name in (_SCORE_COLUMNS if scored else names) + ["seconds"]:
+            table.add_column(name, justify="left" if name == "verdict" else "right")
+        best = self.best_generation if self._monitored() else None
+        for record in self.records:
+            what = " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
+            label = f"{record.generation}{what}"
+            cells = _score_cells(record.scores) if scored else [_number(record.metrics.get(name)) for name in names]
+            table.add_row(label + (" *" if record.generation == best else ""), *cells, f"{record.seconds:.1f}")
+        if self.ensemble is not None:
+            members = self.members
+            total = sum(record.seconds for record in members)
+            table.add_section()
+            table.add_row(f"ensemble of {len(members)}", *_score_cells(self.ensemble), f"{total:.1f}")
+        # The same text wherever it is made, be it on a terminal; and names with [brackets] or :colons: are no markup.
+        text = io.StringIO()
+        Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
+        lines = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
+        return "\n".join([*lines, *self._notes(scored, best)])
+
+    def _count(self):
+        scores = next((record.scores for record in self.records if record.scores), None)
+        return f" ({scores.examples} examples)" if scores else ""
+
+    def _notes(self, scored, best):
+        notes = []
+        if best is not None:
+            notes.append(f"* best {self.monitor}{'' if self.data == 'validation' else ' on the validation data'}")
+        if any(record.distilled for record in self.records):
+            notes.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(self.members))}")
+        if scored:
+            notes.append(
+                "change: accuracy in percentage points against its own teacher (ensemble: against generation 0), with "
+                "McNemar's exact p"
+            )
+            if any(record.scores and record.scores.compared_with == ENSEMBLE for record in self.records):
+                notes.append("vs E: against the ensemble of all generations before it, which was its teacher")
+            if not _has_scipy():
+                notes.append('no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)')
+            for record in self.records:
+                if record.scores and record.scores.change is not None and record.scores.change <= 0:
+                    what = "the distilled student" if record.distilled else f"generation {record.generation}"
+                    teacher = in_words(record.scores.compared_with, record.generation)
+                    notes.append(f"{what} did not beat its teacher, {teacher}")
+        return notes
+
+    def plot(self, path=None):
+        """Draw the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
+
+        Args:
+            path: where to write the picture (PNG, PDF, SVG, by its ending); `None` writes nothing.
+
+        Returns:
+            `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: nothing is recorded.
+        """
+        from keras_ban._src.history import plot
+
+        figure = plot.draw(self)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def to_dict(self):
+        """As plain data, which JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data):
+        """The reverse of `to_dict`."""
+        records = [GenerationRecord(**{**r, "scores": _scores_from(r["scores"])}) for r in data["records"]]
+        return cls(**{**data, "records": records, "ensemble": _scores_from(data["ensemble"])})
+
+    def to_json(self):
+        """As JSON text. NaN and infinities are written as `NaN` and `Infinity`, as Python's `json` reads them."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text):
+        """The reverse of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+
+_SCORE_COLUMNS = ["accuracy", "NLL", "ECE", "change", "p", "verdict", "agreement", "neg. flips"]
+
+
+def _score_cells(scores):
+    if scores is None:
+        return [""] * len(_SCORE_COLUMNS)
+    cells = [f"{scores.accuracy:.2%}", f"{scores.nll:.4f}", f"{scores.ece:.2%}"]
+    if scores.compared_with is None:
+        return [*cells, "", "", "", "", ""]
+    p_value = scores.p_value if _has_scipy() else None
+    return [
+        *cells,
+        f"{100 * scores.change:+.2f} vs {'E' if scores.compared_with == ENSEMBLE else scores.compared_with}",
+        "" if p_value is None else f"{p_value:.3f}",
+        _verdict(scores.change, p_value),
+        f"{scores.agreement:.1%}",
+        str(scores.negative_flips),
+    ]
+
+
+def in_words(teacher, generation):
+    """The teacher of a generation, which is the number of one, or `"ensemble"`: all generations before it."""
+    return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
+
+
+def _verdict(change, p_value):
+    """In words; "(chance?)" where McNemar's test does not tell the two apart at the 5% level."""
+    if change == 0:
+        return "no better"
+    word = "better" if change > 0 else "worse"
+    if p_value is None or p_value < SIGNIFICANCE:
+        return word
+    return f"{word} (chance?)"
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}"
+
+
+def _scores_from(data):
+    return None if data is None else Scores(**data)
+
+
+def _has_scipy():
+    return importlib.util.find_spec("scipy") is not None
+
+
+def better(mode, value, best):
+    """Whether `value` is better than `best`: NaN never is, and any other value is better than NaN."""
+    if math.isnan(value) or math.isnan(best):
+        return not math.isnan(value)
+    return value < best if mode == "min" else value > best

@@ -1,0 +1,20 @@
+"""Distillation losses, as `keras.losses.Loss`.
+
+A distillation loss compares a student's outputs with what its teacher said of the same examples. Its `y_true` is
+`{"labels": ..., "soft_targets": ...}`, or the soft targets alone where labels play no part, so that sample weights,
+masks, reductions and serialization are those of Keras.
+"""
+
+from keras_ban._src.losses.confidence_weighted import ConfidenceWeighted
+from keras_ban._src.losses.decoupled import DecoupledKnowledgeDistillation
+from keras_ban._src.losses.dist import DIST
+from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
+from keras_ban._src.losses.permuted import PermutedDarkKnowledge
+
+__all__ = [
+    "DIST",
+    "ConfidenceWeighted",
+    "DecoupledKnowledgeDistillation",
+    "KnowledgeDistillation",
+    "PermutedDarkKnowledge",
+]

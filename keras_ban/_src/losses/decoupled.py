@@ -1,0 +1,98 @@
+"""Distillation with the true class and the others weighted apart."""
+
+import keras
+from keras import ops
+
+from keras_ban._src.losses.base import (
+    SMALLEST_LOGIT,
+    SoftTargetLoss,
+    check_weight,
+    class_probabilities,
+    finite_logits,
+    kl_divergence,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_ban")
+class DecoupledKnowledgeDistillation(SoftTargetLoss):
+    """Distillation of the true class and of the others, each with a weight of its own (DKD, Zhao et al., 2022).
+
+    Per example, with the label `y`, `p = softmax(teacher / T)` and `q = softmax(student / T)`:
+    `T**2 * (target_weight * KL(b_p || b_q) + non_target_weight * KL(r_p || r_q))`, where `b_p = (p_y, 1 - p_y)` is how
+    sure the teacher is of the true class, and `r_p`, the distribution over all other classes, its dark knowledge. With
+    weights of 1 and `1 - p_y` that is `KnowledgeDistillation`: which hardly teaches dark knowledge where the teacher is
+    sure. The weights are alpha and beta in the paper, which trained on the labels with weight 1 besides, and let this
+    term grow over the first epochs.
+
+    Example:
+
+    >>> loss = keras_ban.losses.DecoupledKnowledgeDistillation(non_target_weight=2.0, temperature=1.0)
+    >>> y_true = {"labels": [0], "soft_targets": [[3.0, 1.0, 0.0]]}
+    >>> round(float(loss(y_true, [[3.0, 0.0, 1.0]])), 4)
+    0.9242
+
+    Args:
+        target_weight: weight of the divergence of the true class against the rest, at least 0.
+        non_target_weight: weight of the divergence among the other classes, at least 0.
+        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`.
+        from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
+        reduction: as in `keras.losses.Loss`.
+        name: as in `keras.losses.Loss`.
+
+    Call args:
+        y_true: a dict with `"labels"`, whole numbers `(batch, ...)` or `(batch, ..., 1)`, or one-hot
+            `(batch, ..., classes)` (of other distributions the largest counts), and `"soft_targets"`,
+            `(batch, ..., classes)`.
+        y_pred: the student's outputs, `(batch, ..., classes)`.
+        sample_weight: as in `keras.losses.Loss`.
+
+    Raises:
+        ValueError: `temperature` is not a positive, finite number, a weight is negative or not finite, there are no
+            labels, or the shapes do not belong together.
+    """
+
+    def __init__(
+        self,
+        target_weight=1.0,
+        non_target_weight=8.0,
+        temperature=4.0,
+        from_logits=True,
+        reduction="sum_over_batch_size",
+        name="decoupled_knowledge_distillation",
+    ):
+        super().__init__(temperature, from_logits, "softmax", reduction, name)
+        self._target_weight = check_weight("target_weight", target_weight)
+        self._non_target_weight = check_weight("non_target_weight", non_target_weight)
+
+    @property
+    def target_weight(self):
+        return self._target_weight
+
+    @property
+    def non_target_weight(self):
+        return self._non_target_weight
+
+    def compare(self, y_true, soft_targets, y_pred, temperature):
+        labels, _ = class_probabilities(self, y_true, y_pred)
+        classes = ops.arange(y_pred.shape[-1], dtype="int32")
+        is_target = classes == ops.expand_dims(ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
+        teacher, student = (finite_logits(self.logits(x, temperature)) for x in (soft_targets, y_pred))
+        target = kl_divergence(target_against_rest(teacher, is_target), target_against_rest(student, is_target))
+        non_target = kl_divergence(without_target(teacher, is_target), without_target(student, is_target))
+        return temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)
+
+    def get_config(self):
+        config = {"target_weight": self.target_weight, "non_target_weight": self.non_target_weight}
+        return {**super().get_config(), **config}
+
+
+def target_against_rest(logits, is_target):
+    """Logits `(..., 2)` of the true class and of all others together."""
+    target = ops.sum(ops.where(is_target, logits, ops.zeros_like(logits)), axis=-1)
+    others = ops.logsumexp(without_target(logits, is_target), axis=-1)
+    return ops.stack([target - others, ops.zeros_like(others)], axis=-1)
+
+
+def without_target(logits, is_target):
+    """Logits `(..., classes)` of a distribution in which the true class does not occur."""
+    return ops.where(is_target, ops.full_like(logits, SMALLEST_LOGIT), logits)

@@ -1,0 +1,354 @@
+"""Make the generations of a sequence, train each, and measure it."""
+
+import contextlib
+import functools
+import time
+
+import keras
+import numpy as np
+
+from keras_ban._src import backend, checks
+from keras_ban._src.backend import process_group
+from keras_ban._src.data import reading
+from keras_ban._src.data.parts import check_shares, part_of_batches
+from keras_ban._src.distillation.distiller import Distiller
+from keras_ban._src.distillation.outputs import check_known_outputs
+from keras_ban._src.distillation.shuffling import in_order_of_epoch
+from keras_ban._src.files import model_file
+from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, in_words
+from keras_ban._src.runs.epochs import KeepEpochs
+from keras_ban._src.sequence.bench import Bench
+from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
+from keras_ban._src.sequence.ensemble import EnsembleModel
+from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, counts_nothing
+from keras_ban._src.sequence.scorer import known_probabilities
+from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
+from keras_ban._src.targets import augmented_views
+
+
+class Generations:
+    """What one `fit` of a `BornAgainSequence` trains: the generations, and the ensemble's student, if one is wanted.
+
+    Each starts from a seed of its own, and from nothing that those before it left behind but the weights of the models
+    that teach it: so that one that is trained again, in another process, comes out the same. The place of a generation
+    is its number; that of the ensemble's student is the one after the last, though fewer were trained (`patience`).
+
+    Args:
+        sequence: the `BornAgainSequence`, whose settings count.
+        entropy: from which each generation's seed is derived.
+        scorer: a `Scorer`.
+        run: the `RunDirectory` that generations are loaded from, and soft targets lie in; `None`: all is in memory.
+    """
+
+    def __init__(self, sequence, compile_arguments, entropy, scorer, run=None):
+        self._sequence = sequence
+        self._compile_arguments = compile_arguments
+        self._entropy = entropy
+        self._scorer = scorer
+        self._run = run
+        self._starts = {}
+        self._teacher = None
+        self._bench = None
+        self._keeper = None  # Of the generation that is being trained.
+
+    def start(self, teacher):
+        """The models that generations start from, by place, as far as they can be made and checked at once."""
+        sequence, starts = self._sequence, {}
+        self._teacher = teacher
+        first = 0 if teacher is None else 1
+        if teacher is not None:
+            checks.check_model("teacher", teacher)
+            if not teacher.built:
+                raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+            starts[0] = teacher
+        # A model's copies are all alike: the first stands for the others, which are made when their turn comes.
+        last = first if isinstance(sequence.model, keras.Model) else sequence.generations + sequence.distill_ensemble
+        for place in range(first, last + 1):
+            keras.utils.set_random_seed(self.seed(place))
+            starts[place] = self._new_model(place)
+        if len({id(model) for model in starts.values()}) < len(starts):
+            raise ValueError(
+                "`build` gave the same model for two generations, or the teacher itself: the later would train the "
+                "weights of the earlier. It must return a new model each time it is called."
+            )
+        for place in range(1, last + 1):
+            self._distiller(starts[place], starts[place - 1], self.label_weight(place))
+        if last == 0:
+            # What a student cannot be made with is told now, not when generation 0 is trained.
+            self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
+        check_known_outputs(starts[last], starts[last], sequence.distillation_loss)
+        for output in getattr(starts[last], "outputs", None) or []:
+            if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
+                raise ValueError(
+                    f"`top_k` must be at most the number of classes, the last axis of the models' outputs. Received "
+                    f"top_k={sequence.top_k}; the outputs have shape {tuple(output.shape)}."
+                )
+        if sequence.teach_from == ENSEMBLE or sequence.distill_ensemble:
+            average_of(starts.values(), sequence.distillation_loss)
+        if sequence.shared_layers is not None:
+            for student in [starts[place] for place in starts if place > 0] or [starts[0]]:
+                pair_layers(student, starts[0], sequence.shared_layers)
+        self._starts = dict(starts)
+        return starts
+
+    def seed(self, place):
+        return int(np.random.SeedSequence([self._entropy, place]).generate_state(1)[0])
+
+    def label_weight(self, place):
+        """As a Distiller takes it; the ensemble's student has that of the last generation."""
+        label_weight = self._sequence.label_weight
+        return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
+
+    def add(self, models, distilled, x, y, make_callbacks, options):
+        """Load a generation, as the run directory holds it, or train it and put it there.
+
+        Args:
+            models: the generations so far.
+            distilled: whether it is the ensemble's student.
+            x, y, options: as `keras.Model.fit` takes them.
+            make_callbacks: a function from the generation to a list of callbacks.
+
+        Returns:
+            `(record, model)`.
+        """
+        sequence, number = self._sequence, len(models)
+        place = sequence.generations + 1 if distilled else number
+        record = GenerationRecord(number, distilled=distilled)
+        by = taught_by(sequence.teach_from, record)
+        loaded = number < len(self._finished)
+        if options["verbose"] != 0 and (loaded or number > 0 or self._teacher is None):
+            what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
+            alone = by is None or self.label_weight(place) == 1
+            about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
+            print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
+        if loaded:
+            record = self._finished[number]
+            return record, self._load(record, place, by)
+        model = self._make(record, place, by, models, x, y, make_callbacks, options)
+        if self._run is not None:
+            self._run.commit(record, functools.partial(model_file.save, model))
+            self._keeper = None
+            if not sequence.keep_soft_targets:
+                self._run.remove_soft_targets()
+        return record, model
+
+    def kept(self):
+        """What the run directory holds, in words."""
+        count = len(self._run.entries)
+        whole = ("no finished generation", "generation 0")[count] if count < 2 else f"generations 0 to {count - 1}"
+        epochs = 0 if self._keeper is None or self._keeper.generation != count else self._keeper.epochs_kept
+        what = f"{whole}, and the next one up to the end of epoch {epochs}" if epochs else whole
+        return f"{self._run.path} keeps {what}"
+
+    @functools.cached_property
+    def _finished(self):
+        """The records of what the run directory held at the beginning."""
+        return [] if self._run is None else self._run.history().records
+
+    def _load(self, record, place, by):
+        if record.seed is None:
+            model = self._teacher
+            measured = self.wrap(model)
+        else:
+            like = self._starts.get(place, self._starts[max(self._starts)])
+            classes = model_file.classes_of(like)
+            model = measured = model_file.load(self._run.model_file(record.generation), classes)
+            self._compile_arguments.compile(model)
+        if not self._run.finished:
+            self._scorer.score(measured, by)  # The next is compared with what it says.
+        return model
+
+    def _make(self, record, place, by, models, x, y, make_callbacks, options):
+        """Train a generation, or take the teacher that was given; fill in its record, and return its model."""
+        if record.generation == 0 and self._teacher is not None:
+            wrapped = self.wrap(self._teacher)
+            self._measure(wrapped, wrapped, record, by)
+            return self._teacher
+        teacher = None if by is None else models[-1]
+        if by == ENSEMBLE:
+            teacher = average_of(models, self._sequence.distillation_loss)
+        callbacks = make_callbacks(record.generation)
+        model, trained = self._train(record, place, teacher, models, x, y, callbacks, options)
+        if trained is not model:
+            # Before it is measured, so that it predicts as it will when it is loaded: `run_eagerly`, for instance.
+            self._compile_arguments.compile(model)
+        self._measure(model, trained, record, by)
+        if trained is model:
+            self._compile_arguments.compile(model)
+        return model
+
+    def _train(self, record, place, teacher, models, x, y, callbacks, options):
+        """Train a generation; return its model, and what it was trained as: itself, or a Distiller."""
+        sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
+        if teacher is not None and label_weight != 1:
+            # The bench's student holds the last generation, and its way through `predict` is compiled.
+            on_bench = self._bench is not None and self._bench.holds is teacher and process_group.count() == 1
+            runs = self._bench.student if on_bench else teacher
+            path = None if self._run is None else self._run.soft_targets_file(record.generation - 1)
+            soft_targets = soft_targets_for_training(sequence, teacher, runs, x, options, path)
+        if soft_targets is not None:
+            options = {**options, "soft_targets": soft_targets}
+            bench = self._bench_for(label_weight, models[0])
+        record.seed = self.seed(place)
+        keras.utils.set_random_seed(record.seed)
+        model = self._starts.pop(place, None)
+        if model is None:
+            model = self._new_model(place)
+        if teacher is not None:
+            self._share_layers(model, models[0])
+        if bench is not None:
+            bench.put_in(model)
+            bench.reset()
+            trained = bench.distiller
+        else:
+            if teacher is not None:
+                trained = self._distiller(model, None if soft_targets is not None else teacher, label_weight)
+            elif sequence.augmentation is not None or (backend.BACKEND == "torch" and process_group.count() > 1):
+                # Keras's own `fit` knows nothing of other workers on torch.
+                trained = Distiller(student=model, label_weight=1, augmentation=sequence.augmentation)
+            else:
+                trained = model
+            trained.compile(**self._compile_arguments.make())
+        if sequence.augmentation is not None:
+            self._start_augmentation(x, record.seed)
+        keeper = None
+        countless = all(counts_nothing(callback) for callback in callbacks)
+        if self._run is not None and model.built and countless and "steps_per_epoch" not in options:
+            keeper = self._keeper = KeepEpochs(self._run.epoch_file, record.generation)
+            callbacks = [*callbacks, keeper]
+            if keeper.initial_epoch is not None:
+                options = {**options, "initial_epoch": keeper.initial_epoch}
+                if options["verbose"] != 0:
+                    print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
+        options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
+        if not checks.is_dataset(x):
+            check_shares(x, options)
+            x, y, options = in_order_of_epoch(trained, x, y, options, record.seed)
+        with contextlib.ExitStack() as stack:
+            if trained is model:  # A Distiller does so itself.
+                x, y, options = part_of_batches(x, y, options)
+                read = stack.enter_context(reading.dead_ones_told(x, options.get("validation_data")))
+                x, options["validation_data"] = read
+                stack.enter_context(process_group.engine_in_force(read))
+            begin = time.perf_counter()
+            logs = trained.fit(x, y, **options).history
+        record.seconds = time.perf_counter() - begin
+        if keeper is not None:
+            logs, record.seconds = keeper.logs, keeper.seconds()
+        if bench is not None:
+            bench.take_out(model)
+        record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
+        record.epochs = len(logs.get("loss", []))
+        try:
+            _check_finite(model, record)
+        except FloatingPointError:
+            if keeper is not None:
+                keeper.forget()
+            raise
+        return model, trained
+
+    def _bench_for(self, label_weight, first):
+        """A bench with that label weight; `None` where there can be none."""
+        sequence = self._sequence
+        if not isinstance(sequence.model, keras.Model) or not sequence.model.built:
+            return None
+        if self._bench is None or self._bench.distiller.label_weight != label_weight:
+            student = reborn(sequence.model)
+            self._share_layers(student, first)
+            self._bench = Bench(self._distiller(student, None, label_weight))
+            self._bench.distiller.compile(**self._compile_arguments.make())
+            # So that it predicts the way that the models themselves do, `run_eagerly` for instance.
+            self._bench.student.compile(**self._compile_arguments.make())
+        return self._bench
+
+    def _share_layers(self, student, first):
+        # Those of generation 0, which each generation since has taken over as they were.
+        if self._sequence.shared_layers is not None:
+            share_layers(student, first, self._sequence.shared_layers)
+
+    def _measure(self, model, trained, record, by):
+        if self._scorer.data is None:
+            return
+        if process_group.count() > 1:
+            here = model_file.on_this_worker(model)
+            record.metrics, record.scores = process_group.alone(lambda: self._measure_here(here, by))
+            measured = process_group.chiefs([record.seconds, *record.metrics.values()], "agree on what was measured")
+            record.seconds = float(measured[0])
+            record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
+            return
+        # Both are compiled already, where the generation was trained in turn with others.
+        record.metrics = self._scorer.evaluate(trained)
+        on_bench = self._bench is not None and trained is self._bench.distiller
+        record.scores = self._scorer.score(self._bench.student if on_bench else model, by)
+
+    def _measure_here(self, model, by):
+        self._compile_arguments.compile(model)
+        return self._scorer.evaluate(model), self._scorer.score(model, by)
+
+    def wrap(self, model):
+        """The model compiled from outside, so that it stays as it is."""
+        wrapped = EnsembleModel([model], average="outputs")
+        wrapped.compile(**self._compile_arguments.make())
+        return wrapped
+
+    def _new_model(self, place):
+        if isinstance(self._sequence.model, keras.Model):
+            return reborn(self._sequence.model)
+        model = self._sequence.model(place)
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`build({place})` must return a `keras.Model`, it returned: {model!r}.")
+        return model
+
+    def _distiller(self, student, teacher, label_weight):
+        return Distiller(
+            student=student,
+            teacher=teacher,
+            distillation_loss=self._sequence.distillation_loss,
+            label_weight=label_weight,
+            feature_matching=self._sequence.feature_matching,
+            augmentation=self._sequence.augmentation,
+        )
+
+    def _start_augmentation(self, x, seed):
+        augmentation = self._sequence.augmentation
+        if not augmentation.built:
+            augmented_views.build(augmentation, checks.first_examples(x)[1])
+        augmented_views.reseed(augmentation, seed)
+
+
+def taught_by(teach_from, record):
+    """What taught a generation: the number of the one before, or `"ensemble"`, all before; `None`: the labels alone.
+
+    The ensemble of generation 0 alone is generation 0.
+    """
+    if record.generation == 0:
+        return None
+    of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
+    return ENSEMBLE if of_all else record.generation - 1
+
+
+def average_of(models, distillation_loss, weights=None, average=None):
+    """The `EnsembleModel` of generations: of their probabilities, where the distillation loss says what these are."""
+    loss = known_probabilities(distillation_loss)
+    if loss is None:
+        return EnsembleModel(list(models), weights, average or "outputs")
+    return EnsembleModel(list(models), weights, average or "probabilities", loss.from_logits, loss.activation)
+
+
+def _check_finite(model, record):
+    loss = record.logs.get("loss", [0.0])[-1]
+    values = [(w.trainable, keras.ops.convert_to_numpy(w.value)) for w in model.weights]
+    # What is not trained may be infinite on purpose: a mask that is added to logits.
+    weights_finite = all((np.isfinite(value) if trained else ~np.isnan(value)).all() for trained, value in values)
+    if weights_finite and checks.is_finite(loss):
+        return
+    kept = (
+        "Nothing was trained before it"
+        if record.generation == 0
+        else (f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`")
+    )
+    raise FloatingPointError(
+        f"Generation {record.generation} ended with loss={loss} after epoch {record.epochs}"
+        f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. Try a lower learning "
+        "rate, `clipnorm` in the optimizer, or look for NaN in the data."
+    )

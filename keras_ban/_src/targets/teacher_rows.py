@@ -1,0 +1,161 @@
+"""From a teacher's outputs to the rows that are kept of them."""
+
+import keras
+import numpy as np
+
+from keras_ban._src import checks
+from keras_ban._src.backend import process_group
+from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint, model_fingerprint
+from keras_ban._src.files import model_file
+from keras_ban._src.targets import augmented_views, key_index, top_k_rows
+
+FORMAT = 2
+
+
+def check_teacher(teacher):
+    checks.check_model("teacher", teacher)
+    if not teacher.built:
+        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+
+
+def check_views(augmentation, views):
+    """Return how many views there are, `None` without augmentation, or raise where the two do not go together."""
+    if augmentation is None:
+        if views is not None:
+            raise ValueError(f"`views={views}` are of an `augmentation`: pass the layer that makes them.")
+        return None
+    augmented_views.check_augmentation(augmentation)
+    return 1 if views is None else checks.check_count("views", views)
+
+
+def keys_of_batch(x, key):
+    """`(uint64 (batch,), texts or None, kind of the keys)`: `key`, as the data gave it, or fingerprints and no kind."""
+    if key is None:
+        return example_keys(x), None, None
+    keys, texts = key_index.hashed(key)
+    size = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0]
+    if len(keys) != size:
+        raise ValueError(f"Each example must have a key, but a batch brings {size} examples and {len(keys)} keys.")
+    return keys, texts, key_index.kind_of(texts)
+
+
+def look(teacher, augmentation=None, views=None):
+    """A function of a batch `x` and its keys that gives the teacher's outputs `(batch, ..., classes)`.
+
+    With an `augmentation` they are of views, `(batch, views, ..., classes)`. Of several workers each has its own copy.
+    """
+    if process_group.shared():
+        teacher = model_file.on_this_worker(teacher)
+        if augmentation is not None:
+            original = augmentation
+            augmentation = process_group.alone(lambda: type(original).from_config(original.get_config()))
+        outputs_of = process_group.alone(lambda: look(teacher, augmentation, views))
+        return lambda x, keys: process_group.alone(lambda: outputs_of(x, keys))
+    if augmentation is None:
+        return lambda x, keys: _outputs_of(teacher, x)
+    on_views = augmented_views.TeacherOnViews(teacher, augmentation)
+    generators = len(augmented_views.seed_states(augmentation))
+
+    def look_at_views(x, keys):
+        seeds = (augmented_views.view_seeds(keys, view, generators) for view in range(views))
+        return np.stack([_outputs_of(on_views, (x, each)) for each in seeds], axis=1)
+
+    return look_at_views
+
+
+def build_augmentation(augmentation, views, x, keys):
+    """Make it ready, on a first batch; raise where seeds do not determine what it makes."""
+    x, keys = keras.tree.map_structure(lambda leaf: leaf[:4], x), keys[:4]
+    error = augmented_views.build(augmentation, x)
+    if error is not None:
+        raise ValueError(
+            "`augmentation` cannot make views under JAX, which cannot compile it. Keras's `RandomCrop` is such a "
+            "layer; `RandomTranslation` does the same to padded images."
+        ) from error
+    generators = len(augmented_views.seed_states(augmentation))
+    if generators == 0 and views > 1:
+        raise ValueError(
+            f"`augmentation` holds no `keras.random.SeedGenerator`, so that all its {views} views of an example would "
+            "be the same. Draw from one that the layer holds; or, if nothing is drawn, use `views=1`."
+        )
+    x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    seeds = keras.ops.convert_to_tensor(augmented_views.view_seeds(keys, 0, generators))
+    first, again = (keras.tree.flatten(augmented_views.views(augmentation, x, seeds)) for _ in range(2))
+    same = all(np.array_equal(*map(keras.ops.convert_to_numpy, pair)) for pair in zip(first, again, strict=True))
+    if not same or augmented_views.draws_from_outside(augmentation, x):
+        raise ValueError(
+            "`augmentation` gives another view each time, from the same seeds: it draws from a global random state. "
+            "Give its layers a `seed` (under torch a `Dropout` without one does so), or draw by `keras.random` from a "
+            "`keras.random.SeedGenerator` that the layer holds."
+        )
+
+
+def _outputs_of(teacher, x):
+    outputs = teacher.predict_on_batch(x)
+    if keras.tree.is_nested(outputs):
+        raise ValueError(
+            "The teacher gives several outputs, and soft targets are stored of one. Make a teacher of the one that is "
+            "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
+            "`Distiller(teacher=...)` without soft targets."
+        )
+    outputs = np.asarray(outputs)
+    outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
+    if np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise ValueError(
+            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is `x` "
+            "free of NaN and scaled as it was for the teacher?"
+        )
+    return outputs
+
+
+def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, views):
+    """What is to be known of the rows, as plain data; `outputs` are those of a first batch, as `look` gives them."""
+    classes = outputs.shape[-1] if outputs.ndim > 1 else 0
+    if (top_k is not None and top_k > classes) or outputs.ndim < 2:
+        raise ValueError(
+            f"`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
+            f"top_k={top_k}; the outputs have shape {outputs.shape}."
+        )
+    if from_logits is None:
+        from_logits = not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all())
+    import keras_ban
+
+    return {
+        "format": FORMAT,
+        "version": keras_ban.__version__,
+        "classes": classes,
+        "top_k": top_k,
+        "dtype": dtype or ("float32" if top_k is None else "float16"),
+        "from_logits": bool(from_logits),
+        "teacher_name": teacher.name,
+        "teacher_fingerprint": model_fingerprint(teacher),
+        "example_form": form,
+        "views": views,
+        "augmentation_fingerprint": None if views is None else layer_fingerprint(augmentation),
+        "generators": None if views is None else len(augmented_views.seed_states(augmentation)),
+    }
+
+
+def row_dtype(description):
+    if description["top_k"] is None:
+        return np.dtype(description["dtype"])
+    return top_k_rows.row_dtype(*(description[name] for name in ("classes", "top_k", "from_logits", "dtype")))
+
+
+def as_rows(outputs, description):
+    dtype = row_dtype(description)
+    if description["top_k"] is not None:
+        return top_k_rows.compress(log_probabilities(outputs, description["from_logits"]), dtype)
+    with np.errstate(over="ignore"):
+        rows = outputs.astype(dtype)
+    if np.isinf(rows[np.isfinite(outputs)]).any():
+        raise ValueError(
+            f"The teacher's outputs reach {np.abs(outputs[np.isfinite(outputs)]).max():.4g}, which is beyond {dtype}: "
+            "use dtype='float32', or top_k, which keeps log-probabilities."
+        )
+    return rows
+
+
+def log_probabilities(outputs, from_logits):
+    """Outputs as logits. Masked classes, of -inf, count as -1e30."""
+    return np.maximum(outputs, -1e30) if from_logits else np.log(np.maximum(outputs, 1e-30))
