@@ -75,7 +75,8 @@ def test_each_package_imports_from_the_floors_below_it_alone():
 def test_no_file_uses_keras_internals_and_few_alone_know_the_frameworks():
     # `run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
     # `torch_workers` is imported by torch's workers alone, while they train.
-    knowing = {"_src/distillation/torch_workers", "_src/export/run_artefact"}
+    knowing = {"_src/distillation/torch_workers", "_src/export/run_artefact", "_src/export/formats"}
+    knowing |= {"_src/data/tf_pipeline", "_src/data/torch_loader"}
     for name, path in FILES.items():
         modules = imported(path)
         internals = {module for module in modules if module.startswith("keras.src")}

@@ -6,8 +6,10 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
+from keras_ban._src.data import tf_pipeline, torch_loader
 from keras_ban._src.data.batch import join_targets, key_of, split_targets, without_key
 from keras_ban._src.data.fingerprints import example_keys
+from keras_ban._src.data.kinds import is_data_loader, is_grain_dataset
 
 
 def batches_of(x, batch_size):
@@ -59,7 +61,7 @@ def pair(dataset, soft_targets):
             "Soft targets of several views go with arrays or a `keras.utils.PyDataset`, which can be told the epoch's "
             f"view; received: {dataset!r}. Wrap the data in a `PyDataset`."
         )
-    if backend.is_data_loader(dataset):
+    if is_data_loader(dataset):
         if not hasattr(dataset.dataset, "__getitem__") or dataset.batch_sampler is None:
             raise ValueError(
                 "A torch `DataLoader` is paired by index: its dataset must have `__getitem__`, and the loader make the "
@@ -70,7 +72,7 @@ def pair(dataset, soft_targets):
                 f"The soft targets hold {len(soft_targets)} examples, but the loader's dataset {len(dataset.dataset)}: "
                 "they must come from the same data."
             )
-        return backend.pair_data_loader(dataset, _RowsOf(soft_targets), join)
+        return torch_loader.pair_data_loader(dataset, _RowsOf(soft_targets), join)
     if backend.is_tf_dataset(dataset):
         return _pair_tf_dataset(dataset, soft_targets)
     raise TypeError(
@@ -108,12 +110,12 @@ def _pair_by_key(dataset, soft_targets):
     join = JoinByKey(soft_targets)
     if isinstance(dataset, keras.utils.PyDataset):
         return PairedByKey(dataset, join)
-    if backend.is_data_loader(dataset):
-        return backend.map_data_loader(dataset, join)
+    if is_data_loader(dataset):
+        return torch_loader.map_data_loader(dataset, join)
     if backend.is_tf_dataset(dataset):
         join.check_spec(dataset.element_spec)
-        return backend.map_tf_dataset(dataset, join.key, join.rows, soft_targets.batch(slice(0, 1)), join.put)
-    if backend.is_grain_dataset(dataset):
+        return tf_pipeline.map_tf_dataset(dataset, join.key, join.rows, soft_targets.batch(slice(0, 1)), join.put)
+    if is_grain_dataset(dataset):
         return dataset.map(join)
     raise TypeError(
         "Soft targets are paired by key with a `keras.utils.PyDataset`, a `tf.data.Dataset`, a torch `DataLoader`, or "
@@ -282,7 +284,7 @@ def _pair_tf_dataset(dataset, soft_targets):
             f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of {size}: they "
             "must come from the same data, in the same order."
         )
-    return backend.pair_tf_dataset(dataset, soft_targets.columns, soft_targets.records(), size, join)
+    return tf_pipeline.pair_tf_dataset(dataset, soft_targets.columns, soft_targets.records(), size, join)
 
 
 def number_of_batches(dataset):
@@ -343,7 +345,7 @@ def _check_fixed(dataset):
     batch = next(iter(_iterate(dataset)), None)
     if _key(batch) is not None:
         return
-    shuffled = backend.is_data_loader(dataset) and type(dataset.sampler).__name__ == "RandomSampler"
+    shuffled = is_data_loader(dataset) and type(dataset.sampler).__name__ == "RandomSampler"
     if not shuffled:
         first = example_keys(_inputs(batch))
         shuffled = not np.array_equal(first, example_keys(_inputs(next(iter(_iterate(dataset)), None))))

@@ -14,6 +14,7 @@ from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.batch import join_targets, split_targets
 from keras_ban._src.data.pairing import PairedDataset
 from keras_ban._src.data.parts import part_of_batches
+from keras_ban._src.data.tf_pipeline import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.augmented_step import augment_batch, prepare_augmentation
 from keras_ban._src.distillation.comparison import compare_outputs
@@ -334,7 +335,7 @@ class Distiller(keras.Model):
             with reading.dead_ones_told(x, kwargs.get("validation_data")) as read, process_group.engine_in_force(read):
                 return self._train(read[0], y, **{**kwargs, "validation_data": read[1]})
         except Exception as error:
-            of_pipeline = backend.error_in_pipeline(error)
+            of_pipeline = error_in_pipeline(error)
             if of_pipeline is not None:
                 raise of_pipeline from error
             trial.explain(self, x, y, weights, validation_data)

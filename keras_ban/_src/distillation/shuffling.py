@@ -12,6 +12,7 @@ from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import weights_like
 from keras_ban._src.data.pairing import size_of
+from keras_ban._src.data.tf_pipeline import tf_batches
 from keras_ban._src.distillation.attachment import attach
 
 
@@ -48,7 +49,7 @@ def in_order_of_epoch(trained, x, y, options, seed):
     options.setdefault("validation_batch_size", batch_size)
     order = OrderOfEpoch(seed, size_of(x), batch_size if shuffle == "batch" else None)
     data = keras.utils.pack_x_y_sample_weight(x, y, weights)
-    dataset = backend.tf_batches(data, order, batch_size)
+    dataset = tf_batches(data, order, batch_size)
     return dataset, None, {**options, "shuffle": False, "callbacks": [order, *options["callbacks"]]}
 
 

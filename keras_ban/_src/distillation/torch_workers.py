@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
+from keras_ban._src.data.kinds import is_data_loader
 from keras_ban._src.data.pairing import ArrayRows, number_of_batches, size_of
 from keras_ban._src.distillation.attachment import with_callback
 from keras_ban._src.losses.masks import mask_of, with_mask
@@ -259,7 +260,7 @@ def start(distiller, x, y, arguments):
             "It is not known how many batches the dataset holds, so that a worker with fewer than the others would "
             f"leave them waiting: pass `steps_per_epoch`, or a dataset that has a length. Received: {x!r}."
         )
-    if backend.is_data_loader(x):
+    if is_data_loader(x):
         sampler = getattr(x.batch_sampler, "sampler", x.sampler)
         if type(sampler) in (torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler):
             raise ValueError(

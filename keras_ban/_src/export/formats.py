@@ -91,6 +91,27 @@ def check_importable(model):
             )
 
 
+def litert_from(saved_model, representative=None):
+    """A LiteRT file's bytes, from a SavedModel; under any backend, where TensorFlow is installed.
+
+    Args:
+        saved_model: its path; the signature `serving_default` is converted.
+        representative: inputs by their names, `(examples, ...)`. Weights and activations are then quantised to int8, by
+            the ranges that these inputs take; inputs and outputs keep their dtype.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
+    if representative is not None:
+        count = len(next(iter(representative.values())))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: (
+            {name: rows[i : i + 1] for name, rows in representative.items()} for i in range(count)
+        )
+    return converter.convert()
+
+
 def _run(job):
     """What the process does that `write` starts."""
     if job["model"]:
@@ -110,7 +131,7 @@ def _run(job):
     if job["format"] == "litert":
         representative = job.get("representative")
         representative = None if representative is None else dict(np.load(representative))
-        pathlib.Path(job["converted"]).write_bytes(backend.litert_from(job["saved_model"], representative))
+        pathlib.Path(job["converted"]).write_bytes(litert_from(job["saved_model"], representative))
 
 
 if __name__ == "__main__":

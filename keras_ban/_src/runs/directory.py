@@ -350,8 +350,10 @@ def differences(there, now, name=""):
     """A line for each value that differs between two pieces of plain data, with its name, and both values."""
     if isinstance(there, dict) and isinstance(now, dict):
         keys = [*there, *(key for key in now if key not in there)]
-        if there.get("registered_name") is not None and there.get("registered_name") == now.get("registered_name"):
-            keys.remove("module")  # Keras finds a registered class by its name, wherever its code is.
+        registered = there.get("registered_name")
+        if registered is not None and registered == now.get("registered_name"):
+            # Keras finds a registered class by its name, wherever its code is.
+            keys = [key for key in keys if key != "module"]
         for key in keys:
             yield from differences(there.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ban._src import backend
+from keras_ban._src.data.tf_pipeline import cast_tf
 
 # float16 reaches to -65504. A probability of exp(-65504) is 0 in every floating-point type.
 _SMALLEST = -65504.0
@@ -73,7 +73,7 @@ def columns(rows):
 
 def _signed(indices):
     # No framework takes all of the unsigned types.
-    return indices.astype("int32") if isinstance(indices, np.ndarray) else backend.cast_tf(indices, "int32")
+    return indices.astype("int32") if isinstance(indices, np.ndarray) else cast_tf(indices, "int32")
 
 
 def expand(soft_targets, classes):
