@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import sys
 
 import pytest
@@ -13,6 +14,10 @@ pytestmark = pytest.mark.one_backend
 
 PACKAGE = pathlib.Path(keras_ban.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
+# The files that import a framework as soon as they are imported. `torch_workers` is imported by torch's workers alone,
+# while they train; `backend/__init__` imports the file of Keras's backend alone.
+OF_ONE_FRAMEWORK = {"_src/distillation/torch_workers": "torch"}
+OF_ONE_FRAMEWORK |= {f"_src/backend/{framework}": framework for framework in FRAMEWORKS}
 # From the lowest floor to the highest. A package imports from those below it; packages in one line know nothing of each
 # other. `checks` is a file.
 FLOORS = [
@@ -74,35 +79,70 @@ def test_each_package_imports_from_the_floors_below_it_alone():
 
 def test_no_file_uses_keras_internals_and_few_alone_know_the_frameworks():
     # `run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
-    # `torch_workers` is imported by torch's workers alone, while they train.
-    knowing = {"_src/distillation/torch_workers", "_src/export/run_artefact", "_src/export/formats"}
-    knowing |= {"_src/data/tf_pipeline", "_src/data/torch_loader"}
+    knowing = {"_src/export/run_artefact", "_src/export/formats", "_src/data/tf_pipeline", "_src/data/torch_loader"}
     for name, path in FILES.items():
         modules = imported(path)
         internals = {module for module in modules if module.startswith("keras.src")}
         frameworks = {module.split(".")[0] for module in modules} & FRAMEWORKS
         assert not internals, f"{name}.py imports {internals}"
-        assert not frameworks or name in knowing or package_of(name) == "backend", f"{name}.py imports {frameworks}"
+        allowed = FRAMEWORKS if name in knowing else {OF_ONE_FRAMEWORK.get(name)}
+        assert frameworks <= allowed, f"{name}.py imports {frameworks}"
 
 
 def test_what_is_neither_keras_nor_numpy_is_imported_when_it_is_used():
     expected = {"keras", "keras_ban", "numpy", *sys.stdlib_module_names}
     for name, path in FILES.items():
         modules = {module.split(".")[0] for module in imported(path, outside_functions)}
-        # Torch's workers alone import `torch_workers`.
-        early = modules - expected - ({"torch"} if name == "_src/distillation/torch_workers" else set())
+        early = modules - expected - {OF_ONE_FRAMEWORK.get(name)}
         assert not early, f"{name}.py imports {early} as soon as it is imported"
 
 
-# Keras is imported already. Its frameworks are forgotten, so that importing them again is noticed.
+def public_signatures(body, prefix=""):
+    """The public functions, classes and methods of a file, and their arguments."""
+    found = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            found[prefix + node.name] = ast.unparse(node.args)
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            found[prefix + node.name] = "class"
+            found |= public_signatures(node.body, f"{prefix}{node.name}.")
+    return found
+
+
+def test_the_files_of_the_three_backends_define_the_same_functions():
+    parsed = {name: ast.parse((PACKAGE / f"_src/backend/{name}.py").read_text()) for name in FRAMEWORKS}
+    tensorflow, jax, torch = (public_signatures(parsed[name].body) for name in ("tensorflow", "jax", "torch"))
+
+    assert tensorflow == jax
+    assert tensorflow == torch
+
+
+def test_the_backend_is_chosen_once():
+    chooser = ast.parse(FILES["_src/backend/__init__"].read_text())
+    exposed = {
+        node.targets[0].id: node.value.attr
+        for node in chooser.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.value.id == "_chosen"
+    }
+    names = set(public_signatures(ast.parse(FILES["_src/backend/torch"].read_text()).body))
+
+    assert exposed == {name: name for name in names if "." not in name}
+    for name, path in FILES.items():
+        if package_of(name) == "backend" and name != "_src/backend/__init__":
+            assert not re.search(r"BACKEND|config\.backend", path.read_text()), f"{name}.py asks which backend runs"
+
+
+# Keras is imported already. The frameworks of other backends are forgotten, so that importing them again is noticed.
 IMPORT_KERAS_BAN = f"""
 import sys
+import keras
+others = {FRAMEWORKS} - {{keras.config.backend()}}
 for name in list(sys.modules):
-    if name.split(".")[0] in {FRAMEWORKS}:
+    if name.split(".")[0] in others:
         del sys.modules[name]
 class Refusing:
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in {FRAMEWORKS}:
+        if name.split(".")[0] in others:
             raise ImportError(name + " is imported")
 sys.meta_path.insert(0, Refusing)
 before = {{name.split(".")[0] for name in sys.modules}}

@@ -1,0 +1,233 @@
+"""The backend functions for JAX."""
+
+import contextlib
+
+import jax
+import keras
+from jax.experimental import multihost_utils
+
+from keras_ban._src.backend import common
+
+
+def without_gradients():
+    """Do nothing: JAX records gradients only in a transformation, which Keras calls later."""
+    return contextlib.nullcontext()
+
+
+def differentiates_gradients():
+    """Return `False`: JAX differentiates a gradient through values of the forward pass."""
+    return False
+
+
+def replica_count():
+    """Return 1: JAX computes the loss of the whole batch, on any number of devices."""
+    return 1
+
+
+def sum_over_replicas(value):
+    """Return the value: there is one replica."""
+    return value
+
+
+def as_if_alone():
+    """Do nothing: there is one replica."""
+    return contextlib.nullcontext()
+
+
+def steps_see_values(model):
+    """Return whether the model runs eagerly."""
+    return model.run_eagerly
+
+
+def for_each_example(function, examples):
+    """Vectorize the function, so that all examples are computed at once."""
+    return keras.ops.vectorized_map(function, examples)
+
+
+def compiles_image_layers():
+    """Return `True`: JAX compiles most of them, and is very slow without. The flag is about TensorFlow."""
+    return True
+
+
+def error_of_tracing(function, x):
+    """Trace the function, and return the error or `None`."""
+    try:
+        jax.eval_shape(function, x)
+    except Exception as error:
+        return error
+    return None
+
+
+def shuffles_each_epoch_anew():
+    """Return `True`: the random numbers continue from epoch to epoch."""
+    return True
+
+
+def values_before_training(model):
+    """Return pairs of a variable and its value.
+
+    Keras takes the values out of the model before the first step and puts them back after the last. An error between
+    the two, for instance in the data or the loss, can leave the model without values.
+    """
+    variables = model.variables + model.optimizer.variables + model.metrics_variables
+    return [(v, v.value) for v in variables]
+
+
+def restore(values):
+    """Assign the values to variables without one, unless JAX deleted the values."""
+    for variable, value in values:
+        # Private, because Keras has no public test. Without a value, `variable.value` calls the initializer.
+        if variable._value is None and not value.is_deleted():
+            variable.assign(value)
+
+
+@contextlib.contextmanager
+def keeping_values(model):
+    """Restore the values after an error. Keras takes them out of the model here as it does in training."""
+    values = [(v, v.value) for v in model.variables + model.metrics_variables]
+    try:
+        yield
+    except BaseException:
+        model.jax_state_sync()
+        restore(values)
+        raise
+
+
+def separate(variables, others):
+    """Copy shared buffers, because JAX deletes the buffers of trained variables at each step."""
+    buffers = {id(v.value) for v in others}
+    for variable in variables:
+        if id(variable.value) in buffers:
+            variable.assign(keras.ops.copy(variable.value))
+
+
+class StepConstants:
+    """Variables that a training step reads and never changes, passed to the step as copies in its state.
+
+    JAX compiles a value outside the step's state as a constant. It deletes the buffers of the state at each step, so
+    that an interrupted step leaves deleted buffers. With copies in the state, the variables keep their own buffers.
+
+    Attributes:
+        in_state: the copies, which must be the last of the model's non-trainable variables.
+    """
+
+    def __init__(self, variables):
+        self._originals = list(variables)
+        self._values = [v.value for v in self._originals]
+        self.in_state = [
+            keras.Variable(keras.ops.copy(v.value), trainable=False, dtype=v.dtype, name=v.name)
+            for v in self._originals
+        ]
+
+    def are_current(self):
+        """Return whether the variables still have the values that were copied."""
+        return all(v.value is value for v, value in zip(self._originals, self._values, strict=True))
+
+    def in_step(self, non_trainable_state=None):
+        """Return pairs of a variable and its value in the step, from the end of `non_trainable_state`."""
+        if not self._originals:
+            return []
+        return list(zip(self._originals, non_trainable_state[-len(self._originals) :], strict=True))
+
+
+def random_states():
+    """Return the states of Python and NumPy. JAX has no global generator."""
+    return common.random_states()
+
+
+def set_random_states(states):
+    """Set the states of Python and NumPy."""
+    common.set_random_states(states)
+
+
+def seed_shuffling(seed):
+    """Do nothing: Keras shuffles by NumPy's generator."""
+
+
+def worker_count_and_index():
+    """Return count and index of the JAX processes. Without a `keras.distribution`, each trains by itself."""
+    if keras.distribution.distribution() is None:
+        return 1, 0
+    return jax.process_count(), jax.process_index()
+
+
+def byte_gatherer():
+    """Return JAX's own function."""
+    return multihost_utils.process_allgather
+
+
+def batch_parts():
+    """Divide the workers into the replicas of the model.
+
+    Keras takes the data of a worker as a part of the batch, and puts the parts together. Workers that hold one replica
+    together, by a `ModelParallel`, read the same part.
+    """
+    count, index = worker_count_and_index()
+    parts = min(_model_replicas(keras.distribution.distribution()), count)
+    return parts, index // (count // parts)
+
+
+def device_shares():
+    """Return the number of replicas of the model in the current `keras.distribution`."""
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else _model_replicas(distribution)
+
+
+def check_engine(model):
+    """Raise an error if there are several JAX processes, but no `keras.distribution`."""
+    if keras.distribution.distribution() is None and jax.distributed.is_initialized() and jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} JAX processes are there, but each of them would train by itself. Call "
+            "`keras.distribution.set_distribution(keras.distribution.DataParallel())` before models are made."
+        )
+
+
+def check_whole(models):
+    """Raise an error if this process cannot read the whole value of a variable."""
+    for model in models:
+        for variable in model.variables:
+            if not (variable.value.is_fully_replicated or variable.value.is_fully_addressable):
+                raise ValueError(
+                    f"{variable.path} of {model.name!r} is spread over several processes, so that none of them could "
+                    "keep the model. Use `keras.distribution.DataParallel`, or a `ModelParallel` within one process."
+                )
+
+
+@contextlib.contextmanager
+def engine_repairs(data):
+    """Turn off `auto_shard_dataset` of the distribution, unless the data are datasets of `tf.data`.
+
+    With `auto_shard_dataset`, Keras 3.15 refuses all other datasets, although keras_ban has divided them already.
+    """
+    distribution = keras.distribution.distribution()
+    of_tf = [common.is_tf_dataset(each) for each in data if each is not None]
+    auto_shard = distribution.auto_shard_dataset
+    if auto_shard and any(of_tf) and not all(of_tf):
+        raise ValueError(
+            "Several workers train together, and `keras.distribution` divides either all data or none. Pass "
+            "both the training data and the validation data as `tf.data.Dataset`, or neither."
+        )
+    if any(of_tf):
+        yield
+        return
+    distribution.auto_shard_dataset = False
+    try:
+        yield
+    finally:
+        distribution.auto_shard_dataset = auto_shard
+
+
+def run_outside_engine(function):
+    """Call the function without a `keras.distribution`."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        return function()
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def _model_replicas(distribution):
+    """Return the number of copies of a model: the size of the batch axis of the distribution's mesh."""
+    mesh = distribution.device_mesh
+    return dict(zip(mesh.axis_names, mesh.shape, strict=True))[distribution.batch_dim_name]

@@ -1,0 +1,217 @@
+"""The backend functions for TensorFlow."""
+
+import contextlib
+import threading
+
+import keras
+import tensorflow as tf
+
+from keras_ban._src.backend import common
+
+# The compiled functions of `byte_gatherer`, by strategy and number of bytes.
+_gathers = {}
+
+
+def without_gradients():
+    """Do nothing: TensorFlow records gradients only in a tape, which Keras opens later."""
+    return contextlib.nullcontext()
+
+
+def differentiates_gradients():
+    """Return `False`: TensorFlow differentiates a gradient through values of the forward pass."""
+    return False
+
+
+def replica_count():
+    """Return the number of replicas of the current `tf.distribute` strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(value):
+    """Sum over the replicas with `all_reduce`."""
+    if replica_count() == 1 or tf.distribute.in_cross_replica_context():
+        return value  # In the cross-replica context, `value` is computed from the whole batch.
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def as_if_alone():
+    """Enter the replica context of a graph without a strategy."""
+    if replica_count() == 1:
+        return contextlib.nullcontext()
+    # A new graph has no strategy, so its replica context can be entered here.
+    with tf.Graph().as_default():
+        return tf.distribute.get_replica_context()
+
+
+def steps_see_values(model):
+    """Return whether the model runs eagerly."""
+    return model.run_eagerly
+
+
+def for_each_example(function, examples):
+    """Loop over the examples inside the graph."""
+    return keras.ops.map(function, examples)
+
+
+def compiles_image_layers():
+    """Return `False`: most of these layers use an operation that XLA cannot compile."""
+    return False
+
+
+def error_of_tracing(function, x):
+    """Return `None`: only JAX traces the function."""
+    return None
+
+
+def shuffles_each_epoch_anew():
+    """Return whether there are several replicas.
+
+    With one replica, after `keras.utils.set_random_seed`, each epoch of a `fit` starts with the same random numbers.
+    See `keras_ban._src.distillation.shuffling`.
+    """
+    return replica_count() > 1
+
+
+def values_before_training(model):
+    """Return nothing: variables never lose their values."""
+    return []
+
+
+def restore(values):
+    """Do nothing: variables never lose their values."""
+
+
+def keeping_values(model):
+    """Do nothing: variables never lose their values."""
+    return contextlib.nullcontext()
+
+
+def separate(variables, others):
+    """Do nothing: variables do not share buffers."""
+
+
+class StepConstants:
+    """Variables that a training step reads and never changes. TensorFlow reads them where they are used."""
+
+    def __init__(self, variables):
+        self.in_state = []
+
+    def are_current(self):
+        """Return `True`: there are no copies that could be outdated."""
+        return True
+
+    def in_step(self, non_trainable_state=None):
+        """Return no pairs: no variable has another value in a step."""
+        return []
+
+
+def random_states():
+    """Return the states of Python and NumPy. TensorFlow's global generator has no readable state."""
+    return common.random_states()
+
+
+def set_random_states(states):
+    """Set the states of Python and NumPy."""
+    common.set_random_states(states)
+
+
+def seed_shuffling(seed):
+    """Seed TensorFlow's global generator, by which Keras shuffles arrays."""
+    tf.random.set_seed(seed)
+
+
+def worker_count_and_index():
+    """Return count and index in the `MultiWorkerMirroredStrategy` in whose scope this is called."""
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1, 0
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict()
+    chiefs, workers = len(cluster.get("chief", [])), len(cluster.get("worker", []))
+    if chiefs + workers < 2:
+        return 1, 0
+    return chiefs + workers, resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+
+
+def byte_gatherer():
+    """Return a function that gathers with the current strategy."""
+    workers, _ = worker_count_and_index()
+    strategy = tf.distribute.get_strategy()
+
+    def gather(data):
+        with strategy.scope():
+            each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(data[None], "int32"))
+            if (strategy, len(data)) not in _gathers:
+                _gathers[strategy, len(data)] = tf.function(lambda rows: strategy.gather(rows, axis=0))
+            # There is one row for each replica. The rows of a worker are equal.
+            return _gathers[strategy, len(data)](each).numpy().reshape(workers, -1, len(data))[:, 0]
+
+    return gather
+
+
+def batch_parts():
+    """Return `(1, 0)`: the strategy itself divides the data of each worker."""
+    return 1, 0
+
+
+def device_shares():
+    """Return the number of replicas of all workers, or 1 for a single worker."""
+    return replica_count() if worker_count_and_index()[0] > 1 else 1
+
+
+def check_engine(model):
+    """Raise an error if the model was created in the scope of a strategy that is no longer in force."""
+    strategy = getattr(model, "distribute_strategy", None)
+    made_in = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if made_in and not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "The model was made in the scope of a `MultiWorkerMirroredStrategy`, but `fit` makes the generations "
+            "where it is called: call it in `with strategy.scope():`, too."
+        )
+
+
+def check_whole(models):
+    """Do nothing: each worker has a copy of the whole model."""
+
+
+@contextlib.contextmanager
+def engine_repairs(data):
+    """Extend the `reduce` method of the current strategy.
+
+    Keras 3.15 calls `reduce` with a whole nested batch, of which it needs only the shapes, and calls it with scalars
+    and an axis. A `MultiWorkerMirroredStrategy` supports neither.
+    """
+    strategy = tf.distribute.get_strategy()
+    reduce = strategy.reduce
+
+    def extended_reduce(reduce_op, value, axis):
+        if isinstance(value, (list, tuple, dict)):
+            return keras.tree.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], value)
+        is_scalar = len(strategy.experimental_local_results(value)[0].shape) == 0
+        return reduce(reduce_op, value, axis=None if is_scalar else axis)
+
+    strategy.reduce = extended_reduce
+    try:
+        yield
+    finally:
+        del strategy.reduce
+
+
+def run_outside_engine(function):
+    """Call the function in a new thread, because TensorFlow keeps the current strategy per thread."""
+    policy, results = keras.config.dtype_policy(), []
+
+    def call():
+        keras.config.set_dtype_policy(policy)  # Keras keeps the policy per thread, too.
+        try:
+            results.append((function(), None))
+        except BaseException as error:
+            results.append((None, error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    result, error = results[0]
+    if error is not None:
+        raise error
+    return result

@@ -1,0 +1,164 @@
+"""The backend functions for torch."""
+
+import contextlib
+
+import keras
+import numpy as np
+import torch
+
+from keras_ban._src.backend import common
+
+
+def without_gradients():
+    """Return `torch.no_grad()`: torch records gradients everywhere else."""
+    return torch.no_grad()
+
+
+def differentiates_gradients():
+    """Return whether torch records gradients. It treats values of the forward pass as constants."""
+    return torch.is_grad_enabled()
+
+
+def replica_count():
+    """Return 1: each process computes the loss of its own batch."""
+    return 1
+
+
+def sum_over_replicas(value):
+    """Return the value: there is one replica."""
+    return value
+
+
+def as_if_alone():
+    """Do nothing: there is one replica."""
+    return contextlib.nullcontext()
+
+
+def steps_see_values(model):
+    """Return `True`: torch runs the step without tracing it."""
+    return True
+
+
+def for_each_example(function, examples):
+    """Loop over the examples: torch cannot vectorize random numbers and many operations."""
+    return keras.ops.map(function, examples)
+
+
+def compiles_image_layers():
+    """Return `False`: torch need not compile them."""
+    return False
+
+
+def error_of_tracing(function, x):
+    """Return `None`: only JAX traces the function."""
+    return None
+
+
+def shuffles_each_epoch_anew():
+    """Return `True`: the random numbers continue from epoch to epoch."""
+    return True
+
+
+def values_before_training(model):
+    """Return nothing: variables never lose their values."""
+    return []
+
+
+def restore(values):
+    """Do nothing: variables never lose their values."""
+
+
+def keeping_values(model):
+    """Do nothing: variables never lose their values."""
+    return contextlib.nullcontext()
+
+
+def separate(variables, others):
+    """Do nothing: torch does not delete the buffers of trained variables."""
+
+
+class StepConstants:
+    """Variables that a training step reads and never changes. Torch reads them where they are used."""
+
+    def __init__(self, variables):
+        self.in_state = []
+
+    def are_current(self):
+        """Return `True`: there are no copies that could be outdated."""
+        return True
+
+    def in_step(self, non_trainable_state=None):
+        """Return no pairs: no variable has another value in a step."""
+        return []
+
+
+def random_states():
+    """Return the states of Python, NumPy, torch and torch's GPUs."""
+    states = common.random_states()
+    states["torch"] = torch.get_rng_state().numpy()
+    if torch.cuda.is_available():
+        states |= {f"cuda_{i}": state.cpu().numpy() for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_random_states(states):
+    """Set the states of Python, NumPy, torch and those GPUs of which there are states."""
+    common.set_random_states(states)
+    torch.set_rng_state(torch.from_numpy(states["torch"]))
+    cuda = [torch.from_numpy(state) for name, state in states.items() if name.startswith("cuda_")]
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_shuffling(seed):
+    """Do nothing: Keras shuffles by torch's generator, of which `random_states` returns the state."""
+
+
+def worker_count_and_index():
+    """Return count and rank in `torch.distributed`, if it is initialized."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 1, 0
+    return torch.distributed.get_world_size(), torch.distributed.get_rank()
+
+
+def byte_gatherer():
+    """Return a function that gathers with `torch.distributed`."""
+    workers, _ = worker_count_and_index()
+    device = torch.device("cpu")
+    if torch.distributed.get_backend() == "nccl":
+        device = torch.device("cuda", torch.cuda.current_device())
+
+    def gather(data):
+        found = [torch.empty(len(data), dtype=torch.uint8, device=device) for _ in range(workers)]
+        torch.distributed.all_gather(found, torch.tensor(data, device=device))
+        return np.stack([each.cpu().numpy() for each in found])
+
+    return gather
+
+
+def batch_parts():
+    """Return `(1, 0)`: `keras_ban._src.distillation.torch_workers` divides a batch within the training step."""
+    return 1, 0
+
+
+def device_shares():
+    """Return 1: shares need not be equal."""
+    return 1
+
+
+def check_engine(model):
+    """Do nothing: `torch.distributed` is in force once it is initialized."""
+
+
+def check_whole(models):
+    """Do nothing: each worker has a copy of the whole model."""
+
+
+def engine_repairs(data):
+    """Do nothing: Keras does not know of other workers."""
+    return contextlib.nullcontext()
+
+
+def run_outside_engine(function):
+    """Call the function: `torch.distributed` has no effect on a model that is not wrapped."""
+    return function()
