@@ -16,9 +16,9 @@ from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
 DESCRIPTION = """\
-Write a model as one graph for serving, load it again in a process without keras_ban, and compare its outputs with the
-model's. Exit codes: 0, it is there and checked; 1, it could not be exported, and nothing was written; 2, the command
-line is wrong. KERAS_BACKEND says which backend loads the model; TensorFlow must be installed with any."""
+Export a model as one graph for serving, load it in a process without keras_ban, and compare its outputs with the
+model's. Exit codes: 0, exported and verified; 1, not exported, nothing was written; 2, wrong command line.
+KERAS_BACKEND selects the backend that loads the model. TensorFlow must be installed with any backend."""
 
 
 def main(arguments=None):
@@ -43,7 +43,7 @@ def main(arguments=None):
 
 
 def read_model(path):
-    """A run's sequence, or a `.keras` file's model."""
+    """Load the `BornAgainSequence` of a run directory, or the model of a `.keras` file."""
     if path.is_dir():
         sequence = BornAgainSequence.load(path)
         if not RunDirectory(path).read().finished:
@@ -59,7 +59,7 @@ def read_model(path):
 
 
 def read_examples(path):
-    """Inputs from a `.npy` file, or `(x, y)` from an `.npz` file."""
+    """Load inputs from a `.npy` file, or `x` or `(x, y)` from an `.npz` file."""
     if path.suffix == ".npy":
         return np.load(path)
     # Opened here, because NumPy leaves a broken archive open.
@@ -70,7 +70,7 @@ def read_examples(path):
 
 
 def factor(text):
-    """A number, or a fraction; `argparse` says where it is none."""
+    """Convert a number or a fraction. `argparse` reports the `ValueError`."""
     try:
         return float(fractions.Fraction(text))
     except ZeroDivisionError:
@@ -80,31 +80,31 @@ def factor(text):
 def parse(arguments):
     parser = argparse.ArgumentParser("python -m keras_ban", description="Born-Again Neural Networks for Keras 3.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("export", help="write a model for serving, and check it", description=DESCRIPTION)
+    command = commands.add_parser("export", help="export a model for serving, and verify it", description=DESCRIPTION)
     command.add_argument(
         "model",
         metavar="RUN_OR_MODEL",
         type=pathlib.Path,
         help="a BornAgainSequence's directory, or a .keras file",
     )
-    command.add_argument("out", metavar="OUT", type=pathlib.Path, help="where to; for TensorFlow Serving .../NAME/1")
+    command.add_argument("out", metavar="OUT", type=pathlib.Path, help="path; for TensorFlow Serving .../NAME/1")
     command.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
-    command.add_argument("--choose", choices=["ensemble", "best"], help="of a run (default: ensemble)")
-    command.add_argument("--members", action="store_true", help="also output each member, and how far they disagree")
+    command.add_argument("--choose", choices=["ensemble", "best"], help="what to export of a run (default: ensemble)")
+    command.add_argument("--members", action="store_true", help="also output each member, and their disagreement")
     command.add_argument(
         "--rescaling",
         metavar="FACTOR",
         type=factor,
-        help="multiply inputs, uint8 unless the examples are other, by this in the graph: 1/255",
+        help="multiply the inputs by this in the graph, for instance 1/255; inputs are uint8, or as the examples",
     )
-    command.add_argument("--labels", metavar="FILE", type=pathlib.Path, help="names of the classes, one to a line")
+    command.add_argument("--labels", metavar="FILE", type=pathlib.Path, help="class names, one per line")
     command.add_argument(
-        "--examples", metavar="FILE", type=pathlib.Path, help="inputs to check too: .npy, or .npz with x (and y)"
+        "--examples", metavar="FILE", type=pathlib.Path, help="more inputs to verify: .npy, or .npz with x (and y)"
     )
-    command.add_argument("--int8", action="store_true", help="quantise LiteRT, by the examples")
+    command.add_argument("--int8", action="store_true", help="quantise LiteRT to int8; needs --examples")
     command.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the model")
     command.add_argument("--tolerance", type=float, default=1e-5, help="largest difference (default: %(default)s)")
-    command.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing model")
     command.add_argument("--quiet", dest="verbose", action="store_false", help="print nothing but errors")
     command.add_argument(
         "--import",
@@ -112,7 +112,7 @@ def parse(arguments):
         metavar="MODULE",
         action="append",
         default=[],
-        help="a module that registers classes of your own; may be repeated",
+        help="a module that registers your own classes; may be repeated",
     )
     return parser.parse_args(arguments)
 

@@ -12,7 +12,7 @@ from helpers.models import classifier
 from helpers.runs import COMPILED, content, run, sequence
 
 from keras_ban import BornAgainSequence
-from keras_ban._src.runs import directory as run_directory
+from keras_ban._src.runs.differences import differences
 from keras_ban.losses import KnowledgeDistillation
 
 pytestmark = pytest.mark.one_backend
@@ -158,4 +158,4 @@ def test_names_differ_unless_it_is_by_the_number_that_keras_adds():
         (nan, json.loads(json.dumps(nan)), []),
         ({"size": [*range(30)]}, {"size": [*range(31)]}, ["size: 30 entries in the directory, 31 entries now"]),
     ]:
-        assert expected == list(run_directory.differences(there, now))
+        assert expected == list(differences(there, now))

@@ -271,7 +271,7 @@ def test_evaluate_keeps_the_choice_that_was_made_on_the_validation_data(trained)
     "labels", [np.full(96, 7), np.linspace(0, 1, 96), np.zeros((96, 2)), np.zeros(95, int), {"a": np.zeros(96)}]
 )
 def test_evaluate_refuses_labels_that_it_cannot_score(trained, labels):
-    with pytest.raises(ValueError, match="`evaluate` scores classifiers with one output"):
+    with pytest.raises(ValueError, match="scores classifiers with one output|the same number of examples"):
         trained.sequence.evaluate(trained.x, labels)
 
 

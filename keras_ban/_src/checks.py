@@ -1,10 +1,8 @@
 """Checks of what users pass in, made before anything is trained."""
 
-import itertools
 import math
 import numbers
 import os
-import types
 
 import keras
 import numpy as np
@@ -48,71 +46,6 @@ def check_distillation_loss(loss):
         raise ValueError("`distillation_loss` is None for every output. To train on labels alone use `label_weight=1`.")
 
 
-def is_dataset(x):
-    """Whether `x` yields batches by itself, rather than being arrays."""
-    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
-    return not all(hasattr(leaf, "shape") or isinstance(leaf, (int, float)) for leaf in leaves)
-
-
-def check_not_empty(x):
-    if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
-        raise ValueError(f"`x` is {x!r}: there is no data to train on.")
-    if isinstance(x, keras.utils.PyDataset):
-        size = x.num_batches
-    else:
-        leaves = [leaf for leaf in keras.tree.flatten(x) if len(getattr(leaf, "shape", ()))]
-        size = leaves[0].shape[0] if leaves else None
-    if size == 0:
-        raise ValueError("`x` holds no examples: there is nothing to train on.")
-
-
-def first_examples(x, y=None, size=32):
-    """Look at the first examples, of arrays, or the first batch, of a dataset.
-
-    Returns:
-        `(x, first_x, first_y)`. The first `x` is the data with nothing missing: of a generator a new one.
-    """
-    return first_batch(x, y, size=size)[:3]
-
-
-def first_batch(x, y=None, sample_weight=None, size=32):
-    """As `first_examples`, with the sample weights: `(x, first_x, first_y, first_sample_weight)`."""
-    if not is_dataset(x):
-        data = (x, y, sample_weight)
-        first = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:size], data)
-    elif isinstance(x, keras.utils.PyDataset):
-        first = x[0]
-    else:
-        iterator = iter(x)
-        try:
-            first = next(iterator)
-        except StopIteration:
-            raise ValueError("`x` yields no batch: there is nothing to train on.") from None
-        if isinstance(x, types.GeneratorType):
-            x = (batch for batch in itertools.chain([first], iterator))
-    first = keras.utils.unpack_x_y_sample_weight(tuple(first) if isinstance(first, list) else first)
-    return x, *keras.tree.map_structure(_numeric_array, first)
-
-
-def as_array(leaf):
-    """An array or tensor of any framework as a NumPy array."""
-    if hasattr(leaf, "toarray"):  # SciPy's sparse matrices
-        return leaf.toarray()
-    if hasattr(leaf, "detach"):
-        leaf = leaf.detach().cpu()
-        # NumPy has no such type.
-        return (leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf).numpy()
-    return np.asarray(leaf)
-
-
-def _numeric_array(leaf):
-    """As `as_array`, but what is not numeric is left as it is."""
-    if leaf is None:
-        return None
-    array = as_array(leaf)
-    return array if array.dtype.kind in "biuf" else leaf
-
-
 def check_labels(labels, loss, model, name="y"):
     """Raise `ValueError` where labels in memory cannot be meant for the loss and the model's outputs."""
     outputs = getattr(model, "outputs", None)
@@ -121,7 +54,7 @@ def check_labels(labels, loss, model, name="y"):
     if not _is_sparse_crossentropy(loss):
         return
     shape = tuple(outputs[0].shape) if outputs and len(outputs) == 1 else None
-    array = _numeric_array(labels)
+    array = labels
     dtype = getattr(array, "dtype", None)
     if not isinstance(array, np.ndarray) or dtype.kind not in "biu":
         hint = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`. " if _one_hot(array) else ""
@@ -142,20 +75,6 @@ def check_labels(labels, loss, model, name="y"):
             f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `{name}` holds "
             f"{int(wrong.sum())} others, {example} for instance (labels range from {array.min()} to {array.max()})."
         )
-
-
-def class_weights(labels, sample_weight, class_weight):
-    """The weight of each example by the class of its label, as Keras gives it: 1 for classes not named."""
-    if sample_weight is not None:
-        raise ValueError("You cannot use `class_weight` and `sample_weight` at the same time.")
-    if labels is None or keras.tree.is_nested(labels):
-        raise ValueError("`class_weight` is only supported for models with a single output, and with labels.")
-    classes = as_array(labels)
-    if classes.ndim > 1:
-        classes = classes.argmax(axis=-1) if classes.shape[-1] > 1 else classes[..., 0]
-    known, which = np.unique(classes, return_inverse=True)
-    weights = np.array([class_weight.get(int(each), 1.0) for each in known], keras.config.floatx())
-    return weights[which.reshape(classes.shape)]
 
 
 def _is_sparse_crossentropy(loss):

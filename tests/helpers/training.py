@@ -7,14 +7,20 @@ import keras
 import pytest
 from keras import ops
 
+from keras_ban import Distiller
+from keras_ban._src.data import fit_arguments
+from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.runs.epochs import KeepEpochs
+from keras_ban._src.sequence.generations import fit
 
 
-def fit_in_order(model, seed, x, y, **options):
+def fit_in_order(model, seed, x, y, soft_targets=None, **options):
     """Keras's `fit` in the order of a generation with that seed, which under TensorFlow is not that of Keras."""
-    x, y, options = in_order_of_epoch(model, x, y, {"callbacks": [], "verbose": 0, **options}, seed)
-    return model.fit(x, y, **options)
+    data, options = fit_arguments.read({"x": x, "y": y, "callbacks": [], "verbose": 0, **options})
+    data, options = attach(data, options, soft_targets)
+    data, options = in_order_of_epoch(data, options, seed)
+    return model.fit(data, **options) if isinstance(model, Distiller) else fit(model, data, options)
 
 
 @contextlib.contextmanager

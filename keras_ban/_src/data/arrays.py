@@ -1,9 +1,288 @@
-"""Mathematics of NumPy arrays."""
+"""Data that are arrays: rows by position, in one order."""
 
+import copy
+import math
+
+import keras
 import numpy as np
 
+from keras_ban._src.data import leaves
+from keras_ban._src.data.batch import inputs_for, join_targets, pack, split_targets, unpack, weights_like
+from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
+from keras_ban._src.data.leaves import as_array, leaves_of, size_of, take
+from keras_ban._src.data.py_dataset import PyDatasetData
+from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows
 
-def softmax(logits):
-    """Over the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+# A weight's loss, summed over a batch, is still a number in float32.
+LARGEST_WEIGHT = 1e30
+
+
+class Arrays:
+    """Inputs, labels and sample weights, as nested arrays with one row for each example.
+
+    Attributes:
+        x, y, sample_weight: nested NumPy arrays or SciPy CSR matrices; `y` and `sample_weight` may be `None`.
+        batch_size: the number of examples in a batch; `None`: not given.
+        shuffle: as in `keras.Model.fit`; `None`: not given.
+        names: what messages call the three parts.
+    """
+
+    yields_batches = False
+    # Whether all workers read the same, which is divided among them.
+    is_whole = True
+    # Whether an epoch's view can be chosen.
+    takes_views = True
+    # Whether the examples and their order never change.
+    fixed = True
+    # Whether Keras reads the data in other processes.
+    has_processes = False
+    # Whether the data can be read only once.
+    read_once = False
+    sampler = None
+
+    def __init__(self, x, y=None, sample_weight=None, batch_size=None, shuffle=None, names=None):
+        self.names = names or ("x", "y", "sample_weight")
+        parts = zip(self.names, (x, y, sample_weight), strict=False)
+        self.x, self.y, self.sample_weight = (_from_user(name, part) for name, part in parts)
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self._check_sizes()
+        if self.sample_weight is not None:
+            for leaf in leaves_of(self.sample_weight):
+                _check_weights(self.names[2], leaf)
+
+    def __len__(self):
+        return size_of(self.x)
+
+    @property
+    def labels(self):
+        return split_targets(self.y)[0]
+
+    @property
+    def soft_targets(self):
+        """The soft targets that the user passed in `y`."""
+        return split_targets(self.y)[1]
+
+    @property
+    def brings_soft_targets(self):
+        return self.soft_targets is not None
+
+    @property
+    def parts(self):
+        """The data as Keras takes validation data: `(x, y)` or `(x, y, sample_weight)`."""
+        parts = (self.x, self.y, self.sample_weight)
+        return parts if self.sample_weight is not None else parts[: 1 if self.y is None else 2]
+
+    def first_batch(self):
+        """`(x, y, sample_weight)` of the first examples, as NumPy arrays."""
+        rows = slice(0, self.batch_size or 32)
+        parts = (self.x, self.y, self.sample_weight)
+        return keras.tree.map_structure(lambda leaf: leaves.numeric(None if leaf is None else leaf[rows]), parts)
+
+    def number_of_batches(self):
+        return math.ceil(len(self) / (self.batch_size or 32))
+
+    def check_finite(self):
+        """The number of batches, or for a dataset without end `ValueError`."""
+        return self.number_of_batches()
+
+    def batches(self, batch_size):
+        """`(inputs, None)` of each batch, in their order."""
+        return ((take(self.x, slice(i, i + batch_size)), None) for i in range(0, len(self), batch_size))
+
+    def with_parts(self, x, y, sample_weight):
+        """Other arrays, of the same batch size."""
+        other = copy.copy(self)
+        other.x, other.y, other.sample_weight = x, y, sample_weight
+        return other
+
+    def rows(self, rows):
+        """A part of the examples."""
+        parts = (self.x, self.y, self.sample_weight)
+        return self.with_parts(*keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], parts))
+
+    def for_model(self, model):
+        """The inputs that the model takes, of a dict with more."""
+        return self.with_parts(inputs_for(model, self.x), self.y, self.sample_weight)
+
+    def split(self, validation_split):
+        """`(training data, validation data)`, as `keras.Model.fit` splits arrays: the last part is for validation."""
+        at = math.floor(len(self) * (1.0 - validation_split))
+        if at in (0, len(self)):
+            raise ValueError(f"`validation_split={validation_split}` of {len(self)} examples leaves a part empty.")
+        kept, validation = self.rows(slice(0, at)), self.rows(slice(at, None))
+        return kept, validation.with_parts(validation.x, validation.labels, validation.sample_weight)
+
+    def weighted(self, class_weight):
+        """Arrays whose sample weights are the weights of their classes, as Keras computes them."""
+        if class_weight is None:
+            return self
+        return self.with_parts(self.x, self.y, _weights_of_classes(self.labels, self.sample_weight, class_weight))
+
+    def with_soft_targets(self, soft_targets):
+        """The same data with soft targets beside the labels, as one of the kinds of data."""
+        if soft_targets.views is not None or not soft_targets.in_memory:
+            arrays = (self.x, self.labels, self.sample_weight)
+            rows = ArrayRows(arrays, soft_targets, self.batch_size or 32, self.shuffles)
+            return PyDatasetData(rows, shuffle=False)
+        return self.with_parts(self.x, join_targets(self.labels, soft_targets.batch(slice(None))), self.sample_weight)
+
+    def in_batches(self):
+        """A dataset of batches, shuffled as `keras.Model.fit` shuffles arrays."""
+        _, *others = unpack(self.packed())
+        return PyDatasetData(ArrayBatches((self.x, *others), self.batch_size or 32, self.shuffles), shuffle=False)
+
+    def part_of_worker(self):
+        """What this worker reads of the data, if the engine leaves it to the data to be divided."""
+        return self.in_batches().part_of_worker()
+
+    @property
+    def shuffles(self):
+        """`shuffle`, or the default of `keras.Model.fit`."""
+        return True if self.shuffle is None else self.shuffle
+
+    @property
+    def is_numeric(self):
+        """Whether all parts are NumPy arrays of numbers."""
+        leaves = leaves_of((self.x, self.y, self.sample_weight))
+        return all(isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" for leaf in leaves)
+
+    def without_labels(self):
+        """Itself: `packed` keeps the sample weights of data without labels."""
+        return self
+
+    def for_keras(self):
+        """The arguments of Keras's `fit`, `evaluate` and `predict` that bring the data."""
+        _, y, weights = unpack(self.packed())
+        options = {"y": y, "sample_weight": weights, "batch_size": self.batch_size}
+        return {"x": self.x, **{name: value for name, value in options.items() if value is not None}}
+
+    def packed(self):
+        """The data as a dataset of one batch would yield them, with the weights in the structure of `y`."""
+        weights = self.sample_weight
+        if weights is not None and keras.tree.is_nested(self.y):
+            if self.brings_soft_targets:
+                weights = {name: weights_like(weights, part) for name, part in self.y.items()}
+            else:
+                weights = weights_like(weights, self.y)
+        return pack(self.x, self.y, weights)
+
+    def for_validation(self):
+        """The data as `keras.Model.fit(validation_data=...)` takes them."""
+        return self.parts
+
+    def callbacks(self):
+        return []
+
+    def keys(self):
+        return example_keys(self.x)
+
+    def description(self, hashes):
+        """Plain data by which a run knows its data again: a fingerprint for each array, by part.
+
+        Args:
+            hashes: the version of the fingerprints, see `fingerprints.example_keys`.
+        """
+        parts = {"x": self.x, "y": self.y, "sample_weight": self.sample_weight}
+        return {name: None if part is None else _described(part, hashes) for name, part in parts.items()}
+
+    def _check_sizes(self):
+        sizes = {}
+        for name, part in zip(self.names, (self.x, self.y, self.sample_weight), strict=False):
+            found = sorted({int(leaf.shape[0]) for leaf in leaves_of(part)})
+            if len(found) > 1:
+                raise ValueError(f"The arrays of `{name}` hold different numbers of examples: {found}.")
+            if found == [0]:
+                raise ValueError(f"`{name}` holds no examples.")
+            if found:
+                sizes[name] = found[0]
+        if len(set(sizes.values())) > 1:
+            holds = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
+            raise ValueError(f"All parts of the data must hold the same number of examples, received: {holds}.")
+
+
+def check_finite(name, leaf, masked=False):
+    """Raise `ValueError` if an array in memory holds NaN or inf; with `masked`, -inf is allowed."""
+    # Data on disk are not read for this.
+    if isinstance(leaf, np.memmap) or leaf.dtype.kind != "f":
+        return
+    leaf = as_array(leaf)
+    wrong = np.isnan(leaf) | np.isposinf(leaf) if masked else ~np.isfinite(leaf)
+    if wrong.any():
+        first = tuple(int(place) for place in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"`{name}` holds NaN or inf in {int(wrong.sum())} places, the first at index {first}: training on it ends "
+            "in NaN."
+        )
+
+
+def check_numbers(name, leaf):
+    """Raise `ValueError` if an array holds something else than numbers."""
+    if leaf.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` must hold numbers, received an array of dtype {leaf.dtype}.")
+
+
+def _described(part, hashes):
+    return [
+        {
+            "examples": leaf.shape[0],
+            "dtype_and_shape": example_form(leaf)[0],
+            "fingerprint": data_fingerprint(example_form(leaf), example_keys(leaf, hashes)),
+        }
+        for leaf in leaves_of(part)
+    ]
+
+
+def _from_user(name, part):
+    if part is None:
+        return None
+    if not all(hasattr(leaf, "shape") for leaf in leaves_of(part)):
+        raise TypeError(
+            f"`{name}` must be arrays, as the inputs are, received: {short(part)} (of type {type(part).__name__}). "
+            f"Make an array of a list of numbers: `np.asarray({name})`."
+        )
+    part = keras.tree.map_structure(lambda leaf: None if leaf is None else leaves.from_user(name, leaf), part)
+    for leaf in leaves_of(part):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcSU" and not _holds_texts(leaf):
+            raise ValueError(
+                f"`{name}` is of dtype {leaf.dtype}: neither numbers nor texts. Rows of unequal length, or `None` "
+                f"among numbers, make an array of objects. Make numbers of it: `{name}.astype('float32')`."
+            )
+    return part
+
+
+def _holds_texts(array):
+    return array.dtype.kind == "O" and array.size > 0 and all(isinstance(each, (str, bytes)) for each in array.flat)
+
+
+def _check_weights(name, leaf):
+    check_numbers(name, leaf)
+    check_finite(name, leaf)
+    if isinstance(leaf, np.memmap):
+        return
+    largest = np.abs(as_array(leaf)).max()
+    if largest > LARGEST_WEIGHT:
+        raise ValueError(
+            f"`{name}` must hold weights of {LARGEST_WEIGHT:g} at most, received one of {largest:g}: a loss weighted "
+            "by it would be infinite. Divide all of them by the largest."
+        )
+
+
+def _weights_of_classes(labels, sample_weight, class_weight):
+    """The weight of each example's class; 1 for classes that are not named."""
+    if sample_weight is not None:
+        raise ValueError("You cannot use `class_weight` and `sample_weight` at the same time.")
+    if labels is None or keras.tree.is_nested(labels):
+        raise ValueError("`class_weight` is only supported for models with a single output, and with labels.")
+    classes = as_array(labels)
+    if classes.ndim > 1:
+        classes = classes.argmax(axis=-1) if classes.shape[-1] > 1 else classes[..., 0]
+    classes = np.round(classes).astype("int32")
+    known, which = np.unique(classes, return_inverse=True)
+    weights = np.array([class_weight.get(int(each), 1.0) for each in known], keras.config.floatx())
+    return weights[which.reshape(classes.shape)]
+
+
+def short(value):
+    """A value as messages show it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

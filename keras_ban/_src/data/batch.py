@@ -1,30 +1,60 @@
-"""The parts of a batch's `y`: labels, soft targets, keys."""
+"""The parts of a batch: inputs of a model, labels, soft targets, keys, weights."""
 
 import keras
 
 _TARGETS = {"labels", "soft_targets", "view_seeds", "teacher_features"}
 
 
+def unpack(batch):
+    """A batch `x`, `(x, y)` or `(x, y, sample_weight)` as `(x, y, sample_weight)`."""
+    return keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
+
+
 def split_targets(y):
     """`y` as `(labels, soft targets)`, either of which may be `None`."""
     if isinstance(y, dict) and "soft_targets" in y and set(y) <= _TARGETS:
         return y.get("labels"), y["soft_targets"]
-    return y, None
+    return (None if isinstance(y, dict) and set(y) == {"sample_weight"} else y), None
 
 
 def join_targets(labels, soft_targets, view_seeds=None, teacher_features=None):
-    """The reverse of `split_targets`, where there are soft targets.
+    """The reverse of `split_targets`, for data with soft targets.
 
-    With the seeds of the views that they are of, or with the features of the teacher's layers that are matched.
+    Args:
+        labels: or `None`.
+        soft_targets: as the teacher gives them.
+        view_seeds: the seeds of the views, if they are of views.
+        teacher_features: the features of the teacher's layers, if features are matched.
     """
     y = {"labels": labels, "soft_targets": soft_targets}
     y |= {"view_seeds": view_seeds, "teacher_features": teacher_features}
     return {name: value for name, value in y.items() if value is not None}
 
 
+def pack(x, y, sample_weight):
+    """The reverse of `unpack`. Keras's own function drops the sample weights of data without labels.
+
+    Those are passed as `y={"sample_weight": ...}`, where `weights_without_labels` finds them.
+    """
+    if y is None and sample_weight is not None:
+        y, sample_weight = {"sample_weight": sample_weight}, None
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
+def weights_without_labels(y, sample_weight):
+    """The sample weights of a batch, wherever `pack` put them."""
+    return y["sample_weight"] if isinstance(y, dict) and set(y) == {"sample_weight"} else sample_weight
+
+
 def key_of(y):
-    """The keys in a batch's `y`, `None` where there are none."""
+    """The keys in a batch's `y`; `None` if it has none."""
     return y["key"] if isinstance(y, dict) and "key" in y and set(y) <= {"labels", "key"} else None
+
+
+def key_of_batch(batch):
+    """The keys of a batch; `None` if it has none."""
+    is_batch = isinstance(batch, (list, tuple)) and 2 <= len(batch) <= 3
+    return key_of(batch[1]) if is_batch else None
 
 
 def without_key(y):
@@ -37,3 +67,30 @@ def weights_like(weights, targets):
     if keras.tree.is_nested(weights):
         return weights if keras.tree.is_nested(targets) else keras.tree.flatten(weights)[0]
     return keras.tree.map_structure(lambda _: weights, targets)
+
+
+def inputs_for(model, x):
+    """The inputs that a model takes, of a dict that may hold more.
+
+    Keras pairs a dict with more entries than the model has inputs by position, in the order of the names.
+
+    Raises:
+        ValueError: the dict lacks an input of the model.
+    """
+    names = input_names(model)
+    if not isinstance(x, dict) or names is None or set(x) == names:
+        return x
+    lacking = sorted(names - set(x))
+    if lacking:
+        raise ValueError(f"The model {model.name!r} takes the inputs {sorted(names)}, but the data lack {lacking}.")
+    return {name: value for name, value in x.items() if name in names}
+
+
+def input_names(model):
+    """The names of a model's inputs, if it is a functional model of a dict of inputs, or holds such models."""
+    within = [getattr(model, "student", None), *getattr(model, "members", [])]
+    names = [input_names(each) for each in within if each is not None]
+    if any(names):
+        return set().union(*(each or set() for each in names))
+    declared = model.input if getattr(model, "inputs", None) and not isinstance(model, keras.Sequential) else None
+    return set(declared) if isinstance(declared, dict) else None

@@ -7,32 +7,36 @@ import json
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src.data.leaves import as_array, leaves_of
 
-# So many bytes are looked at in one go: arrays that are memory-mapped stay on disk.
-_CHUNK_BYTES = 2**24
+#: The version of the keys that new files are written with.
+HASHES = 2
+# This many bytes are read at a time: memory-mapped arrays stay on disk.
+_CHUNK_BYTES = 2**20
 # What two serialized layers of the same kind may differ in.
 INESSENTIAL = {"name", "seed", "build_config", "build_input_shape", "shared_object_id", "compile_config"}
 
 
-def example_keys(x):
+def example_keys(x, version=HASHES):
     """A 64-bit fingerprint of each example.
 
-    Each example's bytes, taken as 64-bit words, are multiplied by fixed random odd numbers and added up modulo 2**64:
-    two examples that differ in a single word never have the same key, and others with a chance of about 2**-64. Runs
-    at the speed of memory, so that all examples can be looked at each time.
+    Each example's bytes are taken as 64-bit words. The bits of a word are mixed, the words are multiplied by fixed
+    random odd numbers, and the products are added modulo 2**64. Two examples that differ in a single word never have
+    the same key.
 
     Args:
         x: arrays `(examples, ...)`, or a nest of them, of numbers or strings.
+        version: 1 or 2. Version 1 did not mix the bits, so that rows of few different floats often had the same key.
+            It is used for files that were written with it.
 
     Returns:
         uint64 array `(examples,)`.
     """
     total = np.uint64(0)
-    for position, leaf in enumerate(_leaves(x)):
+    for position, leaf in enumerate(leaves_of(x)):
         size = leaf.shape[0]
-        step = max(1, _CHUNK_BYTES * size // max(1, getattr(leaf, "nbytes", _CHUNK_BYTES)))
-        keys = [_keys_of_rows(checks.as_array(leaf[i : i + step]), position) for i in range(0, size, step)]
+        step = max(1, _CHUNK_BYTES * size // max(1, _bytes_of(leaf)))
+        keys = [_keys_of_rows(as_array(leaf[i : i + step]), position, version) for i in range(0, size, step)]
         total = total + (np.concatenate(keys) if keys else np.zeros(0, "uint64"))
     return total
 
@@ -40,8 +44,8 @@ def example_keys(x):
 def example_form(x):
     """`[[dtype, shape of an example], ...]` of the arrays in `x`: what a fingerprint is a fingerprint of."""
     form = []
-    for leaf in _leaves(x):
-        array = checks.as_array(leaf[:1])
+    for leaf in leaves_of(x):
+        array = as_array(leaf[:1])
         form.append([str(array.dtype), list(array.shape[1:])])
     return form
 
@@ -88,11 +92,13 @@ def essence(config, names=None, inessential=INESSENTIAL):
     return names.get(config, config) if isinstance(config, str) else config
 
 
-def _leaves(x):
-    return [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+def _bytes_of(leaf):
+    """The bytes of an array if it were dense."""
+    itemsize = getattr(leaf.dtype, "itemsize", 8)
+    return int(np.prod([int(size) for size in leaf.shape], dtype="int64")) * itemsize
 
 
-def _keys_of_rows(array, position):
+def _keys_of_rows(array, position, version):
     if array.dtype.kind not in "biufcV":  # strings
         digests = [hashlib.sha256(repr(np.asarray(row).tolist()).encode()).digest()[:8] for row in np.asarray(array)]
         words = np.frombuffer(b"".join(digests), "uint64").reshape(len(array), 1)
@@ -102,7 +108,17 @@ def _keys_of_rows(array, position):
         if missing:
             rows = np.pad(rows, ((0, 0), (0, missing)))
         words = rows.view("uint64")
-    return words @ _multipliers(position, words.shape[1])
+    return (words if version == 1 else _mixed(words)) @ _multipliers(position, words.shape[1])
+
+
+def _mixed(words):
+    """Words whose bits depend on all bits of the original: the finalizer of MurmurHash3 (Appleby, 2011), one to one."""
+    words = words ^ (words >> np.uint64(33))
+    words *= np.uint64(0xFF51AFD7ED558CCD)
+    words ^= words >> np.uint64(33)
+    words *= np.uint64(0xC4CEB9FE1A85EC53)
+    words ^= words >> np.uint64(33)
+    return words
 
 
 @functools.lru_cache(maxsize=16)

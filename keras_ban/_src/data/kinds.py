@@ -1,11 +1,96 @@
-"""Which kind of dataset something is, without importing what it may not come from."""
+"""The entrance of all data: what a user passes becomes one of the kinds of data, once."""
+
+import numpy as np
+
+from keras_ban._src.data.arrays import Arrays, short
+from keras_ban._src.data.dataset import Dataset, Stream
+from keras_ban._src.data.grain_dataset import GrainDataset
+from keras_ban._src.data.hugging_face import HuggingFaceDataset
+from keras_ban._src.data.leaves import leaves_of
+from keras_ban._src.data.py_dataset import PyDatasetData
+from keras_ban._src.data.tf_dataset import TensorFlowDataset
+from keras_ban._src.data.torch_loader import TorchDataLoader
+
+TABLES = (HuggingFaceDataset,)
+DATASETS = (PyDatasetData, TensorFlowDataset, TorchDataLoader, GrainDataset, Stream, Dataset)
 
 
-def is_data_loader(data):
-    return any(c.__name__ == "DataLoader" and c.__module__.startswith("torch.") for c in type(data).__mro__)
+def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, names=None, models=()):
+    """Data of any kind behind one interface: `Arrays`, or a kind of `Dataset`.
+
+    Args:
+        x: nested arrays of NumPy, TensorFlow, JAX, torch, pandas or SciPy; a table of Hugging Face's `datasets`; or a
+            dataset that yields batches.
+        y, sample_weight: nested arrays, or `None`.
+        batch_size, shuffle: as in `keras.Model.fit`.
+        names: what messages call `x`, `y` and `sample_weight`.
+        models: the models that take the inputs, by whose inputs the columns of a table are chosen.
+
+    Raises:
+        TypeError: `x` is not data.
+        ValueError: there is no data, arrays differ in length or hold neither numbers nor texts, weights are not finite,
+            or a dataset comes with arrays.
+    """
+    if isinstance(x, (Arrays, Dataset)):
+        return x
+    names = names or ("x", "y", "sample_weight")
+    if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
+        raise ValueError(f"`{names[0]}` is {x!r}: there is no data to train on.")
+    for kind in TABLES:
+        if kind.accepts(x):
+            return kind(x, y, sample_weight, batch_size, shuffle, names, models)
+    leaves = leaves_of(x)
+    if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
+        return Arrays(x, y, sample_weight, batch_size, shuffle, names)
+    if isinstance(x, (list, tuple, dict, set, str, bytes)) or np.isscalar(x):
+        raise TypeError(
+            f"`{names[0]}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
+            f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__}). Make an array of a list of numbers: "
+            f"`np.asarray({names[0]})`."
+        )
+    for kind in DATASETS:
+        if kind.accepts(x):
+            data = kind(x, batch_size, shuffle)
+            data.check_alone(y, sample_weight)
+            data.check_not_empty()
+            return data
+    raise TypeError(
+        f"`{names[0]}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
+        f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__})."
+    )
 
 
-def is_grain_dataset(data):
-    """Whether it is a `MapDataset` or an `IterDataset` of Grain, which have `map`."""
-    names = ("MapDataset", "IterDataset")
-    return any(c.__name__ in names and c.__module__.split(".")[0] == "grain" for c in type(data).__mro__)
+def as_arrays(x, y=None, **options):
+    """As `as_data`, for what only arrays can do.
+
+    Raises:
+        TypeError: `x` is a dataset.
+    """
+    data = as_data(x, **options)
+    if data.yields_batches:
+        raise TypeError(
+            f"`x` must be arrays, received a {data.kind}: {short(x)}. Take the arrays out of its batches, and pass `x` "
+            "and `y`."
+        )
+    return data if y is None else as_data(x, y, **options)
+
+
+def as_validation_data(validation_data, batch_size=None, models=()):
+    """`validation_data` as `keras.Model.fit` takes it, behind the same interface; `None` if there is none."""
+    if validation_data is None or isinstance(validation_data, (Arrays, Dataset)):
+        return validation_data
+    if isinstance(validation_data, (list, tuple)):
+        if not 1 <= len(validation_data) <= 3 or validation_data[0] is None:
+            raise ValueError(
+                "`validation_data` must be `(x_val, y_val)`, `(x_val, y_val, sample_weight)` or a dataset, received "
+                f"{len(validation_data)} parts: {short(validation_data)}."
+            )
+        names = [f"validation_data[{place}]" for place in range(3)]
+        return as_data(*validation_data, batch_size=batch_size, names=names, models=models)
+    data = as_data(validation_data, batch_size=batch_size, names=("validation_data",) * 3, models=models)
+    if type(data) is Arrays:
+        raise ValueError(
+            "`validation_data` must be `(x_val, y_val)`, `(x_val, y_val, sample_weight)` or a dataset, received: "
+            f"{short(validation_data)}."
+        )
+    return data

@@ -9,43 +9,40 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-import keras
-
-from keras_ban._src.data.pairing import Wrapped
+from keras_ban._src.data.wrappers import Wrapped
 
 # In a process that reads: the dataset.
 _dataset = None
 
 
 @contextlib.contextmanager
-def dead_ones_told(*datasets):
-    """A context in which Keras reads the datasets that it yields in the place of those passed.
+def watched(*data):
+    """A context in which a process that reads data and dies ends training with an error.
 
     Args:
-        datasets: what Keras takes as data; all but `PyDataset(use_multiprocessing=True)` is yielded as it is.
+        data: `Arrays`, kinds of `Dataset`, or `None`.
+
+    Yields:
+        The same data, for Keras to read.
 
     Raises:
         RuntimeError: a process that read a dataset has died.
     """
-    read = [_InProcesses(each) if _has_processes(each) else each for each in datasets]
-    ours = [each for each in read if isinstance(each, _InProcesses)]
+    read = [each if each is None or not each.has_processes else each.read_by(_InProcesses) for each in data]
+    ours = [each.dataset for each, original in zip(read, data, strict=True) if each is not original]
     try:
         yield read
     except Exception as error:
         if any(each.died for each in ours):
             raise RuntimeError(
-                "A process that read the `PyDataset(use_multiprocessing=True)` has died: the system ended it (for want "
-                "of memory, perhaps), or code in `__getitem__` did. Call `fit` again, with fewer `workers` or with "
+                "A process that read the `PyDataset(use_multiprocessing=True)` has died: the system ended it (it may "
+                "have run out of memory), or code in `__getitem__` did. Call `fit` again, with fewer `workers` or with "
                 "`use_multiprocessing=False` if it happens again."
             ) from error
         raise
     finally:
         for each in ours:
             each.end(wait=False)
-
-
-def _has_processes(data):
-    return isinstance(data, keras.utils.PyDataset) and data.use_multiprocessing and data.workers > 0
 
 
 class _InProcesses(Wrapped):

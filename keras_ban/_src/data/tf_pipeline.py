@@ -1,9 +1,11 @@
-"""Soft targets and orders of examples inside a `tf.data` pipeline."""
+"""Soft targets and orders of examples inside a `tf.data` pipeline.
 
-import re
+Imports TensorFlow, which need not be installed: a function imports this file when it has a `tf.data.Dataset`.
+"""
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 def map_tf_dataset(dataset, key, rows_of, like, put):
@@ -17,8 +19,6 @@ def map_tf_dataset(dataset, key, rows_of, like, put):
         like: nested arrays of their dtypes and, but for the first axis, shapes.
         put: puts a batch and its rows together.
     """
-    import tensorflow as tf
-
     like_flat = keras.tree.flatten(like)
 
     def paired(*batch):
@@ -41,8 +41,6 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
         records: the rows, as an array; or `(path, offset, footer, dtype, row_shape)` of a file to read them from.
         join: puts a batch and its soft targets together.
     """
-    import tensorflow as tf
-
     if isinstance(records, tuple):
         path, offset, footer, dtype, row_shape = records
         count = int(np.prod(row_shape, dtype="int64"))
@@ -74,8 +72,6 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
 
 def _decode(texts, dtype, row_shape):
     """Rows of a NumPy dtype from their bytes, `(batch,)` strings."""
-    import tensorflow as tf
-
     if dtype.names is None:
         return tf.reshape(tf.io.decode_raw(texts, dtype), (-1, *row_shape))
     count = int(np.prod(row_shape, dtype="int64"))
@@ -97,7 +93,6 @@ def tf_batches(data, order, batch_size):
         data: arrays `(n, ...)` in lists, tuples and dicts.
         order: a function that returns indices `(n,)`; it is called in another thread.
     """
-    import tensorflow as tf
 
     def tensors(nest):
         if isinstance(nest, dict):
@@ -131,14 +126,4 @@ def tf_batches(data, order, batch_size):
 
 def cast_tf(tensor, dtype):
     """Cast within a `tf.data` pipeline, whatever the backend."""
-    import tensorflow as tf
-
     return tf.cast(tensor, dtype)
-
-
-def error_in_pipeline(error):
-    """The `ValueError` that Python raised within `tf.data`, or `None`: TensorFlow makes it an error of its own."""
-    if not any(c.__module__.startswith("tensorflow.") for c in type(error).__mro__):
-        return None
-    message = re.search(r"ValueError: (The soft targets .*)", str(error))
-    return None if message is None else ValueError(message[1])

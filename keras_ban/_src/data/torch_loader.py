@@ -1,79 +1,43 @@
-"""Soft targets inside a torch `DataLoader`."""
+"""torch's `DataLoader`."""
 
-import keras
-import numpy as np
-
-
-def pair_data_loader(loader, rows_of, join):
-    """A torch `DataLoader` that also brings the soft targets of its examples.
-
-    Args:
-        rows_of: a function of a batch and the indices of its examples that returns their soft targets.
-        join: puts a batch and its soft targets together.
-    """
-    import torch
-
-    options = _workers_of(loader)
-    collate = _CollatePaired(loader.collate_fn, rows_of, join)
-    dataset = _WithIndex(loader.dataset)
-    return torch.utils.data.DataLoader(dataset, batch_sampler=loader.batch_sampler, collate_fn=collate, **options)
+from keras_ban._src.data.dataset import Dataset
+from keras_ban._src.data.soft_target_rows import JoinByKey, RowsByPosition
+from keras_ban._src.data.tf_dataset import check_no_views
 
 
-def map_data_loader(loader, function):
-    """A torch `DataLoader` whose workers apply `function` to each batch, with NumPy arrays put in place of tensors."""
-    import torch
+class TorchDataLoader(Dataset):
+    """A `torch.utils.data.DataLoader`."""
 
-    options = _workers_of(loader)
-    if loader.batch_sampler is not None and not isinstance(loader.dataset, torch.utils.data.IterableDataset):
-        options["batch_sampler"] = loader.batch_sampler
-    else:
-        options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-        if not isinstance(loader.dataset, torch.utils.data.IterableDataset):
-            options["sampler"] = loader.sampler
-    return torch.utils.data.DataLoader(
-        loader.dataset, collate_fn=_CollateMapped(loader.collate_fn, function), generator=loader.generator, **options
-    )
+    kind = "`DataLoader`"
 
+    @classmethod
+    def accepts(cls, data):
+        return any(c.__name__ == "DataLoader" and c.__module__.startswith("torch.") for c in type(data).__mro__)
 
-def _workers_of(loader):
-    """A `DataLoader`'s options, but for those that say which examples make a batch."""
-    names = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
-    return {name: getattr(loader, name) for name in (*names, "prefetch_factor", "persistent_workers")}
+    @property
+    def sampler(self):
+        """What chooses the examples."""
+        return getattr(self.dataset.batch_sampler, "sampler", self.dataset.sampler)
 
+    def is_shuffled(self):
+        return type(self.dataset.sampler).__name__ == "RandomSampler"
 
-class _CollateMapped:
-    def __init__(self, collate, function):
-        self._collate, self._function = collate, function
+    def with_soft_targets(self, soft_targets):
+        # Imports torch, which is imported already if there is a `DataLoader`.
+        from keras_ban._src.data.torch_pipeline import map_data_loader, pair_data_loader
 
-    def __call__(self, examples):
-        import torch
-
-        return keras.tree.map_structure(
-            lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf,
-            tuple(self._function(self._collate(examples))),
-        )
-
-
-class _WithIndex:
-    """A map-style dataset whose examples come with their index."""
-
-    def __init__(self, dataset):
-        self._dataset = dataset
-
-    def __len__(self):
-        return len(self._dataset)
-
-    def __getitem__(self, index):
-        return index, self._dataset[index]
-
-
-class _CollatePaired:
-    def __init__(self, collate, rows_of, join):
-        self._collate, self._rows_of, self._join = collate, rows_of, join
-
-    def __call__(self, examples):
-        batch = self._collate([example for _, example in examples])
-        rows = self._rows_of(batch, np.array([index for index, _ in examples]))
-        import torch
-
-        return self._join(batch, keras.tree.map_structure(torch.from_numpy, rows))
+        loader = self.dataset
+        if soft_targets.by_key:
+            return TorchDataLoader(map_data_loader(loader, JoinByKey(soft_targets)), self.batch_size, self.shuffle)
+        check_no_views(self, soft_targets)
+        if not hasattr(loader.dataset, "__getitem__") or loader.batch_sampler is None:
+            raise ValueError(
+                "A torch `DataLoader` is paired by index: its dataset must have `__getitem__`, and the loader make the "
+                "batches (`batch_size` or `batch_sampler`)."
+            )
+        if len(loader.dataset) != len(soft_targets):
+            raise ValueError(
+                f"The soft targets hold {len(soft_targets)} examples, but the loader's dataset {len(loader.dataset)}: "
+                "they must come from the same data."
+            )
+        return TorchDataLoader(pair_data_loader(loader, RowsByPosition(soft_targets)), self.batch_size, self.shuffle)

@@ -55,43 +55,40 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
 
 
 def check_validation(model, validation_data, batch=None, measure=True):
-    """Raise `ValueError` where a compiled model cannot be measured on these data.
+    """Raise `ValueError` if a compiled model cannot be measured on these data.
 
     Args:
         model: a built `keras.Model`.
-        validation_data: as `keras.Model.fit` takes them.
-        batch: `(x, y, sample_weight)`, a first batch to train on: what is of the same form is known to fit.
-        measure: whether loss and metrics are called, too. Where they have not been built yet, that builds them: Keras
-            then does without what it draws random numbers for, and trains otherwise than it would.
+        validation_data: data, as `as_validation_data` gives them; or `None`.
+        batch: `(x, y, sample_weight)`, a first batch of the training data: what is of the same form fits, too.
+        measure: whether loss and metrics are called, too. If they are not built yet, that builds them: Keras then skips
+            a step for which it draws random numbers, and trains otherwise than it would.
     """
-    in_parts = isinstance(validation_data, (list, tuple))
-    data = tuple(validation_data) if in_parts else (validation_data,)
-    names = ("validation_data[0]", "validation_data[1]") if in_parts else ("validation_data", "validation_data")
-    first = _look(*data)
+    first = _look(validation_data)
     if first is None:
         return
     if first[1] is None and model.loss is not None:
         raise ValueError(
-            "`validation_data` brings no labels, on which the loss is measured: pass `(x_val, y_val)`, or a dataset of "
+            "`validation_data` has no labels, on which the loss is measured: pass `(x_val, y_val)`, or a dataset of "
             "such batches."
         )
-    if in_parts and not checks.is_dataset(data[0]) and first[1] is not None:
-        checks.check_labels(data[1], model.loss, getattr(model, "student", model), names[1])
-        fit_arguments.check_label_values(names[1], data[1], model.loss)
+    names = ("validation_data", "validation_data") if validation_data.yields_batches else validation_data.names[:2]
+    if validation_data.labels is not None:
+        checks.check_labels(validation_data.labels, model.loss, getattr(model, "student", model), names[1])
+        fit_arguments.check_label_values(names[1], validation_data.labels, model.loss)
     if batch is None or _kind(first) != _kind(batch):
         check_fits(model, *(first if measure else first[:1]), names=names)
 
 
-def explain(model, x, y=None, sample_weight=None, validation_data=None):
-    """After a `Distiller` failed to train: raise `ValueError` if that was because of the data's form, else return."""
-    batch = _look(x, y, sample_weight)
+def explain(model, data, validation_data=None):
+    """After a `Distiller` failed to train: raise `ValueError` if the reason is the data's form, else return."""
+    batch = _look(data)
     if batch is None:
         return
     _converted(backend.as_tensor, "y['soft_targets']", split_targets(batch[1])[1])
     if model.built:
         check_fits(model, *batch)
-        if validation_data is not None:
-            check_validation(model, validation_data, batch)
+        check_validation(model, validation_data, batch)
     if model.teacher is not None and model.teacher.built:
         check_fits(model.teacher, batch[0])
     outputs = getattr(model.student, "outputs", None) or []
@@ -104,12 +101,12 @@ def explain(model, x, y=None, sample_weight=None, validation_data=None):
             )
 
 
-def _look(x, y=None, sample_weight=None):
-    """A first batch, `(x, y, sample_weight)`; `None` where there is none to be had."""
-    if hasattr(x, "__iter__") and iter(x) is x:
-        return None  # Read once, it is used up.
+def _look(data):
+    """A first batch, `(x, y, sample_weight)`; `None` if the data cannot be read for it."""
+    if data is None:
+        return None
     try:
-        return checks.first_batch(x, y, sample_weight)[1:]
+        return data.first_batch()
     except Exception:
         return None  # The data themselves fail, and say so where they are read.
 

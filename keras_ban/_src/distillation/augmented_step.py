@@ -2,18 +2,17 @@
 
 import warnings
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.targets import augmented_views
 
 
-def prepare_augmentation(distiller, x):
-    """Let the augmentation make its variables, and see whether it can be compiled; return `x`."""
+def prepare_augmentation(distiller, data):
+    """Let the augmentation make its variables, and see whether it can be compiled."""
     augmentation = distiller.augmentation
     if augmentation is None or distiller._augmentation_is_ready:
-        return x
-    x, first_x, _ = checks.first_examples(x)
-    error = augmented_views.build(augmentation, first_x)
+        return
+    error = augmented_views.build(augmentation, data.first_batch()[0])
     if distiller._jit_wanted == "auto" and not distiller.run_eagerly:
         if error is None:
             augmented_views.allow_jit(distiller, augmentation)
@@ -24,7 +23,6 @@ def prepare_augmentation(distiller, x):
                 stacklevel=3,
             )
     distiller._augmentation_is_ready = True
-    return x
 
 
 def augment_batch(distiller, x, y, state):

@@ -6,9 +6,11 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
-from keras_ban._src.data import fit_arguments, trial
-from keras_ban._src.data.arrays import softmax
+from keras_ban._src.data import trial
+from keras_ban._src.data.kinds import as_arrays
+from keras_ban._src.data.leaves import as_array
 from keras_ban._src.losses.base import check_temperature
+from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.targets.soft_targets import SoftTargets
 
 
@@ -94,18 +96,18 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     from_logits = checks.check_flag("from_logits", from_logits)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, below=2**31)
-    checks.check_not_empty(x)
-    fit_arguments.check_data("x", x)
-    outputs = _predict(student, x, batch_size)
+    models = [model for model in (student, teacher) if isinstance(model, keras.Model)]
+    data = as_arrays(x, batch_size=batch_size, models=models)
+    outputs = _predict(student, data)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
         raise ValueError(
             "The gradient is taken apart for one output `(batch, ..., classes)` of a softmax, but the student gives "
             f"{keras.tree.map_structure(np.shape, outputs)}."
         )
     if isinstance(teacher, keras.Model):
-        soft_targets = _predict(teacher, x, batch_size)
+        soft_targets = _predict(teacher, data)
     elif isinstance(teacher, SoftTargets):
-        teacher.check(x)
+        teacher.check(data.x)
         if teacher.from_logits != from_logits:
             raise ValueError(
                 f"The teacher gave {'logits' if teacher.from_logits else 'probabilities'}, but "
@@ -127,7 +129,7 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
 
 def _array(name, value):
     try:
-        array = checks.as_array(value)
+        array = as_array(value)
     except Exception as error:
         raise ValueError(f"`{name}` is no array: {error}") from error
     if array.dtype.kind not in "biuf":
@@ -135,13 +137,13 @@ def _array(name, value):
     return array
 
 
-def _predict(model, x, batch_size):
+def _predict(model, data):
+    data = data.for_model(model)
     try:
         with backend.keeping_values(model):
-            return model.predict(x, batch_size=batch_size, verbose=0)
+            return model.predict(data.x, batch_size=data.batch_size, verbose=0)
     except Exception:
-        if not checks.is_dataset(x):
-            trial.check_fits(model, x)
+        trial.check_fits(model, data.first_batch()[0])
         raise
 
 

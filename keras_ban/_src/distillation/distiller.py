@@ -11,11 +11,12 @@ from keras import ops
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading, trial
-from keras_ban._src.data.batch import join_targets, split_targets
-from keras_ban._src.data.pairing import PairedDataset
-from keras_ban._src.data.parts import part_of_batches
-from keras_ban._src.data.tf_pipeline import error_in_pipeline
-from keras_ban._src.distillation.attachment import attach
+from keras_ban._src.data.any_data import AnyData
+from keras_ban._src.data.batch import inputs_for, join_targets, split_targets, weights_without_labels
+from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.parts import check_shares, part_of_batches
+from keras_ban._src.data.tf_dataset import error_in_pipeline
+from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.augmented_step import augment_batch, prepare_augmentation
 from keras_ban._src.distillation.comparison import compare_outputs
 from keras_ban._src.distillation.feature_matching import FeatureMatching
@@ -39,43 +40,32 @@ from keras_ban._src.targets.top_k_rows import expand, is_top_k
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class Distiller(keras.Model):
-    """A `keras.Model` that trains its student with a teacher's help (BAN eq. 3).
+class Distiller(AnyData, keras.Model):
+    """A `keras.Model` that trains a student with the help of a teacher (BAN eq. 3).
 
-    The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own
-    `add_loss` and regularizer terms, whole, once. A term of weight 0 is neither computed nor reported: with
-    `label_weight=0` labels are read by a distillation loss that wants them, and by metrics (and else need not be
-    given), with `label_weight=1` the teacher never runs and training is the student's own `fit`, bit for bit.
+    The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own `add_loss`
+    and regularizer terms, which count in full. A term of weight 0 is neither computed nor reported. With
+    `label_weight=0` labels are optional, unless the distillation loss or metrics need them. With `label_weight=1` the
+    teacher does not run, and training equals the student's own `fit`, bit for bit.
 
-    `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks and mixed precision are those of Keras, and act
-    on the distillation loss as on the label loss; so do `loss_weights` where there are several outputs. `fit` reports
-    `loss`, `label_loss`, `distillation_loss` and the metrics; validation reports the student on the labels, as the
-    student's own `evaluate` would, and never runs the teacher. `predict`, `evaluate`, `summary` and `count_params`
-    speak of the student; `distiller.student` is the model itself, which needs no keras_ban to be saved and loaded.
+    `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks, `loss_weights` and mixed precision work as in
+    Keras, and apply to the distillation loss as they do to the label loss. `fit` reports `loss`, `label_loss`,
+    `distillation_loss` and the metrics. Validation reports the student on the labels, as the student's own `evaluate`
+    would. `evaluate`, `predict`, `summary`, `count_params` and `export` are about the student. `distiller.student` is
+    the model itself, which can be saved and loaded without keras_ban.
 
-    The teacher is never changed: it runs in inference mode and without gradients on the batch that the student sees,
-    and nothing that it computes is written back. It is part of a `.keras` file, from which training goes on; weight
-    files and weight-only checkpoints hold the student alone (with the optimizer, where random losses have got to, and
-    the weights of projections and of an augmentation, if there are any).
+    The teacher runs in inference mode and without gradients, on the batch that the student sees. Nothing in it changes.
+    It does not run if a batch's `y` is `{"labels": ..., "soft_targets": ...}`, which brings the teacher's outputs (with
+    `label_weight=0`, `{"soft_targets": ...}`). A `.keras` file holds the teacher, so that training can continue from
+    it. Weight files and weight-only checkpoints hold the student, the optimizer, the state of random losses, and the
+    weights of projections and of an augmentation.
 
-    `label_weight`, and the temperature of a distillation loss, may change over a run: each may be a
-    `keras.optimizers.schedules.LearningRateSchedule`, or any function of `keras.ops` of the training step (the
-    optimizer's `iterations`, an int32 tensor) that gives the number for that step. Their means over an epoch are
-    reported as `label_weight` and `temperature`. A label weight that changes keeps both terms computed, at 0 and 1 too.
+    `label_weight` and the temperature of a distillation loss may be schedules: a
+    `keras.optimizers.schedules.LearningRateSchedule`, or a function of `keras.ops` from the training step (the
+    optimizer's `iterations`, an int32 tensor) to a number. Their means over an epoch are reported as `label_weight` and
+    `temperature`.
 
-    Under torch, where the processes of a `torch.distributed` group all call `fit` alike, they train one model, the
-    first one's, as one process would on the whole batch: weights, losses, penalties and metrics are the same up to
-    rounding, and the same in all (Keras's own `fit` trains a model in each, without a word). Arrays, soft targets
-    and `batch_size` are those of the whole, and divided; a dataset gives each worker batches of its own, a
-    `DataLoader` by a `DistributedSampler`, which is told the epoch. Each worker holds the outputs of the whole
-    batch, and validates on all of the validation data. Not as in one process: a BatchNorm normalises by its
-    worker's part, as under `DistributedDataParallel`, and its statistics are the workers' mean; dropout and
-    augmentation draw other numbers in each worker; what layers add by `add_loss` is taken for a mean over the
-    batch. Where a worker ends, the others raise `RuntimeError`: at once where the connection is closed, else after
-    the group's `timeout`.
-
-    A batch whose `y` is `{"labels": ..., "soft_targets": ...}` brings the teacher's outputs with it, and the teacher
-    does not run. With `label_weight=0`, `{"soft_targets": ...}` is enough.
+    `docs/data.md` lists the kinds of data, `docs/several_processes.md` describes training in several processes.
 
     Example:
 
@@ -87,42 +77,43 @@ class Distiller(keras.Model):
     ```
 
     Args:
-        student: the `keras.Model` to train; may be unbuilt.
-        teacher: a trained `keras.Model` with the same outputs, an `EnsembleModel` for instance. `None` where every
-            batch brings `"soft_targets"`. A dict of outputs may hold more than the student's.
-        distillation_loss: a `keras.losses.Loss`, called as `loss(y_true, y_pred, sample_weight)` with `y_true` as
-            `{"labels": ..., "soft_targets": ...}` (`"labels"` are absent where there are none). One that holds a
-            `keras.random.SeedGenerator` as `seed_generator` is copied, and the copy's is part of the state. Losses of
-            `keras.losses` itself, which know no such dict, are given the soft targets alone. For several outputs a
-            list or dict of losses, `None` for an output whose teacher is not heard, as in `compile(loss=...)`; one
-            loss stands for all outputs. A `keras.distillation.DistillationLoss` does what it does in Keras's own
-            Distiller; as it gives one number for a whole batch, sample weights, class weights and masks are refused
-            with it, and one for several outputs is given all of them. `None`: `KnowledgeDistillation()`.
-        label_weight: the label loss's share, in `[0, 1]`; or a callable of the training step, as above.
-        feature_matching: a `FeatureMatching`, which says what layers of the student are to give what layers of the
-            teacher give: `weight * feature loss` is added to the loss above, whatever the label weight, and reported
-            as `feature_loss`. Student and teacher are functional or Sequential models, built, and the teacher runs at
-            each step. What bridges layers of different widths is in `projections`, by the student's layer.
-        augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns others of the same
-            shapes, at random. It is applied once inside each training step, and teacher and student both see what it
-            made (Beyer et al., 2022): neither validation nor prediction is augmented. Labels stay as they are, so what
-            changes them too (MixUp, CutMix) belongs into the data, or goes with `label_weight=0`.
+        student: the `keras.Model` to train. It may be unbuilt.
+        teacher: a trained `keras.Model` with the same outputs, for instance an `EnsembleModel`. `None` if every batch
+            has `"soft_targets"`. A dict of outputs may hold more than the student's.
+        distillation_loss: a `keras.losses.Loss`, called as `loss(y_true, y_pred, sample_weight)`, where `y_true` is
+            `{"labels": ..., "soft_targets": ...}`, without `"labels"` if there are none. Losses of `keras.losses` get
+            the soft targets alone. A loss with a `keras.random.SeedGenerator` as `seed_generator` is copied, and the
+            generator of the copy is part of the state. For several outputs: one loss for all, or a list or dict of
+            losses, with `None` for an output without distillation. A `keras.distillation.DistillationLoss` works as in
+            Keras's own Distiller: it gives one number per batch, so weights and masks are refused, and one for several
+            outputs gets all of them. `None`: `KnowledgeDistillation()`.
+        label_weight: the share of the label loss, in `[0, 1]`; or a schedule.
+        feature_matching: a `FeatureMatching`, which names the layers to compare. `weight * feature loss` is added to
+            the loss, and reported as `feature_loss`. Student and teacher are built functional or Sequential models, and
+            the teacher runs at each step.
+        augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns inputs of the same
+            shapes, at random. It runs once in each training step. Teacher and student see the same result (Beyer et
+            al., 2022). Validation and prediction are not augmented. Labels do not change, so MixUp and CutMix belong in
+            the data, or go with `label_weight=0`.
         name: as in `keras.Model`.
 
+    Attributes:
+        projections: learned projections between features of different widths, by student layer name.
+
     Call args:
-        inputs: what the student takes.
+        inputs: the student's inputs.
         training: as in `keras.Model`.
 
     Raises:
-        TypeError: student or teacher is not a `keras.Model`, a distillation loss not a loss as above,
-            `feature_matching` no `FeatureMatching`, or the augmentation not a layer.
-        ValueError: `label_weight` is not a number in `[0, 1]`, student and teacher are the same model or share
-            trainable weights, their outputs differ in shape, layers to match are not there, are called more than once
-            or differ in more than their width, or the augmentation has trainable weights.
+        TypeError: student or teacher is not a `keras.Model`, a distillation loss is not a loss, `feature_matching` is
+            not a `FeatureMatching`, or the augmentation is not a layer.
+        ValueError: `label_weight` is not in `[0, 1]`; student and teacher are the same model, share trainable weights
+            or differ in their outputs; layers to match do not exist, are called more than once or differ in more than
+            their width; or the augmentation has trainable weights.
 
     Warns:
-        UserWarning: `keras.distillation.LogitsDistillation` is taken with its default loss, which takes no softmax; or
-            the student has a `train_step` or `compute_loss` of its own, which a Distiller does not call.
+        UserWarning: the loss is `keras.distillation.LogitsDistillation` with its default, which applies no softmax; or
+            the student has its own `train_step` or `compute_loss`, which a Distiller does not call.
     """
 
     def __init__(
@@ -167,7 +158,6 @@ class Distiller(keras.Model):
         self._loss_seed_generators = seed_generators(distillation_loss)
         self._teaching = Teaching(teacher, observers["teacher"])
         self._feature_matching = feature_matching
-        #: What bridges features of different widths, by the student's layer: trained and saved with the Distiller.
         self.projections = {}
         if feature_matching is not None:
             features = (observers[role].features for role in ("student", "teacher"))
@@ -238,8 +228,8 @@ class Distiller(keras.Model):
 
     def _call_student(self, inputs, training):
         if not self._hidden.observes:
-            return self.student(inputs, training=training)
-        outputs, features = self._hidden.observer(inputs, training=training)
+            return self.student(inputs_for(self.student, inputs), training=training)
+        outputs, features = self._hidden.observer(inputs_for(self.student, inputs), training=training)
         named = zip(self.feature_matching.layers, features, strict=True)
         return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
@@ -273,82 +263,89 @@ class Distiller(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, *args, soft_targets=None, **kwargs):
-        """As `keras.Model.fit`, with soft targets that were computed before.
+        """As `keras.Model.fit`, with optional soft targets that were computed before.
 
         Args:
-            x, y: as in `keras.Model.fit`, as are all arguments not named here.
-            soft_targets: `SoftTargets` of `x`, in the order of `x`; the teacher then never runs, and a step costs what
-                a plain one costs. With arrays, `shuffle`, `validation_split`, `sample_weight` and `class_weight` work
-                as ever; from a memory-mapped file each batch reads its own rows alone. A dataset is paired with them
-                (`SoftTargets.pair`); `class_weight` is then for the dataset to give, as sample weights.
+            x, y: data of any kind, see `docs/data.md`. These and all arguments not named here are as in
+                `keras.Model.fit`.
+            soft_targets: `SoftTargets` of `x`, in the order of `x`. The teacher does not run, and a step costs as much
+                as a plain one. With arrays, `shuffle`, `validation_split`, `sample_weight` and `class_weight` work.
+                A dataset is paired with them (`SoftTargets.pair`); it yields sample weights in place of `class_weight`.
 
         Raises:
-            TypeError: `soft_targets` are no `SoftTargets`.
-            ValueError: `compile` was not called, there is no data, its parts are of different lengths or no numbers, do
-                not fit the models or the loss, or hold NaN (labels for a loss of Keras, weights, soft targets; inputs
-                are not searched), the teacher's outputs do not fit the student's, there is no teacher where one is
-                needed, or the soft targets are of other data, of another teacher, or of another kind than the loss
-                takes.
-            RuntimeError: a process has died that read a `PyDataset(use_multiprocessing=True)`, for which Keras (3.15)
-                itself would wait for ever; or another worker was lost.
+            TypeError: `soft_targets` is not `SoftTargets`, or `x` is not data.
+            ValueError: `compile` was not called; the parts of the data differ in length, are not numbers, or do not
+                fit the models or the loss; labels for a Keras loss, weights or soft targets hold NaN (inputs are not
+                searched); the outputs of teacher and student do not fit; there is no teacher although one is needed; or
+                the soft targets belong to other data, another teacher or another kind of loss.
+            RuntimeError: a process that read a `PyDataset(use_multiprocessing=True)` has died (Keras 3.15 itself waits
+                forever); or another worker was lost.
 
         Warns:
-            UserWarning: once, where the teacher's outputs on the first batch look like probabilities though the
-                distillation loss takes logits.
+            UserWarning: once, if the teacher's outputs on the first batch look like probabilities and the distillation
+                loss takes logits.
         """
         self._assert_compile_called("fit")
-        checks.check_not_empty(x)
-        arguments = fit_arguments.arguments_of_fit(self, x, y, args, kwargs)
-        fit_arguments.check_fit_arguments(x, y, arguments)
-        x = prepare_augmentation(self, x)
-        in_arrays = split_targets(y)[1] is not None and not checks.is_dataset(x)
-        if self.feature_matching is not None and (soft_targets is not None or isinstance(x, PairedDataset)):
+        arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
+        data, options = fit_arguments.read(arguments, (self.student, self.teacher))
+        prepare_augmentation(self, data)
+        if soft_targets is not None:
+            check_stored(self, soft_targets, data)
+        if self.feature_matching is not None and (soft_targets is not None or data.brings_soft_targets):
             raise ValueError(_NO_FEATURES)
-        if in_arrays:
-            fit_arguments.check_soft_target_values(y["soft_targets"])
-        if soft_targets is not None or in_arrays or isinstance(x, PairedDataset):
-            x, y, kwargs = attach(self, soft_targets, x, y, args, kwargs)
-            args = ()
-        labels, soft_targets = split_targets(y)
-        if self._hears_labels and not checks.is_dataset(x):
-            if labels is None:
-                raise ValueError(_NO_LABELS)
-            checks.check_labels(labels, self.loss, self.student)
-            fit_arguments.check_label_values("y", labels, self.loss)
-        elif labels is None and self._measures_labels and not checks.is_dataset(x):
-            raise ValueError(
-                "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
-                "compile without metrics."
-            )
-        weights = _of_labels(arguments.get("sample_weight"))
-        validation_data = arguments.get("validation_data")
-        if self.built and isinstance(validation_data, (list, tuple)):
-            batch = None if checks.is_dataset(x) else (x, labels, weights)
+        if data.soft_targets is not None:
+            fit_arguments.check_soft_target_values(data.soft_targets)
+        data, options = attach(data, options, soft_targets)
+        self._check_labels(data)
+        if not self._hears_labels:
+            data = data.without_labels()
+        validation_data = options["validation_data"]
+        if self.built and validation_data is not None and not validation_data.yields_batches:
+            batch = None if data.yields_batches else (data.x, data.labels, data.sample_weight)
             trial.check_validation(self, validation_data, batch, measure=False)
         try:
             if self._needs_teacher:
-                x = self._prepare_soft_targets(x, soft_targets)
-            kwargs = fit_arguments.arguments_of_fit(self, x, y, args, kwargs)
-            # On torch nothing is divided before a step, see `_torch_workers`.
-            if backend.BACKEND != "torch" and (process_group.count() > 1 or process_group.shares() > 1):
-                x, y, kwargs = part_of_batches(x, y, kwargs)
-            with reading.dead_ones_told(x, kwargs.get("validation_data")) as read, process_group.engine_in_force(read):
-                return self._train(read[0], y, **{**kwargs, "validation_data": read[1]})
+                self._prepare_soft_targets(data)
+            return self._train(data, options)
         except Exception as error:
             of_pipeline = error_in_pipeline(error)
             if of_pipeline is not None:
                 raise of_pipeline from error
-            trial.explain(self, x, y, weights, validation_data)
+            trial.explain(self, data, validation_data)
             raise
 
-    def _train(self, x, y, **kwargs):
-        try:
-            if backend.BACKEND == "torch" and process_group.count() > 1:
-                from keras_ban._src.distillation import torch_workers
+    def _check_labels(self, data):
+        """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
+        if data.yields_batches:
+            return
+        if self._hears_labels:
+            if data.labels is None:
+                raise ValueError(_NO_LABELS)
+            checks.check_labels(data.labels, self.loss, self.student)
+            fit_arguments.check_label_values("y", data.labels, self.loss)
+        elif data.labels is None and self._measures_labels:
+            raise ValueError(
+                "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
+                "compile without metrics."
+            )
 
-                kwargs, self._hidden.workers = torch_workers.start(self, x, y, kwargs)
-                return super().fit(**kwargs)
-            return super().fit(x, y, **kwargs)
+    def _train(self, data, options):
+        try:
+            validation_data = options["validation_data"]
+            # On torch nothing is divided before a step, see `torch_workers`.
+            if backend.BACKEND != "torch" and (process_group.count() > 1 or process_group.shares() > 1):
+                if not data.yields_batches:
+                    check_shares(data, options.get("steps_per_epoch"))
+                data, validation_data = part_of_batches(data, validation_data)
+            with reading.watched(data, validation_data) as (data, validation_data):
+                arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
+                if backend.BACKEND == "torch" and process_group.count() > 1:
+                    # Imports torch, which need not be installed.
+                    from keras_ban._src.distillation import torch_workers
+
+                    arguments, self._hidden.workers = torch_workers.start(self, data, arguments)
+                with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
+                    return super().fit(**arguments)
         finally:
             self._hidden.workers = None
             backend.restore(self._hidden.before_training)
@@ -359,15 +356,16 @@ class Distiller(keras.Model):
         """As `keras.Model.train_on_batch`."""
         if backend.BACKEND == "torch" and process_group.count() > 1:
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
-        prepare_augmentation(self, x)
+        data = as_data(x, y, models=(self.student, self.teacher))
+        prepare_augmentation(self, data)
         if self._needs_teacher:
-            self._prepare_soft_targets(x, split_targets(y)[1])
+            self._prepare_soft_targets(data)
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, of the student on the labels: the teacher plays no part."""
-        with self._speaking_of_the_student(), reading.dead_ones_told(x) as (read,):
-            logs = super().evaluate(read, *args, **kwargs)
+        with self._speaking_of_the_student():
+            logs = super().evaluate(x, *args, **kwargs)
         # Within `fit`, whose callbacks decide by them.
         within = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
         return self._hidden.workers.agree(logs) if within else logs
@@ -408,6 +406,7 @@ class Distiller(keras.Model):
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         labels, soft_targets = split_targets(y)
+        sample_weight = weights_without_labels(y, sample_weight)
         x, state = augment_batch(self, x, y, state)
         if labels is None and self._hears_labels:
             raise ValueError(_NO_LABELS)
@@ -511,18 +510,17 @@ class Distiller(keras.Model):
     def load_assets(self, directory):
         self._hidden.found_by_keras = True
 
-    def _prepare_soft_targets(self, x, soft_targets):
-        """Make the teacher ready for training on `x`, or check the soft targets that take its place; return `x`."""
-        if self.teacher is None and soft_targets is None and not checks.is_dataset(x):
+    def _prepare_soft_targets(self, data):
+        """Make the teacher ready for training on the data, or check the soft targets that take its place."""
+        if self.teacher is None and data.soft_targets is None and not data.yields_batches:
             raise ValueError(NO_TEACHER)
         unseen = self._hears_teacher and not self._soft_targets_checked
         if unseen or not getattr(self.teacher, "built", True):
-            x = check_first_batch(self, x, soft_targets)
-        if self.teacher is None or soft_targets is not None:
+            check_first_batch(self, data)
+        if self.teacher is None or data.soft_targets is not None:
             self._teaching.end()
         else:
             self._teaching.begin(self.student)
-        return x
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
         if is_top_k(soft_targets):

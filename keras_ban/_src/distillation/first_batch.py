@@ -11,17 +11,17 @@ from keras_ban._src.distillation.outputs import of_same_outputs, per_output
 from keras_ban._src.targets.top_k_rows import is_top_k
 
 
-def check_first_batch(distiller, x, soft_targets):
-    """Look at what the teacher says of the first examples of `x`, or at the soft targets of them; return `x`."""
+def check_first_batch(distiller, data):
+    """Look at the teacher's outputs on the first examples, or at their soft targets."""
     teacher, student = distiller.teacher, distiller.student
-    must_build = soft_targets is None and teacher is not None and not teacher.built
+    must_build = data.soft_targets is None and teacher is not None and not teacher.built
     if backend.steps_see_values(distiller) and not must_build:
-        return x  # The first step itself will look, at no cost.
-    x, first_x, first_y = checks.first_examples(x, None if soft_targets is None else {"soft_targets": soft_targets})
+        return  # The first step itself will look, at no cost.
+    first_x, first_y, _ = data.first_batch()
     first_x = keras.tree.map_structure(backend.as_tensor, first_x)
     _, first_soft_targets = split_targets(first_y)
     if is_top_k(first_soft_targets):
-        return x  # Looked at when they were made.
+        return  # Looked at when they were made.
     if first_soft_targets is None and teacher is not None:
         if must_build:
             teacher(first_x)
@@ -30,7 +30,6 @@ def check_first_batch(distiller, x, soft_targets):
         first_soft_targets = of_same_outputs(first_soft_targets, output_spec(student, first_x))
     if first_soft_targets is not None:
         check_soft_targets(distiller, first_soft_targets)
-    return x
 
 
 def check_soft_targets(distiller, soft_targets):

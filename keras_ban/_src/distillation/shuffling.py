@@ -8,53 +8,37 @@ order. There the order is derived here, from the generation's seed and the epoch
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import weights_like
-from keras_ban._src.data.pairing import size_of
-from keras_ban._src.data.tf_pipeline import tf_batches
-from keras_ban._src.distillation.attachment import attach
+from keras_ban._src.data.tf_dataset import TensorFlowDataset
 
 
-def in_order_of_epoch(trained, x, y, options, seed):
-    """`fit`'s `x`, `y` and other arguments, with the arrays in a dataset that shuffles as above.
+def in_order_of_epoch(data, options, seed):
+    """`(data, options)` of a `fit`, with the arrays in a dataset that shuffles as above.
 
-    As they are, where Keras does as well, or where they are not NumPy arrays of numbers, not shuffled, or read for so
-    many steps an epoch.
+    As they are, if Keras does as well, or if they are not NumPy arrays of numbers, not shuffled, or read for a given
+    number of steps in an epoch.
 
     Args:
-        trained: the model, or the Distiller, to be trained.
-        options: the other arguments, by name.
+        data: the training data.
+        options: the other arguments of `fit`, by name.
         seed: the generation's.
     """
-    shuffle = options.get("shuffle", True)
-    arrays = [leaf for leaf in keras.tree.flatten((x, y, options.get("sample_weight"))) if leaf is not None]
-    numbers = all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in arrays)
-    if _keras_orders() or not shuffle or not numbers or "steps_per_epoch" in options:
-        return x, y, options
-    if y is None and trained._measures_labels:
-        return x, y, options  # Which the Distiller refuses, of arrays.
-    options = dict(options)
-    if "soft_targets" in options:
-        x, y, options = attach(trained, options.pop("soft_targets"), x, y, (), options)
-        if checks.is_dataset(x):
-            return x, y, options  # It shuffles by itself.
-    options.pop("shuffle", None)
-    weights, class_weight = options.pop("sample_weight", None), options.pop("class_weight", None)
-    if class_weight is not None:
-        weights = checks.class_weights(y, weights, class_weight)
-    if weights is not None and keras.tree.is_nested(y):
-        weights = weights_like(weights, y)
-    batch_size = options.pop("batch_size", None) or 32
-    options.setdefault("validation_batch_size", batch_size)
-    order = OrderOfEpoch(seed, size_of(x), batch_size if shuffle == "batch" else None)
-    data = keras.utils.pack_x_y_sample_weight(x, y, weights)
-    dataset = tf_batches(data, order, batch_size)
-    return dataset, None, {**options, "shuffle": False, "callbacks": [order, *options["callbacks"]]}
+    if _keras_orders() or data.yields_batches or not data.shuffles or "steps_per_epoch" in options:
+        return data, options
+    if not data.is_numeric:
+        return data, options
+    # Imports TensorFlow, which is the backend.
+    from keras_ban._src.data.tf_pipeline import tf_batches
+
+    batch_size = data.batch_size or 32
+    order = OrderOfEpoch(seed, len(data), batch_size if data.shuffle == "batch" else None)
+    dataset = TensorFlowDataset(tf_batches(data.packed(), order, batch_size), shuffle=False)
+    return dataset, {**options, "callbacks": [order, *options["callbacks"]]}
 
 
 def _keras_orders():
-    # Each of several workers would draw an order of its own, did Keras draw it (JAX's: `_parts`).
+    # Each of several workers would draw an order of its own, did Keras draw it (for JAX see `parts`).
     return backend.shuffles_each_epoch_anew() and (backend.BACKEND != "tensorflow" or process_group.count() == 1)
 
 

@@ -3,6 +3,7 @@
 import keras
 
 from keras_ban._src import backend
+from keras_ban._src.data.batch import inputs_for
 
 
 class Teaching:
@@ -46,7 +47,7 @@ class Teaching:
     def outputs(self, x, values=()):
         # In a scope, so that whatever the teacher's layers would write back is dropped.
         with backend.without_gradients(), keras.StatelessScope(state_mapping=values):
-            return self._call(x, training=False)
+            return self._call(inputs_for(self.teacher, x), training=False)
 
 
 NO_TEACHER = (

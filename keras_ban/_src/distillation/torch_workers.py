@@ -21,11 +21,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.kinds import is_data_loader
-from keras_ban._src.data.pairing import ArrayRows, number_of_batches, size_of
-from keras_ban._src.distillation.attachment import with_callback
+from keras_ban._src.data.fit_arguments import with_callbacks
+from keras_ban._src.data.leaves import size_of
 from keras_ban._src.losses.masks import mask_of, with_mask
 from keras_ban._src.targets import augmented_views
 
@@ -244,32 +243,34 @@ class Workers:
             state.assign(state.value + torch.as_tensor(shift, dtype=state.value.dtype, device=state.value.device))
 
 
-def start(distiller, x, y, arguments):
+def start(distiller, data, arguments):
     """Before `fit`: its arguments by name, and the `Workers` of it; all workers must call this.
+
+    Args:
+        distiller: the `Distiller` to train.
+        data: the training data.
+        arguments: all arguments of `keras.Model.fit`, the data included.
 
     Raises:
         ValueError: the workers would not train one model.
     """
-    arguments = {"x": x, "y": y, **arguments}
     if distiller.jit_compile:
         raise ValueError("Several workers train without `torch.compile`: leave `jit_compile=True` out of `compile`.")
-    is_dataset = checks.is_dataset(x)
-    length = number_of_batches(x) if is_dataset else size_of(x)
+    length = data.number_of_batches() if data.yields_batches else len(data)
     if length in (None, math.inf) and arguments.get("steps_per_epoch") is None:
         raise ValueError(
             "It is not known how many batches the dataset holds, so that a worker with fewer than the others would "
-            f"leave them waiting: pass `steps_per_epoch`, or a dataset that has a length. Received: {x!r}."
+            f"leave them waiting: pass `steps_per_epoch`, or a dataset that has a length. Received: {data.dataset!r}."
         )
-    if is_data_loader(x):
-        sampler = getattr(x.batch_sampler, "sampler", x.sampler)
-        if type(sampler) in (torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler):
-            raise ValueError(
-                "Each of several workers must read a part of its own: pass the `DataLoader` a "
-                "`sampler=torch.utils.data.DistributedSampler(dataset)`; its `batch_size` is then a worker's, and the "
-                f"batch of a step all of theirs together. Received a `DataLoader` with a {type(sampler).__name__}."
-            )
-        if hasattr(sampler, "set_epoch"):
-            arguments = with_callback(_EpochOfSampler(sampler), arguments)
+    sampler = data.sampler
+    if type(sampler) in (torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler):
+        raise ValueError(
+            "Each of several workers must read a part of its own: pass the `DataLoader` a "
+            "`sampler=torch.utils.data.DistributedSampler(dataset)`; its `batch_size` is then a worker's, and the "
+            f"batch of a step all of theirs together. Received a `DataLoader` with a {type(sampler).__name__}."
+        )
+    if hasattr(sampler, "set_epoch"):
+        arguments = with_callbacks([_EpochOfSampler(sampler)], arguments)
     names = ("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "shuffle", "validation_freq")
     mine = {"length": length, **{name: arguments.get(name) for name in names}}
     theirs = gather_objects(mine)
@@ -278,8 +279,7 @@ def start(distiller, x, y, arguments):
             "The workers were given different data or arguments, and would wait for each other without end: all must "
             f"call `fit` alike. Of the workers in turn: {theirs}."
         )
-    # What is read from a file, batch by batch, began as arrays.
-    return arguments, Workers(whole=not is_dataset or isinstance(x, ArrayRows))
+    return arguments, Workers(whole=data.is_whole)
 
 
 class _EpochOfSampler(keras.callbacks.Callback):

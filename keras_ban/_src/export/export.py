@@ -1,4 +1,4 @@
-"""Export a model for serving, from any backend, and hold what was written against it."""
+"""Export a model for serving, on any backend, and verify the result."""
 
 import collections.abc
 import importlib.util
@@ -18,7 +18,7 @@ from keras_ban._src.files.replacement import check_may_replace, put_in_place, te
 from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
-# What each format needs besides TensorFlow: to be written, and to be run.
+# The packages that each format needs besides TensorFlow, to be written and to be run.
 _PACKAGES = {"tf_saved_model": [], "onnx": ["tf2onnx", "onnxruntime"], "litert": ["ai_edge_litert"]}
 
 
@@ -41,15 +41,15 @@ def export(
     overwrite=False,
     verbose=True,
 ):
-    """Write a model as one self-contained graph for inference, from any backend, and check what was written.
+    """Export a model as one self-contained inference graph, on any backend, and verify it.
 
-    What is written needs neither keras_ban nor Keras, and takes batches of any size. Its inputs are named as the
-    model's `keras.Input`s, or by the keys of a dict; inputs that were given no name are `input_0`, `input_1`, ... Its
-    outputs are named by the keys of a dict, else `output_0`, `output_1`, ... A SavedModel has them under the signatures
-    `serve` and `serving_default`. Nothing is kept of training: dropout is off, BatchNorm uses its moving averages.
+    The graph needs neither keras_ban nor Keras, and takes batches of any size. Its inputs have the names of the model's
+    `keras.Input`s or the keys of a dict. Inputs without a name are `input_0`, `input_1`, ... Its outputs have the keys
+    of a dict, else the names `output_0`, `output_1`, ... A SavedModel has the signatures `serve` and `serving_default`.
+    Dropout is off, and BatchNorm uses its moving averages.
 
-    TensorFlow writes all formats (`pip install "keras-ban[export]"`). Under JAX and torch that happens in a process of
-    its own, which imports the classes that the model is made of.
+    TensorFlow writes all formats (`pip install "keras-ban[export]"`). Under JAX and torch, this happens in a separate
+    process, which imports the model's classes.
 
     Example:
 
@@ -59,42 +59,41 @@ def export(
     ```
 
     Args:
-        model: a built `keras.Model`; a `Distiller`, of which the student is exported; an `EnsembleModel`, as one graph;
-            or a `BornAgainSequence` that is trained.
-        path: where to; a folder for `"tf_saved_model"` (TensorFlow Serving takes `.../name/1`), else a file. Folders on
-            the way are made. It is complete or absent, whatever happens: it gets its name when it is checked.
+        model: a built `keras.Model`, a `Distiller` (for its student), an `EnsembleModel` (as one graph) or a trained
+            `BornAgainSequence`.
+        path: a folder for `"tf_saved_model"` (TensorFlow Serving expects `.../name/1`), else a file. Parent folders are
+            created. The result gets this name after verification, so that it is complete or absent.
         format: `"tf_saved_model"`, `"onnx"` (opset 18) or `"litert"`.
-        choose: of a `BornAgainSequence`, `"ensemble"` (`ensemble()`) or `"best"` (`best_model`).
-        members: whether an `EnsembleModel` also gives `members`, `(batch, members, ...)`, what each of them says, and,
-            unless `average="outputs"`, how far they disagree, in nats: `predictive_entropy`, `H[p]` of the mean `p` of
-            their probabilities, and `mutual_information`, `H[p] - sum(w * H[member])`, the part of it that is
-            disagreement (Houlsby et al., 2011; Malinin and Gales, 2018). Both are `(batch, ...)` without the classes,
-            of sigmoids one for each output.
-        preprocessing: a layer, or a list of layers, that the graph applies to its inputs first, for instance
-            `keras.layers.Rescaling(1 / 255)`. Inputs are then as the `examples` are, without examples uint8.
-        labels: names of the classes, one for each, kept with the model: in a SavedModel as `assets/labels.txt`, in ONNX
-            as the metadata `labels`, in LiteRT as an associated file `labels.txt`; a line for each.
-        examples: inputs as clients will send them, `(examples, ...)`, or `(inputs, y)` with their labels `y`, whole
-            numbers. They are checked besides random inputs, and int8 is calibrated and measured on them.
-        int8: whether weights and activations are quantised to int8 (`"litert"` alone), by `examples`.
-        verify: whether what was written is loaded in a process without keras_ban, and its outputs of random inputs and
-            of the examples, at batch sizes 1, 2 and 7, are compared with the model's `predict`.
-        tolerance: the largest absolute difference allowed, in the outputs' units. The default is for float32 on a CPU;
-            large outputs, half precision, and a GPU that computes in TF32 need more. Of int8 the difference is only
-            reported.
-        overwrite: whether a model that is at `path` may be replaced, once the new one is checked.
-        verbose: whether to print what is done, and the differences found.
+        choose: for a `BornAgainSequence`, `"ensemble"` (`ensemble()`) or `"best"` (`best_model`).
+        members: whether an `EnsembleModel` has the additional output `members`, `(batch, members, ...)`: the outputs of
+            each member. Unless `average="outputs"`, there are also `predictive_entropy`, `H[p]` of the mean `p` of
+            the members' probabilities, and `mutual_information`, `H[p] - sum(w * H[member])`, the part of it due to
+            disagreement, in nats (Houlsby et al., 2011; Malinin and Gales, 2018). Both are `(batch, ...)` without the
+            classes. For sigmoids, they have one value for each output.
+        preprocessing: a layer or a list of layers that the graph applies to its inputs first, for instance
+            `keras.layers.Rescaling(1 / 255)`. Inputs then have the sizes and dtype of the `examples`, else uint8.
+        labels: class names, one for each class, stored one per line: in a SavedModel as `assets/labels.txt`, in ONNX as
+            the metadata `labels`, in LiteRT as an associated file `labels.txt`.
+        examples: inputs as clients will send them, `(examples, ...)`, or `(inputs, y)` with class indices `y`. They are
+            used for verification, besides random inputs, and to calibrate and measure int8.
+        int8: whether to quantise weights and activations to int8 (`"litert"` only). Needs `examples`.
+        verify: whether to load the result in a process without keras_ban, and to compare its outputs with the model's
+            `predict`, for random inputs and the examples, at batch sizes 1, 2 and 7.
+        tolerance: largest allowed absolute difference, in the outputs' units. The default is for float32 on a CPU.
+            Large outputs, half precision and GPUs with TF32 need more. With `int8`, the difference is only reported.
+        overwrite: whether to replace an existing model at `path`, after verification.
+        verbose: whether to print the steps and the differences found.
 
     Returns:
-        A dict of what was measured, empty with `verify=False`: `difference`, the largest absolute difference of any
-        output; with `int8`, of classifiers, `agreement`, the share of examples whose class is the same, and with `y`
-        `accuracy` and `source_accuracy`.
+        A dict of measurements, empty with `verify=False`. `difference` is the largest absolute difference of any
+        output. For int8 classifiers, `agreement` is the share of examples with the same prediction. With `y`, there are
+        also `accuracy` and `source_accuracy`.
 
     Raises:
-        TypeError: the model, a layer or a path is not as above.
-        ValueError: another argument is not as above, `path` exists, or the model cannot be exported; before any work.
-        ImportError: TensorFlow or another package is missing; it is named.
-        RuntimeError: it could not be written or loaded, or differs by more than `tolerance`. Nothing is left of it.
+        TypeError: if the type of the model, of a layer or of `path` is wrong.
+        ValueError: if another argument is wrong, `path` exists, or the model cannot be exported, before any work.
+        ImportError: if TensorFlow or another package is missing. The message names it.
+        RuntimeError: if writing or loading fails, or a difference exceeds `tolerance`. No file is left.
     """
     labels = _check_labels(labels)
     model = _resolve(model, choose)
@@ -110,7 +109,7 @@ def export(
     specs = input_specs(model, served.preprocessing, examples)
     examples = _fit(specs, examples)
     if verify:
-        # Before anything is written: this shows what the model itself cannot do.
+        # Before anything is written, because the model itself may fail here.
         inputs = random_inputs(specs, sum(BATCH_SIZES), examples, model)
         if examples is not None:
             inputs = keras.tree.map_structure(lambda *rows: np.concatenate(rows), inputs, examples)
@@ -119,22 +118,22 @@ def export(
 
     say = print if verbose else lambda *_: None
     with temporary_folder(path) as folder:
-        say(f"Writing {model.name!r} as {format}" + ("" if _in_this_process(format) else ", in a process of its own"))
+        say(f"Writing {model.name!r} as {format}" + ("" if _in_this_process(format) else ", in a separate process"))
         artefact = write(served, specs, format, folder, named_inputs(specs, examples) if int8 else None)
         if labels is not None:
             _add_labels(artefact, format, labels)
         report = {}
         if verify:
-            say("Checking it in a process without keras_ban")
+            say("Verifying it in a process without keras_ban")
             actual = actual_outputs(artefact, format, specs, inputs, folder)
             report = {"difference": largest_difference(expected, actual)}
             if int8:
                 report |= _measure(expected, actual, y, sum(BATCH_SIZES))
             elif not report["difference"] <= tolerance:
                 raise RuntimeError(
-                    f"The exported {format} differs from {model.name!r} by up to {report['difference']:.3g}, and "
-                    f"`tolerance` allows {tolerance:.3g}: nothing was kept. Is the model the same in each call, at any "
-                    "batch size? Half precision, a GPU and outputs that are large need a larger `tolerance`."
+                    f"The exported {format} differs from {model.name!r} by up to {report['difference']:.3g}, but "
+                    f"`tolerance` is {tolerance:.3g}: nothing was kept. Check that the model gives the same outputs in "
+                    "each call, at any batch size. Half precision, GPUs and large outputs need a larger `tolerance`."
                 )
         put_in_place(artefact, path, folder, format, overwrite)
     say(f"Exported to {path}" + "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in report.items()))
@@ -146,7 +145,6 @@ def _in_this_process(format):
 
 
 def _resolve(model, choose):
-    """The one model that is meant."""
     if choose not in ("ensemble", "best"):
         raise ValueError(f"`choose` must be 'ensemble' or 'best', received: {choose!r}.")
     if isinstance(model, BornAgainSequence):
@@ -191,11 +189,10 @@ def _check_choices(model, members, examples, int8, format, tolerance):
     if not isinstance(tolerance, numbers.Real) or not tolerance >= 0:
         raise ValueError(f"`tolerance` must be a number, 0 or more, received: {tolerance!r}.")
     if int8 and (format != "litert" or examples is None):
-        raise ValueError("`int8=True` needs `format='litert'`, and `examples` by which ranges are measured.")
+        raise ValueError("`int8=True` needs `format='litert'`, and `examples` to measure the ranges of activations.")
 
 
 def _check_labels(labels):
-    """Labels as a list, or `None`."""
     if labels is None:
         return None
     is_list = isinstance(labels, collections.abc.Iterable) and not isinstance(labels, str)
@@ -203,7 +200,7 @@ def _check_labels(labels):
     if not labels or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"`labels` must be a list of strings, one for each class, received: {given!r}.")
     if any(len(label.splitlines()) > 1 or label.endswith("\n") for label in labels):
-        raise ValueError("A label of `labels` holds a line break, and labels are kept one to a line.")
+        raise ValueError("A label of `labels` holds a line break, but labels are stored one per line. Remove it.")
     return labels
 
 
@@ -214,7 +211,7 @@ def _check_count(labels, outputs):
 
 
 def _split(examples):
-    """`(inputs, y)`, arrays; `y` is `None` where there is none."""
+    """Return the arrays `(inputs, y or None)`."""
     if examples is None:
         return None, None
     inputs, y = examples if isinstance(examples, tuple) else (examples, None)
@@ -231,7 +228,7 @@ def _split(examples):
 
 
 def _fit(specs, examples):
-    """The examples in the dtypes of the specs."""
+    """Convert the examples to the dtypes of the specs. Raise `ValueError` if their structure or shapes differ."""
     if examples is None:
         return None
     if len(keras.tree.flatten(examples)) != len(keras.tree.flatten(specs)):
@@ -262,13 +259,13 @@ def _add_labels(artefact, format, labels):
         onnx.helper.set_model_props(model, {"labels": text})
         onnx.save(model, artefact)
     else:
-        # Appended as a zip archive, as LiteRT's metadata keeps associated files; readers of the graph do not see it.
+        # LiteRT stores associated files in a zip archive after the graph. Readers of the graph ignore it.
         with zipfile.ZipFile(artefact, "a") as archive:
             archive.writestr("labels.txt", text)
 
 
 def _measure(expected, actual, y, first):
-    """What int8 costs a classifier, on the examples, which begin at row `first`."""
+    """Measure the effect of int8 on a classifier, for the examples, which start at row `first`."""
     expected, actual = expected.get("output_0"), actual.get("output_0")
     if expected is None or expected.ndim != 2 or expected.shape[1] < 2:
         return {}

@@ -1,8 +1,7 @@
-"""Writes what is exported: a SavedModel by Keras, and from it, by converters made for that, the other formats.
+"""Write the formats for export: a SavedModel by Keras, and the other formats by converters of SavedModels.
 
-A SavedModel that Keras writes under TensorFlow runs wherever TensorFlow does. A `.keras` file does not depend on the
-backend, so under JAX and torch the model goes through one into a process of its own, which runs TensorFlow. Converters
-run there under any backend: what they do to loggers, and to NumPy, stays there.
+Keras writes the SavedModel under TensorFlow. Under JAX and torch, a separate process with TensorFlow loads the model
+from a `.keras` file. Converters always run in a separate process, because they change loggers and NumPy.
 """
 
 import importlib
@@ -20,20 +19,10 @@ from keras_ban._src.files import model_file
 
 
 def write(served, specs, format, folder, representative=None):
-    """Write a model.
+    """Write a model in a format, and return the path of the result. Raise `RuntimeError` if the process fails.
 
-    Args:
-        served: `ServedModel`.
-        specs: of its inputs, as `input_specs` gives them.
-        format: `"tf_saved_model"`, `"onnx"` or `"litert"`.
-        folder: an empty folder, for all that is made on the way too.
-        representative: inputs, by their names, by which LiteRT is quantised to int8; `None`: it is not.
-
-    Returns:
-        The path of what was written.
-
-    Raises:
-        RuntimeError: the process that writes failed; with its last words.
+    `folder` is an empty folder, also for intermediate files. With `representative`, inputs by name, LiteRT is quantised
+    to int8.
     """
     saved_model, converted = folder / "saved_model", folder / f"converted.{format}"
     job = {"format": format, "saved_model": str(saved_model), "converted": str(converted), "model": None}
@@ -57,21 +46,20 @@ def write(served, specs, format, folder, representative=None):
 
 
 def write_saved_model(served, specs, path):
-    """Write a SavedModel with the signatures `serve` and `serving_default`, under TensorFlow."""
     archive = keras.export.ExportArchive()
     archive.track_and_add_endpoint("serve", served, [specs])
     archive.write_out(str(path), verbose=False)
 
 
 def users_objects(model):
-    """Classes that a model is made of, and what its configuration names, that neither Keras nor keras_ban brings."""
+    """Return the classes and functions of a model that are neither of Keras nor of keras_ban."""
     ours = {"keras", "keras_ban"}
     found = [*model_file.classes_of(model).values(), *_registered(keras.saving.serialize_keras_object(model))]
     return [each for each in found if each.__module__.split(".")[0] not in ours]
 
 
 def _registered(config):
-    """The classes and functions that a configuration names, as `package>name`: activations, regularizers, ..."""
+    """Return the classes and functions that a configuration names as `package>name`: activations, regularizers, ..."""
     if isinstance(config, str):
         found = keras.saving.get_registered_object(config) if ">" in config else None
         return [] if found is None else [found]
@@ -81,23 +69,21 @@ def _registered(config):
 
 
 def check_importable(model):
-    """Raise `ValueError` where another process could not import a class or a function of the model's."""
+    """Raise `ValueError` if another process could not import a class or a function of the model."""
     for each in users_objects(model):
         if each.__module__ == "__main__" or "." in each.__qualname__:
             raise ValueError(
-                f"Under {backend.BACKEND} a model is exported by a process of its own, which has to import its "
-                f"classes and functions, and it cannot import {each.__qualname__!r} from {each.__module__!r}. Move it "
-                "to the top level of a module of its own, or export under TensorFlow (KERAS_BACKEND=tensorflow)."
+                f"Under {backend.BACKEND}, a separate process exports the model. It must import the model's classes "
+                f"and functions, but it cannot import {each.__qualname__!r} from {each.__module__!r}. Move it "
+                "to the top level of a separate module, or export under TensorFlow (KERAS_BACKEND=tensorflow)."
             )
 
 
 def litert_from(saved_model, representative=None):
-    """A LiteRT file's bytes, from a SavedModel; under any backend, where TensorFlow is installed.
+    """Convert a SavedModel to LiteRT. Return the file's bytes. Works on any backend if TensorFlow is installed.
 
-    Args:
-        saved_model: its path; the signature `serving_default` is converted.
-        representative: inputs by their names, `(examples, ...)`. Weights and activations are then quantised to int8, by
-            the ranges that these inputs take; inputs and outputs keep their dtype.
+    The signature `serving_default` is converted. With `representative`, inputs by name `(examples, ...)`, weights and
+    activations are quantised to int8. Inputs and outputs keep their dtype.
     """
     import tensorflow as tf
 
@@ -113,7 +99,7 @@ def litert_from(saved_model, representative=None):
 
 
 def _run(job):
-    """What the process does that `write` starts."""
+    """Do the work of the process that `write` starts."""
     if job["model"]:
         keras.config.set_floatx(job["floatx"])
         classes = {name: getattr(importlib.import_module(module), name) for module, name in job["classes"]}
@@ -124,7 +110,7 @@ def _run(job):
     if job["format"] == "onnx":
         from tf2onnx import convert
 
-        # The command line is what tf2onnx documents; `serving_default` gives inputs and outputs their names.
+        # tf2onnx documents its command line only. `serving_default` names the inputs and outputs.
         sys.argv[1:] = ["--saved-model", job["saved_model"], "--signature_def", "serving_default"]
         sys.argv += ["--opset", "18", "--output", job["converted"]]
         convert.main()

@@ -1,4 +1,4 @@
-"""Python in a clean process of its own, which finds the modules that this one finds."""
+"""Run Python in a separate process, which finds the same modules as this one."""
 
 import os
 import subprocess
@@ -6,19 +6,13 @@ import sys
 
 
 def run_python(arguments, purpose, **environment):
-    """Run Python with arguments, on the CPU.
+    """Run Python on the CPU, with variables added to the environment.
 
-    Args:
-        arguments: of the command line.
-        purpose: "The process that {purpose} failed".
-        **environment: variables that differ from this process's.
-
-    Raises:
-        RuntimeError: it failed; with the last lines of what it said.
+    Raise `RuntimeError` if it fails: "The process that {purpose} failed", with the last lines of its output.
     """
     environment = {
         **os.environ,
-        # One GPU for two processes is one too few, where the first has reserved all of its memory.
+        # This process may have reserved all of the GPU's memory.
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

@@ -1,9 +1,8 @@
-"""A script, not a module: loads an exported model as a server would, in a process that knows nothing of keras_ban.
+"""A script that runs an exported model as a server would, in a process without keras_ban.
 
-    python -P _run_artefact.py ARTEFACT FORMAT INPUTS OUTPUTS
+    python -P run_artefact.py ARTEFACT FORMAT INPUTS OUTPUTS
 
-`INPUTS` and `OUTPUTS` are `.npz` files, whose arrays are called `0/name`, `1/name`, ...: the number of a batch, and the
-name of an input or output.
+`INPUTS` and `OUTPUTS` are `.npz` files with arrays `0/name`, `1/name`, ...: number of the batch and name of the tensor.
 """
 
 import sys
@@ -16,7 +15,7 @@ def saved_model(path):
 
     signatures = tf.saved_model.load(path).signatures
     if not {"serve", "serving_default"} <= set(signatures):
-        raise ValueError(f"The signatures are {list(signatures)}, and not 'serve' and 'serving_default'.")
+        raise ValueError(f"The signatures must include 'serve' and 'serving_default', received: {list(signatures)}.")
     run = signatures["serving_default"]
 
     def predict(inputs):
@@ -51,10 +50,10 @@ def main(artefact, format, inputs, outputs):
     results = {}
     for number, batch in batches.items():
         for name, value in predict(batch).items():
-            # bfloat16 is not a dtype of NumPy's own.
+            # NumPy itself has no bfloat16.
             results[f"{number}/{name}"] = value.astype("float32") if value.dtype.kind == "V" else value
     np.savez(outputs, **results)
-    # TensorFlow imports Keras itself; what is exported must not need keras_ban.
+    # The exported model must not need keras_ban. (TensorFlow itself imports Keras.)
     assert not [name for name in sys.modules if name.split(".")[0] == "keras_ban"]
 
 

@@ -1,4 +1,4 @@
-"""What is exported: a model with what goes before and after it in the graph, and the names that clients use."""
+"""The model to export, with preprocessing and named outputs, and the specs of its inputs."""
 
 import re
 
@@ -9,19 +9,18 @@ from keras import ops
 from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.sequence.ensemble import EnsembleModel
 
-# What Keras calls an input that was given no name: numbered through, so that it depends on what was built before.
+# Keras's names of unnamed inputs. Their numbers depend on what was built before.
 _AUTOMATIC_NAME = re.compile(r"(input_layer|keras_tensor)(_\d+)?")
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class ServedModel(keras.Model):
-    """Preprocessing, the model, and its outputs under the names that a client sees; for inference alone.
+    """A model for inference, with preprocessing and named outputs.
 
     Args:
         model: a built `keras.Model`.
-        preprocessing: layers that are applied to the inputs, in their order.
-        members: whether the outputs of an `EnsembleModel` also hold `members`, `predictive_entropy` and
-            `mutual_information` (see `export`).
+        preprocessing: layers to apply to the inputs, in order.
+        members: whether an `EnsembleModel` has the additional outputs of `export(members=True)`.
     """
 
     def __init__(self, model, preprocessing=(), members=False, name="served"):
@@ -40,11 +39,9 @@ class ServedModel(keras.Model):
         return inputs
 
     def outputs_of(self, inputs, run):
-        """What is served of inputs that are preprocessed.
+        """Return the served outputs for preprocessed inputs.
 
-        Args:
-            inputs: what the model takes.
-            run: `run(model, inputs)` gives a model's outputs: in the graph a call, and to verify it `predict`.
+        `run(model, inputs)` returns a model's outputs. It is a call in the graph, and `predict` for verification.
         """
         if not self.members:
             outputs = run(self.model, inputs)
@@ -67,7 +64,7 @@ class ServedModel(keras.Model):
     def get_config(self):
         return {
             "name": self.name,
-            # What it was compiled with plays no part here, and may be of classes that cannot be found elsewhere.
+            # Another process may not find the classes of the compile arguments, which inference does not need.
             "model": _without(keras.saving.serialize_keras_object(self.model), "compile_config"),
             "preprocessing": [keras.saving.serialize_keras_object(layer) for layer in self.preprocessing],
             "members": self.members,
@@ -89,28 +86,25 @@ def _without(config, key):
 
 
 def named_outputs(outputs):
-    """Outputs by the names that clients see: a dict's own keys, else `output_0`, `output_1`, ..."""
+    """Return outputs by name: the keys of a dict, else `output_0`, `output_1`, ..."""
     if isinstance(outputs, dict) and not any(keras.tree.is_nested(output) for output in outputs.values()):
         return dict(outputs)
     return {f"output_{i}": output for i, output in enumerate(keras.tree.flatten(outputs))}
 
 
 def _is_nested(outputs):
-    """Whether outputs are more than a tensor, a list of tensors or a dict of tensors, which a signature takes."""
+    """Return whether outputs are more than a tensor, a list of tensors or a dict of tensors."""
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     return keras.tree.is_nested(outputs) and any(keras.tree.is_nested(output) for output in outputs)
 
 
 def input_specs(model, preprocessing, examples):
-    """What the exported graph takes: `keras.InputSpec`s, in the structure of the model's inputs.
+    """Return the `keras.InputSpec`s of the exported graph, in the structure of the model's inputs.
 
-    The size of the batch is free. A name is that of the `keras.Input`, or the key in a dict; inputs without a name of
-    their own are `input_0`, `input_1`, ... With preprocessing, sizes and dtypes are those of the examples; without
-    examples, the model's sizes and uint8.
-
-    Raises:
-        ValueError: a model has not been built, or is subclassed and does not tell what it takes.
+    The batch size is free. Names are as in `export`. With preprocessing, sizes and dtypes are those of the examples, or
+    without examples the model's sizes and uint8. Raise `ValueError` if the model is not built, or if it does not
+    declare its inputs and there are no examples.
     """
     first = model
     while isinstance(first, EnsembleModel):
@@ -131,7 +125,7 @@ def input_specs(model, preprocessing, examples):
 
 
 def _declared_specs(model):
-    """Specs from the model alone; `None` where it does not tell."""
+    """Return the specs that the model declares, or `None`."""
     if getattr(model, "inputs", None):
         declared = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
         return keras.tree.map_structure(lambda x: keras.InputSpec(x.dtype, (None, *x.shape[1:]), name=x.name), declared)
@@ -150,7 +144,7 @@ def _specs_of_shapes(shapes, dtype):
 def _need_examples(model, examples):
     if examples is None:
         raise ValueError(
-            f"The model {model.name!r} (of type {type(model).__name__}) does not tell what it takes. Pass some inputs "
+            f"The model {model.name!r} (of type {type(model).__name__}) does not declare its inputs. Pass some inputs "
             "as `examples`."
         )
     return examples
@@ -183,21 +177,20 @@ def _give_names(specs):
 def _name_of(name, position):
     if name is None or _AUTOMATIC_NAME.fullmatch(name):
         return f"input_{position}"
-    # TensorFlow's signatures take identifiers.
+    # Names in TensorFlow's signatures must be identifiers.
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
     return name if name.isidentifier() else f"input_{name}"
 
 
 def named_inputs(specs, inputs):
-    """Inputs by the names that clients see."""
     return {spec.name: leaf for spec, leaf in zip(keras.tree.flatten(specs), keras.tree.flatten(inputs), strict=True)}
 
 
 def random_inputs(specs, count, examples, model):
-    """`count` random rows of what the graph takes: values drawn from the examples, where there are some.
+    """Return `count` random rows of inputs.
 
-    Else: of an Embedding's model whole numbers that all its Embeddings know, of uint8 all values, of other whole
-    numbers 0 and 1, of others the standard normal. Sizes that are free are those of the examples, else 16.
+    Values are drawn from the examples. Without examples, they are integers that all Embeddings of the model accept, all
+    values of uint8, 0 and 1 for other integers, else standard normal. Free sizes are those of the examples, else 16.
     """
     rng = np.random.default_rng(0)
     words = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]

@@ -1,4 +1,4 @@
-"""A generation's model as a file, and back; no file's code is ever run (`safe_mode`)."""
+"""Save a model to a file and load it. Code in files is never executed (`safe_mode`)."""
 
 import contextlib
 import pathlib
@@ -11,40 +11,34 @@ from keras_ban._src.files.writing import writing
 
 
 def save(model, path):
-    """Write a model without what it was compiled with: that is noted once for all generations."""
+    """Write a model without its compile arguments, which are saved once for all generations."""
     with _bare(model):
         model.save(path)
 
 
 def load(path, custom_objects=None):
-    """The reverse of `save`; not compiled.
+    """Load a model from a `.keras` file, without compiling it. `custom_objects` are as in `keras.saving.load_model`.
 
-    Args:
-        path: a `.keras` file.
-        custom_objects: as in `keras.saving.load_model`.
-
-    Raises:
-        ValueError: the model is of classes that Keras does not know, or cannot be loaded for another reason.
+    Raise `ValueError` if Keras does not know a class of the model, or cannot load it for another reason.
     """
     try:
         return keras.saving.load_model(path, custom_objects, compile=False)
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be loaded: {error}\nClasses and functions of your own are registered with "
-            "`keras.saving.register_keras_serializable`, or passed as `custom_objects`."
+            f"{path} cannot be loaded: {error}\nRegister your own classes and functions with "
+            "`keras.saving.register_keras_serializable`, or pass them as `custom_objects`."
         ) from error
 
 
 def classes_of(model):
-    """The classes that a model is made of, by name, registered with Keras or not."""
+    """Return the classes of a model and its layers by name."""
     return {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
 
 
 def on_this_worker(model):
-    """The model; where several workers train together, a copy for `_workers.alone`, which is not compiled.
+    """Return the model. With several workers, return an uncompiled copy for `process_group.alone`.
 
-    The engine divides what a model of its own computes over the workers. What is to be known of a model in each of
-    them, its outputs on all of the data for instance, a copy outside the engine tells.
+    The engine divides the computations of its models between the workers. Each worker can run the copy by itself.
     """
     if not process_group.shared():
         return model
@@ -55,7 +49,7 @@ def on_this_worker(model):
 
 
 def check_can_be_kept(model):
-    """Raise `ValueError` where a model, which is built, would not come back from a file; before it is trained."""
+    """Raise `ValueError` if a built model cannot be saved and loaded. Called before training."""
     try:
         with tempfile.TemporaryDirectory() as folder, writing(folder):
             save(model, pathlib.Path(folder, "model.keras"))
@@ -71,7 +65,7 @@ def check_can_be_kept(model):
 
 @contextlib.contextmanager
 def _bare(model):
-    """The model without optimizer and loss, which Keras would write into the file."""
+    """Return a context in which Keras saves the model without its optimizer and compile arguments."""
     optimizer = getattr(model, "optimizer", None)
     try:
         if optimizer is not None:

@@ -1,16 +1,16 @@
-"""Files and folders that are complete or absent."""
+"""Write files and folders so that they are complete or absent."""
 
 import contextlib
 import os
 import pathlib
 import tempfile
 
-# What makes a folder a SavedModel.
+# A folder with this file is a SavedModel.
 SAVED_MODEL = "saved_model.pb"
 
 
 def check_may_replace(path, format, overwrite):
-    """Raise `ValueError` where `path` exists and may not be replaced."""
+    """Raise `ValueError` if `path` exists and may not be replaced."""
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
@@ -24,17 +24,16 @@ def check_may_replace(path, format, overwrite):
 
 @contextlib.contextmanager
 def temporary_folder(path):
-    """A hidden folder, on the file system that `path` is or will be on; removed at the end with all that is in it."""
+    """Return a context with a hidden folder on the file system of `path`. The folder is removed at the end."""
     beside = next(folder for folder in path.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=beside) as folder:
         yield pathlib.Path(folder)
 
 
 def put_in_place(finished, path, folder, format, overwrite):
-    """Give a file or folder its final name, in one step; what had the name before goes into `folder`.
+    """Rename a file or folder to `path`. If it replaces a folder, that folder is moved to `folder`.
 
-    Raises:
-        ValueError: meanwhile something has come to be at `path` that may not be replaced.
+    Raise `ValueError` if `path` exists by now and may not be replaced.
     """
     check_may_replace(path, format, overwrite)
     for each in [finished, *finished.rglob("*")]:
@@ -45,7 +44,7 @@ def put_in_place(finished, path, folder, format, overwrite):
     if not path.is_dir():
         os.replace(finished, path)
         return
-    # A folder cannot be renamed over another: there is an instant without any.
+    # A folder cannot be renamed over another. For an instant, `path` does not exist.
     previous = folder / "previous"
     try:
         os.rename(path, previous)

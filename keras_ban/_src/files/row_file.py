@@ -1,9 +1,9 @@
-"""Rows of one NumPy dtype in one file: a `.npy` file that says at its end what it holds.
+"""Rows of one NumPy dtype in one file: a `.npy` file with a description at its end.
 
-From the front: an ordinary `.npy` (NumPy alone can read it, memory-mapped too), the examples' keys (uint64), the texts
-that they are hashes of, if they are (a line of JSON each), a description (JSON), and 48 bytes by which the rest is
-found and checked: the SHA-256 of the description, its length, and eight letters. The description holds the sizes and
-checksums of what precedes it. Nothing is pickled.
+The parts of the file, in order: a regular `.npy` (NumPy can read it, also memory-mapped), the examples' keys (uint64),
+the texts that the keys are hashes of, if any (a line of JSON each), a description (JSON), and a footer of 48 bytes: the
+SHA-256 of the description, its length, and eight letters. The description holds the sizes and checksums of the parts
+before it. Nothing is pickled.
 """
 
 import contextlib
@@ -24,28 +24,28 @@ from keras_ban._src.files.writing import writing
 _LETTERS = b"KERASBAN"
 _FOOTER_BYTES = hashlib.sha256().digest_size + 8 + len(_LETTERS)
 _CHUNK_BYTES = 2**24
-# Files up to this size are checked whole when they are opened, in some 15 ms; larger ones when they are first used.
+# Files up to this size are checked completely when opened, in about 15 ms. Larger files are checked at first use.
 _SMALL_BYTES = 2**26
 _WRITE = "write their soft targets"
 
 
 class RowWriter:
-    """Writes rows as they come, in constant memory, into a file that is complete or absent.
+    """Writes rows as they come, in constant memory, to a file that is complete or absent.
 
-    Use as a context manager; the file appears under its name when `commit` is called, and not at all without.
+    Use it as a context manager. The file gets its name in `commit`. Without `commit`, no file is left.
 
-    Several workers that train together write one file: the first makes it and commits it, and each writes its own rows
-    at their place, and skips those of the others. (All of them call the same methods, but for `append` and `skip`. Who
-    has all rows writes in `_workers.alone`.)
+    Several workers write one file. The chief creates and commits it. Each worker writes its own rows, and skips the
+    rows of the others. All of them call the same methods, except `append` and `skip`. A worker that has all rows writes
+    in `process_group.alone`.
     """
 
     def __init__(self, path, dtype, row_shape):
         self.path = pathlib.Path(path)
-        if len(set(process_group.gather(zlib.crc32(self.path.name.encode()), "name a file").tolist())) > 1:
+        if len(set(process_group.gather(zlib.crc32(self.path.name.encode()), "compare file names").tolist())) > 1:
             raise ValueError(
-                f"Workers that train together write one file of soft targets, and were given other names; this one's "
-                f"is {self.path.name!r}. Give all of them one path and all of the data, or compute shards before the "
-                "workers are joined."
+                "Workers that train together write one file of soft targets, but their file names differ. The name in "
+                f"this worker is {self.path.name!r}. Pass the same path and all of the data to each worker, or compute "
+                "shards before the workers are joined."
             )
         check_may_replace(self.path)
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
@@ -54,7 +54,7 @@ class RowWriter:
         number = process_group.chiefs(uuid.uuid4().int % 2**32, "name a file of soft targets")
         self._temporary = self.path.with_name(f".{self.path.name}.{number:08x}.partial")
         header = _header((self._count, *self._row_shape), self._dtype)
-        with process_group.together("make a file of soft targets"), writing(self.path):
+        with process_group.together("create a file of soft targets"), writing(self.path):
             if process_group.is_chief():
                 self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
                 self._file.write(header)
@@ -67,14 +67,14 @@ class RowWriter:
         return self
 
     def skip(self, count, texts=None):
-        """Leave room for rows that another worker writes, whose texts are as in `append`."""
+        """Leave room for rows that another worker writes. `texts` are as in `append`."""
         with writing(self.path):
             self._file.seek(count * self._dtype.itemsize * int(np.prod(self._row_shape, dtype="int64")), os.SEEK_CUR)
             self._write_texts(texts)
         self._count += count
 
     def append(self, rows, texts=None):
-        """Write rows; and the texts, bytes each, that their keys are hashes of."""
+        """Write rows, and the texts (bytes) that their keys are hashes of."""
         data = np.ascontiguousarray(rows, self._dtype).tobytes()
         self._checksum = zlib.crc32(data, self._checksum)
         with writing(self.path):
@@ -85,7 +85,7 @@ class RowWriter:
     def _write_texts(self, texts):
         if texts is None:
             return
-        # They come after the keys, which are known at the end: until then they lie in a file without a name.
+        # They come after the keys, which are known at the end. Until then they are in a file without a name.
         if self._texts is None:
             self._texts = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (closed by __exit__)
         lines = b"".join(json.dumps(text.decode("latin-1")).encode() + b"\n" for text in texts)
@@ -93,7 +93,6 @@ class RowWriter:
         self._texts.write(lines)
 
     def texts(self):
-        """The texts written so far, in their order."""
         self._texts.seek(0)
         return map(_text, self._texts)
 
@@ -107,8 +106,8 @@ class RowWriter:
             os.fsync(self._file.fileno())
         if len(set(process_group.gather(zlib.crc32(keys), "compare their data").tolist())) > 1:
             raise ValueError(
-                "The workers that train together were given other data, or data in another order: each of them must be "
-                "given all of the data, in the same order."
+                "The workers that train together received different data, or data in another order. Pass all of the "
+                "data to each worker, in the same order."
             )
         with process_group.together("finish a file of soft targets"):
             if process_group.is_chief():
@@ -145,8 +144,8 @@ class RowWriter:
     def __exit__(self, kind, *_):
         if kind is not None and issubclass(kind, Exception) and not self._committing:
             with contextlib.suppress(RuntimeError):
-                process_group.gather(True, _WRITE)  # The others are about to ask.
-        # Where the disk is full, closing fails as writing did, and is closed all the same.
+                process_group.gather(True, _WRITE)  # The other workers wait for it.
+        # If the disk is full, `close` closes the file, but raises the error of writing again.
         with contextlib.suppress(OSError):
             self._file.close()
             if self._texts is not None:
@@ -156,7 +155,7 @@ class RowWriter:
 
 
 def check_may_replace(path):
-    """Raise where writing to `path` cannot work, or would overwrite a file that holds something else."""
+    """Raise `ValueError` if the folder of `path` does not exist, or `path` does not hold soft targets."""
     if not path.parent.is_dir():
         raise ValueError(f"Soft targets cannot be written to {path}: there is no folder {path.parent}. Make it first.")
     if not path.exists():
@@ -170,14 +169,10 @@ def check_may_replace(path):
 
 
 def read_rows(path, mmap=True, check=True):
-    """Open a file that `RowWriter` wrote.
+    """Open a file that `RowWriter` wrote. Raise `ValueError` if it is not whole, or of another kind.
 
-    Returns:
-        `(rows, keys, description)`; memory-mapped, read-only arrays where `mmap`. Small files are checked whole, if
-        `check`.
-
-    Raises:
-        ValueError: the file is cut short, altered, or none of `RowWriter`.
+    Return `(rows, keys, description)`. With `mmap`, the arrays are memory-mapped and read-only. With `check`, small
+    files are checked completely.
     """
     path = pathlib.Path(path)
     description, keys_at = _read_description(path)
@@ -188,7 +183,7 @@ def read_rows(path, mmap=True, check=True):
     dtype = np.lib.format.descr_to_dtype(_as_descr(description["rows_dtype"]))
     rows_bytes = int(np.prod(shape, dtype="int64")) * dtype.itemsize
     if header != _header(shape, dtype) or len(header) + rows_bytes != keys_at:
-        raise ValueError(_damaged(path, "its header does not say what its description says"))
+        raise ValueError(_damaged(path, "its header differs from its description"))
     rows = np.memmap(path, dtype, "r", len(header), shape) if rows_bytes else np.zeros(shape, dtype)
     keys = np.memmap(path, "<u8", "r", keys_at, shape[:1]) if shape[0] else np.zeros(0, "<u8")
     if check and (not mmap or is_small(rows)):
@@ -199,17 +194,15 @@ def read_rows(path, mmap=True, check=True):
 
 
 def is_small(rows):
-    """Whether `read_rows` checks the content of such a file at once."""
     return rows.nbytes <= _SMALL_BYTES
 
 
 def description_of(path):
-    """What a file that `RowWriter` wrote says of itself; see `read_rows`."""
     return _read_description(pathlib.Path(path))[0]
 
 
 def check_content(path, rows, keys, description):
-    """Read rows and keys once, and raise `ValueError` where they are not what was written."""
+    """Read the content once. Raise `ValueError` if it is not what was written."""
     found = {"rows_checksum": _checksum(rows), "keys_checksum": _checksum(keys)}
     if description.get("texts_bytes"):
         texts_at = rows_offset(path) + rows.nbytes + keys.nbytes
@@ -219,7 +212,7 @@ def check_content(path, rows, keys, description):
 
 
 def read_texts(path):
-    """The texts that a file's keys are hashes of, bytes each, in the order of the rows."""
+    """Yield the texts (bytes) that a file's keys are hashes of, in the order of the rows."""
     path = pathlib.Path(path)
     description, keys_at = _read_description(path)
     with open(path, "rb") as file:
@@ -233,7 +226,6 @@ def _text(line):
 
 
 def rows_offset(path):
-    """Where in the file the rows begin."""
     with open(path, "rb") as file:
         return 10 + int.from_bytes(file.read(10)[8:10], "little")
 
@@ -247,14 +239,14 @@ def _checksum(array):
 
 
 def _read_description(path):
-    """`(description, where the keys begin)`, checked against its own checksum and the file's size."""
+    """Return `(description, offset of the keys)`, after a check of the description's checksum and the file's size."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - _FOOTER_BYTES))
         footer = file.read()
         if not footer.endswith(_LETTERS):
             file.seek(0)
-            what = "it ends too early" if file.read(6) == b"\x93NUMPY" else "it is no `.npy` file"
+            what = "it ends too early" if file.read(6) == b"\x93NUMPY" else "it is not a `.npy` file"
             raise ValueError(_damaged(path, what))
         length = int.from_bytes(footer[-len(_LETTERS) - 8 : -len(_LETTERS)], "little")
         start = size - _FOOTER_BYTES - length
@@ -269,7 +261,7 @@ def _read_description(path):
 
 
 def _header(shape, dtype):
-    """The `.npy` header, of the same length however many rows there are."""
+    """Return the `.npy` header. Its length does not depend on the number of rows."""
     descr = np.lib.format.dtype_to_descr(dtype)
     text = repr({"descr": descr, "fortran_order": False, "shape": shape})
     length = 10 + len(text) - len(str(shape[0])) + 20
@@ -278,7 +270,7 @@ def _header(shape, dtype):
 
 
 def _as_descr(descr):
-    """JSON gives lists where NumPy wants tuples."""
+    """Convert lists from JSON to tuples, which NumPy expects."""
     if isinstance(descr, str):
         return descr
     return [tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in descr]

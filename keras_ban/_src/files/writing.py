@@ -6,15 +6,10 @@ import shutil
 
 @contextlib.contextmanager
 def writing(path, partial=None):
-    """A context in which `path` is written: an error of the operating system names it, and what to do.
+    """Return a context in which `path` is written. Errors of the operating system name `path`, and what to do.
 
-    Args:
-        path: what is named.
-        partial: the file or folder that is written before it gets that name; after an error it is removed, for the
-            room that it takes may be what is wanting.
-
-    Raises:
-        OSError: as it came, of the same kind and number.
+    They keep their type and number. `partial` is the file or folder that is written before it is renamed. It is removed
+    after an error, because the disk may be full.
     """
     try:
         yield
@@ -25,7 +20,7 @@ def writing(path, partial=None):
             partial.unlink(missing_ok=True)
         raise OSError(
             error.errno,
-            f"{error.strerror or error}. It was not written; what was finished before it stays. Make room, or mend "
-            "what the operating system complains of, and start again",
+            f"{error.strerror or error}. It was not written. Everything that was finished before is kept. "
+            "Make room, or fix what the operating system reports, and start again",
             str(path),
         ) from error

@@ -1,4 +1,4 @@
-"""What the generations scored, each against its teacher: figures, a table, a plot, a paired test."""
+"""The scores of generations, each compared with its teacher: a table, a plot, a paired test."""
 
 import dataclasses
 import importlib.util
@@ -15,18 +15,18 @@ ENSEMBLE = "ensemble"
 
 @dataclasses.dataclass
 class Scores:
-    """A classifier's figures on one set of examples, and what changed since the model it is compared with.
+    """A classifier's scores on one set of examples, and its differences from another model.
 
     Attributes:
-        examples: how many examples.
+        examples: number of examples.
         accuracy: share of examples whose most probable class is the label, in [0, 1].
         nll: mean negative log-likelihood of the labels, in nats.
         ece: expected calibration error (Guo et al., 2017; top label, 15 bins of equal width), in [0, 1].
-        compared_with: the generation compared with, its own teacher as a rule; `"ensemble"` where all generations
-            before it were its teacher; `None` where there is none.
-        agreement: share of examples on which both name the same class, in [0, 1].
-        positive_flips: how many examples were wrong before and are right now.
-        negative_flips: how many examples were right before and are wrong now.
+        compared_with: the generation compared with, usually the teacher. `"ensemble"` if all earlier generations were
+            the teacher. `None` without a comparison.
+        agreement: share of examples for which both predict the same class, in [0, 1].
+        positive_flips: number of examples that were wrong before and are right now.
+        negative_flips: number of examples that were right before and are wrong now.
     """
 
     examples: int
@@ -40,7 +40,7 @@ class Scores:
 
     @property
     def change(self):
-        """Accuracy minus the other's, in [-1, 1]; `None` where there is none to compare with."""
+        """Accuracy minus the other model's, in [-1, 1]. `None` without a comparison."""
         if self.compared_with is None:
             return None
         return (self.positive_flips - self.negative_flips) / self.examples
@@ -50,7 +50,7 @@ class Scores:
         """Probability of flips at least this uneven if neither model were better (McNemar's exact, two-sided test).
 
         Raises:
-            ImportError: SciPy is not installed.
+            ImportError: if SciPy is not installed.
         """
         if self.compared_with is None:
             return None
@@ -65,16 +65,9 @@ class Scores:
 
 
 def score(labels, probabilities, before=None, compared_with=None):
-    """Score predicted probabilities, and compare them with another model's.
+    """Return the `Scores` of `probabilities`, `(n, classes)`, for `labels`, class indices `(n,)`.
 
-    Args:
-        labels: whole numbers, `(n,)`.
-        probabilities: `(n, classes)`.
-        before: another model's probabilities for the same examples, `(n, classes)`, or `None`.
-        compared_with: which generation that is, or `"ensemble"`.
-
-    Returns:
-        `Scores`.
+    With `before`, the probabilities of generation `compared_with` (or `"ensemble"`), the two models are compared.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, dtype="float64")
@@ -98,15 +91,10 @@ def score(labels, probabilities, before=None, compared_with=None):
 
 
 def expected_calibration_error(right, confidence, bins=CALIBRATION_BINS):
-    """`sum over bins of |bin| / n * |accuracy - mean confidence|`, bins of equal width in (0, 1] (Guo et al., 2017).
+    """Return the calibration error `sum over bins of |bin| / n * |accuracy - mean confidence|` (Guo et al., 2017).
 
-    Args:
-        right: whether each prediction is right, `(n,)`.
-        confidence: the probability of each predicted class, `(n,)`.
-        bins: how many.
-
-    Returns:
-        float in [0, 1].
+    It is in [0, 1]. The bins have equal width in (0, 1]. `right` is whether each prediction is right, and `confidence`
+    is the probability of the predicted class, both `(n,)`.
     """
     which = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(which, weights=np.asarray(right, dtype="float64") - confidence, minlength=bins)
@@ -115,18 +103,18 @@ def expected_calibration_error(right, confidence, bins=CALIBRATION_BINS):
 
 @dataclasses.dataclass
 class GenerationRecord:
-    """What is known of one generation; plain data.
+    """The results of one generation, as plain data.
 
     Attributes:
-        generation: 0 is the first teacher.
-        seed: the seed it started from; `None` for a teacher that was passed in.
-        epochs: epochs trained.
-        seconds: wall time of its training, in seconds.
-        metrics: what `evaluate` gave at its end, on the validation data, names with `val_` as in Keras.
-        logs: Keras's `History.history`: a list for each name, a value for each epoch.
-        scores: `Scores` of a classifier; `None` for other models and where there was nothing to score on.
-        distilled: whether it is no generation but the ensemble's student (`distill_ensemble`), whose `generation` is
-            the number after the last.
+        generation: number of the generation. 0 is the first teacher.
+        seed: the seed of the generation. `None` for a teacher that was passed to `fit`.
+        epochs: number of epochs trained.
+        seconds: wall time of training, in seconds.
+        metrics: results of `evaluate` on the validation data after training. Names start with `val_`, as in Keras.
+        logs: Keras's `History.history`: for each name, a list with a value for each epoch.
+        scores: `Scores` of a classifier. `None` for other models, and without data to score on.
+        distilled: whether this is the student distilled from the ensemble (`distill_ensemble`). Its `generation` is the
+            number after the last generation.
     """
 
     generation: int
@@ -141,16 +129,15 @@ class GenerationRecord:
 
 @dataclasses.dataclass
 class BornAgainHistory:
-    """The generations' records, with a table, a plot, and a way to JSON and back.
+    """The records of all generations, with a table, a plot, and conversion to and from JSON.
 
     Attributes:
-        records: a `GenerationRecord` for each generation, in order, and one for the ensemble's student, if there is
-            one.
-        monitor: the metric by which the best generation is chosen.
-        mode: `"min"` or `"max"`: which values of the monitor are better.
-        data: what the scores were measured on, `"validation"` for instance; a title.
-        ensemble: `Scores` of all generations averaged, without the ensemble's student, compared with generation 0;
-            `None` where there are none.
+        records: a `GenerationRecord` for each generation, in order, and for the distilled student, if there is one.
+        monitor: the metric that selects the best generation.
+        mode: `"min"` or `"max"`: whether smaller or larger values of the monitor are better.
+        data: name of the data that the scores were measured on, for instance `"validation"`. Used in titles.
+        ensemble: `Scores` of the average of all generations, without the distilled student, compared with generation
+            0. `None` without scores.
     """
 
     records: list = dataclasses.field(default_factory=list)
@@ -161,16 +148,16 @@ class BornAgainHistory:
 
     @property
     def best_generation(self):
-        """The generation with the best monitored value; the earliest, among equals. NaN is never the best.
+        """The generation with the best monitored value, the earliest of equals. NaN is never the best.
 
         Raises:
-            ValueError: nothing is recorded, or no generation has the monitored value.
+            ValueError: if there are no records, or no generation has the monitored value.
         """
         values = self._monitored()
         if not values:
             known = sorted({name for record in self.records for name in record.metrics})
             raise ValueError(
-                f"There is no best generation: none has a value of the monitor {self.monitor!r}, other than NaN "
+                f"There is no best generation: no value of the monitor {self.monitor!r} is known, other than NaN "
                 f"(known: {known}). Pass `validation_data` or `validation_split` to `fit`, and a `monitor` that is "
                 "measured on it."
             )
@@ -178,25 +165,24 @@ class BornAgainHistory:
 
     @property
     def members(self):
-        """The records of the ensemble's members: of all generations, without the ensemble's student."""
+        """The records of the ensemble's members: all generations, without the distilled student."""
         return [record for record in self.records if not record.distilled]
 
     def _monitored(self):
-        """The monitored value of each generation that has one."""
         values = {record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records}
         return {generation: value for generation, value in values.items() if not math.isnan(value)}
 
     def summary(self):
-        """The table as text: a row for each generation, one for the ensemble's student, and one for the ensemble.
+        """Return a table as text, with a row for each generation, the distilled student and the ensemble.
 
-        Of classifiers it tells accuracy, negative log-likelihood (NLL), expected calibration error (ECE), the change in
-        accuracy against what taught the generation (the one before, or the ensemble of all before) with McNemar's exact
-        test, a verdict, agreement with the teacher, negative flips (right before, wrong now), and seconds of training;
-        of other models what `evaluate` measured.
-        The best generation, by the monitor, has a star.
+        The columns for classifiers: accuracy, negative log-likelihood (NLL), expected calibration error (ECE), change
+        of accuracy from the teacher (the previous generation, or the ensemble of all earlier ones) with McNemar's exact
+        test, a verdict, agreement with the teacher, negative flips (right before, wrong now) and training time in
+        seconds. The columns for other models: the results of `evaluate`. A star marks the best generation by the
+        monitor.
 
         Returns:
-            str, some lines of at most 120 columns.
+            str, lines of at most 120 columns.
         """
         from rich import box
         from rich.console import Console
@@ -219,7 +205,7 @@ class BornAgainHistory:
             total = sum(record.seconds for record in members)
             table.add_section()
             table.add_row(f"ensemble of {len(members)}", *_score_cells(self.ensemble), f"{total:.1f}")
-        # The same text wherever it is made, be it on a terminal; and names with [brackets] or :colons: are no markup.
+        # The text does not depend on the terminal, and names with [brackets] or :colons: are not read as markup.
         text = io.StringIO()
         Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
@@ -252,17 +238,17 @@ class BornAgainHistory:
         return notes
 
     def plot(self, path=None):
-        """Draw the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
+        """Plot the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
 
         Args:
-            path: where to write the picture (PNG, PDF, SVG, by its ending); `None` writes nothing.
+            path: file to write (PNG, PDF, SVG, by its suffix). `None` writes no file.
 
         Returns:
             `matplotlib.figure.Figure`.
 
         Raises:
-            ImportError: matplotlib is not installed.
-            ValueError: nothing is recorded.
+            ImportError: if matplotlib is not installed.
+            ValueError: if there are no records.
         """
         from keras_ban._src.history import plot
 
@@ -272,22 +258,22 @@ class BornAgainHistory:
         return figure
 
     def to_dict(self):
-        """As plain data, which JSON can hold."""
+        """Return the history as plain data for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data):
-        """The reverse of `to_dict`."""
+        """Create a history from the result of `to_dict`."""
         records = [GenerationRecord(**{**r, "scores": _scores_from(r["scores"])}) for r in data["records"]]
         return cls(**{**data, "records": records, "ensemble": _scores_from(data["ensemble"])})
 
     def to_json(self):
-        """As JSON text. NaN and infinities are written as `NaN` and `Infinity`, as Python's `json` reads them."""
+        """Return the history as JSON text, with `NaN` and `Infinity` as Python's `json` reads them."""
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_json(cls, text):
-        """The reverse of `to_json`."""
+        """Create a history from the result of `to_json`."""
         return cls.from_dict(json.loads(text))
 
 
@@ -312,12 +298,12 @@ def _score_cells(scores):
 
 
 def in_words(teacher, generation):
-    """The teacher of a generation, which is the number of one, or `"ensemble"`: all generations before it."""
+    """Name the teacher of a generation: a number, or `"ensemble"` for all earlier generations."""
     return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
 
 
 def _verdict(change, p_value):
-    """In words; "(chance?)" where McNemar's test does not tell the two apart at the 5% level."""
+    """Return a verdict, with "(chance?)" if McNemar's test is not significant at the 5% level."""
     if change == 0:
         return "no better"
     word = "better" if change > 0 else "worse"
@@ -339,7 +325,7 @@ def _has_scipy():
 
 
 def better(mode, value, best):
-    """Whether `value` is better than `best`: NaN never is, and any other value is better than NaN."""
+    """Return whether `value` is better than `best`. NaN never is, and any other value is better than NaN."""
     if math.isnan(value) or math.isnan(best):
         return not math.isnan(value)
     return value < best if mode == "min" else value > best

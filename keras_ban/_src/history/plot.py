@@ -1,10 +1,10 @@
-"""The picture of a `BornAgainHistory`, with matplotlib."""
+"""The plot of a `BornAgainHistory`, with matplotlib."""
 
 COLOUR, ENSEMBLE_COLOUR = "#1f4e79", "#c55a11"
 
 
 def draw(history):
-    """Return a `matplotlib.figure.Figure`: a panel for each figure over generations, and one of the curves."""
+    """Return a `matplotlib.figure.Figure` with a panel for each score, and a panel for the validation curves."""
     if not history.records:
         raise ValueError("There is nothing to plot: no generation is recorded. Call `fit` first.")
     try:
@@ -15,7 +15,7 @@ def draw(history):
     panels = _panels(history)
     curves = [record for record in history.records if record.logs.get(history.monitor)]
     count = len(panels) + bool(curves)
-    # Not through pyplot, which would change the user's figures and backend.
+    # Not with pyplot, which would change the user's figures and backend.
     rows, columns = (2, 2) if count > 2 else (1, max(count, 1))
     figure = Figure(figsize=(5 * columns, 3.8 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -30,7 +30,7 @@ def draw(history):
 
 
 def _panels(history):
-    """`(title, unit, {generation: value}, the ensemble's value)` for each figure."""
+    """Return `(title, unit, {generation: value}, ensemble's value)` for each panel."""
     scored = {record.generation: record.scores for record in history.records if record.scores}
     if not scored:
         values = {r.generation: r.metrics[history.monitor] for r in history.records if history.monitor in r.metrics}

@@ -1,16 +1,14 @@
-"""Keep a generation's state at the end of each epoch, so that an interrupted one need not begin again.
+"""Save a generation's state after each epoch, so that an interrupted generation can be continued.
 
-The rules:
-
-1. After each epoch the state is written to one file, which is replaced as a whole: all variables of what is trained
-   (the states of its random generators too) and of the optimizer, the states of the global random generators, the logs
-   and the time taken. That is all that an epoch of Keras leaves to the next, callbacks and data apart.
-2. What callbacks have counted no file can hold. So a generation with callbacks begins again, but for those of Keras
-   that count nothing and those that say `stateless = True`; so do one with `steps_per_epoch`, whose epochs begin where
-   the last one stopped in the data, and a model that is built by its data.
-3. A file that is not whole, of another generation or of another Keras, is as good as none: the generation begins again.
-4. A generation that ended in NaN or infinity begins again.
-5. Of several workers that train together the first writes, and all of them go on from the file.
+1. After each epoch, the state is written to one file, which is replaced as a whole. It holds all variables of the model
+   (also the states of its random generators) and the optimizer, the states of the global random generators, the logs
+   and the elapsed time. Keras carries nothing else from epoch to epoch, except in callbacks and data.
+2. The state of callbacks cannot be saved. A generation with callbacks starts again, unless they are stateless callbacks
+   of Keras or have `stateless = True`. A generation also starts again with `steps_per_epoch`, because each epoch starts
+   where the last one stopped in the data, and if the model is built by its data.
+3. It starts again if the file is incomplete, or of another generation or Keras version.
+4. It starts again if it ended in NaN or infinity.
+5. With several workers, the chief writes the file, and all workers read it.
 """
 
 import json
@@ -27,16 +25,12 @@ from keras_ban._src.files.writing import writing
 
 
 class KeepEpochs(keras.callbacks.Callback):
-    """Writes the state after each epoch; and where it finds one that was written before, training goes on from it.
-
-    Args:
-        path: the file, `.npz`.
-        generation: which generation it is of.
+    """Saves the state after each epoch to `path` (`.npz`), and restores an existing state before training.
 
     Attributes:
-        generation: the same.
-        logs: of all epochs, those before the interruption included: a list for each name.
-        epochs_kept: how many epochs the file holds.
+        generation: number of the generation.
+        logs: the logs of all epochs, also those before an interruption: a list for each name.
+        epochs_kept: the number of finished epochs in the file.
     """
 
     def __init__(self, path, generation):
@@ -53,15 +47,14 @@ class KeepEpochs(keras.callbacks.Callback):
 
     @property
     def initial_epoch(self):
-        """The epoch to go on with; `None`: the first."""
+        """The epoch to continue with, or `None` for the first."""
         return None if self._kept is None else self._about["epochs"]
 
     def seconds(self):
-        """How long all epochs took."""
+        """Return the time of all epochs, in seconds."""
         return time.perf_counter() - self._begin
 
     def forget(self):
-        """Remove the file."""
         if process_group.is_chief():
             self._path.unlink(missing_ok=True)
 
@@ -74,7 +67,7 @@ class KeepEpochs(keras.callbacks.Callback):
             variable.assign(data.reshape(like.shape))
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Not before: to build models and iterators, Keras draws random numbers too.
+        # Not earlier: Keras also draws random numbers to build models and iterators.
         if self._kept is not None:
             backend.set_random_states({name: self._kept[name] for name in self._about["random_states"]})
             self._kept = None
@@ -116,7 +109,7 @@ class KeepEpochs(keras.callbacks.Callback):
 
 
 def _write_npz(path, arrays):
-    """As `np.savez`, which leaves its archive open where the disk is full."""
+    """Write arrays like `np.savez`, which leaves its archive open if the disk is full."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:

@@ -1,4 +1,4 @@
-"""When training stops before its end: at once, and with a word on what is kept and how to go on."""
+"""Handle interruptions of training: say what is kept, and how to continue."""
 
 import contextlib
 import os
@@ -9,13 +9,10 @@ import threading
 
 @contextlib.contextmanager
 def told(kept):
-    """A context to train in: what stops it, Ctrl-C and SIGTERM too, says what is kept.
+    """Return a context for training that adds a note about what is kept to errors, Ctrl-C and SIGTERM.
 
-    Errors and Ctrl-C have it as their note, below the traceback; SIGTERM, which ends the process without a traceback,
-    writes it to stderr. (Not said of `FloatingPointError`: who goes on as before gets the same numbers again.)
-
-    Args:
-        kept: a function that returns what is kept, in words.
+    SIGTERM ends the process without a traceback, so its note is written to stderr. A `FloatingPointError` gets no note,
+    because the same training would fail again. `kept` is a function that returns a text about what is kept.
     """
     try:
         with _sigterm_ends_in_order():
@@ -24,7 +21,7 @@ def told(kept):
         raise
     except BaseException as error:
         mend = "Mend what it says, then call" if isinstance(error, Exception) else "Call"
-        note = f"{kept()}. {mend} `fit` as before, in this process or another, to go on from there."
+        note = f"{kept()}. {mend} `fit` as before, in this process or another, to continue from there."
         error.add_note(note)
         if isinstance(error, SystemExit):
             print(f"Training was stopped. {note}", file=sys.stderr, flush=True)
@@ -33,9 +30,9 @@ def told(kept):
 
 @contextlib.contextmanager
 def _sigterm_ends_in_order():
-    """Where nobody else has a handler for SIGTERM, it raises `SystemExit`: what is open is closed on the way up.
+    """Raise `SystemExit` on SIGTERM, so that open files are closed, unless SIGTERM has a handler already.
 
-    The exit code is 143, as shells give it for SIGTERM. A second SIGTERM ends the process at once, as ever.
+    The exit code is 143, as in shells. A second SIGTERM ends the process at once.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -46,7 +43,7 @@ def _sigterm_ends_in_order():
     def stop(number, frame):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if os.getpid() != process:
-            os.kill(os.getpid(), signal.SIGTERM)  # A worker, which was forked with this handler.
+            os.kill(os.getpid(), signal.SIGTERM)  # A worker process, forked with this handler.
         else:
             raise SystemExit(128 + number)
 

@@ -1,4 +1,4 @@
-"""Give a model the same architecture and a life of its own; or layers of its teacher's, for good."""
+"""Create models of the same architecture, and copy layers from a teacher."""
 
 import difflib
 import inspect
@@ -13,34 +13,33 @@ from keras_ban._src import checks
 def reborn(model):
     """Return a new model of the same architecture with independent, fresh initial weights.
 
-    This is how a generation of a born-again network begins (BAN, section 3: same architecture, new random seed).
+    Each generation of a born-again network starts this way (BAN, section 3: same architecture, new random seed).
 
-    - Every integer `seed` in the model's configuration (of initializers, dropout, augmentation) is drawn anew.
-      Keras's own cloning keeps them, and so gives a student its teacher's initial weights, or its dropout masks.
-      Draws come from Python's `random`, as Keras's own default seeds do: `keras.utils.set_random_seed` before the call
-      makes it reproducible.
-    - A layer that was frozen (`trainable=False`) stays so and keeps its weights: a frozen pretrained backbone is part
-      of the architecture. If the model itself is frozen as a whole, as teachers often are, the new model is trainable.
-    - What layers were `adapt`-ed to (`Normalization`, `TextVectorization`, `StringLookup`, `Discretization`) is kept.
-      BatchNorm statistics are not.
-    - The model given is left as it was, and shares nothing with the new one. The new model is not compiled.
+    - Every integer `seed` in the model's configuration (initializers, dropout, augmentation) is drawn anew. Keras's
+      cloning keeps them, so that a student has its teacher's initial weights or dropout masks. Seeds come from Python's
+      `random`, like Keras's default seeds. For reproducible seeds, call `keras.utils.set_random_seed` before.
+    - Frozen layers (`trainable=False`) stay frozen and keep their weights: a frozen pretrained backbone is part of the
+      architecture. If the whole model is frozen, as teachers often are, the new model is trainable.
+    - The state from `adapt` (`Normalization`, `TextVectorization`, `StringLookup`, `Discretization`) is kept. BatchNorm
+      statistics are not.
+    - `model` does not change, and shares nothing with the new model. The new model is not compiled.
 
     Args:
-        model: a `keras.Model`: Sequential, functional (shared layers, several inputs and nested models included), or
+        model: a `keras.Model`: Sequential, functional (also with shared layers, several inputs or nested models), or
             subclassed with a `get_config` that holds every constructor argument.
 
     Returns:
         A `keras.Model` of the same type, with the same layer names.
 
     Raises:
-        TypeError: `model` is not a `keras.Model`.
-        ValueError: the model cannot be rebuilt from its configuration, or its class holds seeds that the configuration
-            does not; the message says why. Such a model takes part in a `BornAgainSequence` through a callable,
+        TypeError: if `model` is not a `keras.Model`.
+        ValueError: if the model cannot be rebuilt from its configuration, or its class sets seeds that the
+            configuration does not hold. The message says why. For such a model, pass `BornAgainSequence` a callable
             `build(generation) -> keras.Model`.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
-    # Another stream of seeds: after the same `set_random_seed`, a model and its copy would draw the same ones.
+    # Start another stream: after the same `set_random_seed`, a model and its copy would draw the same seeds.
     random.seed(random.getrandbits(128))
     clone = _rebuild(model)
     old_layers, new_layers = (list(m._flatten_layers()) for m in (model, clone))
@@ -55,7 +54,7 @@ def reborn(model):
             raise _cannot_clone(
                 model,
                 f"the seeds {dict(kept_seeds)} of its layer {old.name!r} stand in the code of its class, so that a "
-                "copy would begin with the same random numbers",
+                "copy would start with the same random numbers",
             )
 
     for old, new in pairs:
@@ -64,43 +63,42 @@ def reborn(model):
     if model.trainable:
         _copy_frozen_weights(model, pairs)
     else:
-        # One by one: under TensorFlow a flag that is set already is not handed on to the layers within.
+        # One by one: under TensorFlow, setting a flag to its current value does not reach the inner layers.
         for _, new in pairs:
             new.trainable = True
     return clone
 
 
 def share_layers(student, teacher, layers):
-    """Give a student layers of its teacher's, for good: weights are copied, and frozen in the student.
+    """Copy the weights of a teacher's layers to a student, and freeze them there.
 
-    So the paper's ResNet students have the first and last layers of their DenseNet teachers (BAN, table 5).
+    In the paper, ResNet students share the first and last layers of their DenseNet teachers (BAN, table 5).
 
-    The student's layers are set to `trainable=False`. What follows is Keras's: a frozen BatchNormalization works with
-    the statistics that were copied, in training too, and does not update them. What a teacher's layer was `adapt`-ed to
-    is copied too. Teacher and student share no variables afterwards, and the teacher stays as it was. Do this before
-    the student is compiled; who compiled it already compiles it again.
+    The student's layers are set to `trainable=False`. As in Keras, a frozen BatchNormalization uses the copied
+    statistics, also in training, and does not update them. The state from `adapt` is copied, too. Teacher and student
+    share no variables, and the teacher does not change. Recompile the student if it was already compiled.
 
     Example:
 
     ```python
-    # Of models whose layers are named alike: keras_ban.share_layers(student, teacher, ["stem", "head"])
-    names = {student.layers[0].name: teacher.layers[0].name}  # the first layer, whatever it is called
+    # If both models have layers of these names: keras_ban.share_layers(student, teacher, ["stem", "head"])
+    names = {student.layers[0].name: teacher.layers[0].name}  # the first layer of each model
     keras_ban.share_layers(student, teacher, names)
     ```
 
     Args:
-        student: a built `keras.Model`, which is changed.
-        teacher: a built `keras.Model`, a trained one.
-        layers: names of layers that both have, or a dict `{student's layer name: teacher's layer name}`. Layers within
-            nested models are found too, by a name that no other layer of the model has.
+        student: a built `keras.Model`. It is changed.
+        teacher: a built and trained `keras.Model`.
+        layers: layer names that both models have, or a dict `{student's layer name: teacher's layer name}`. Layers of
+            nested models are found, too, if their name is unique in the model.
 
     Returns:
         The student.
 
     Raises:
-        TypeError: student or teacher is not a `keras.Model`, or `layers` is neither a list of names nor a dict.
-        ValueError: a model has no layer of a name (names like it are told), or several; a layer is not built; two
-            layers have other weights; or both are the same layer. Nothing is changed then.
+        TypeError: if `student` or `teacher` is not a `keras.Model`, or `layers` is neither a list of names nor a dict.
+        ValueError: if a model has no layer or several layers of a name (the message suggests similar names), a layer is
+            not built, the weights of two layers differ in shape, or both are the same layer. Nothing is changed then.
     """
     checks.check_model("student", student)
     checks.check_model("teacher", teacher)
@@ -109,12 +107,12 @@ def share_layers(student, teacher, layers):
     same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in own._flatten_layers())]
     if same:
         raise ValueError(
-            f"The layers {same} of the student are the teacher's own, and freezing them would change the teacher. Make "
-            "the student with layers of its own, `keras_ban.reborn(teacher)` for instance."
+            f"The layers {same} of the student are the teacher's own, so freezing them would change the teacher. "
+            "Create the student with its own layers, for instance with `keras_ban.reborn(teacher)`."
         )
     for own, teachers in pairs:
         for place, weight in zip(own.weights, teachers.weights, strict=True):
-            # A copy: JAX gives the buffers of what it trains away.
+            # A copy, because JAX deletes the buffers of trained variables.
             place.assign(keras.ops.copy(weight.value))
         for new, old in zip(own._flatten_layers(), teachers._flatten_layers(), strict=False):
             if hasattr(old, "adapt") and type(new) is type(old):
@@ -126,7 +124,7 @@ def share_layers(student, teacher, layers):
 
 
 def pair_layers(student, teacher, layers):
-    """`[(student's layer, teacher's layer), ...]`, checked as `share_layers` says; nothing is changed."""
+    """Return `[(student's layer, teacher's layer), ...]` with the checks of `share_layers`. Change nothing."""
     pairs = []
     for name, teachers_name in check_shared("layers", layers).items():
         own = _find_layer("student", student, name)
@@ -142,7 +140,7 @@ def pair_layers(student, teacher, layers):
 
 
 def check_shared(argument, layers):
-    """The layers to share as a dict `{student's layer name: teacher's layer name}`."""
+    """Return the layers to share as a dict `{student's layer name: teacher's layer name}`."""
     names = checks.layer_names(layers)
     if not names:
         raise TypeError(
@@ -157,25 +155,25 @@ def _find_layer(whose, model, name):
     within = [layer for layer in model._flatten_layers(include_self=False) if layer.name == name]
     found = found or within
     if len(found) != 1:
-        # Those that Keras makes for itself, of inputs and operations, have no weights.
+        # Layers that Keras creates for inputs and operations have no weights.
         names = list(dict.fromkeys(layer.name for layer in model._flatten_layers(include_self=False) if layer.weights))
         near = difflib.get_close_matches(name, names)
         raise ValueError(
             f"The {whose} {model.name!r} has {'no layer' if not found else f'{len(found)} layers'} named {name!r}. "
-            f"{f'Did you mean one of {near}? ' if near else ''}Its layers with weights are {names}. (Name layers, "
-            "`Dense(10, name='head')`: Keras numbers those without a name anew in each model.)"
+            f"{f'Did you mean one of {near}? ' if near else ''}Its layers with weights are {names}. (Name your "
+            "layers, as in `Dense(10, name='head')`: Keras numbers unnamed layers anew in each model.)"
         )
     if not found[0].built:
         raise ValueError(
-            f"The {whose}'s layer {name!r} has no weights yet: begin the {whose} with a `keras.Input`, or call it once."
+            f"The {whose}'s layer {name!r} has no weights yet: start the {whose} with a `keras.Input`, or call it once."
         )
     return found[0]
 
 
 def _rebuild(model):
-    """A model from the configuration of `model`, with fresh seeds, and with its variables if `model` has them."""
+    """Return a model from the configuration of `model`, with fresh seeds. It is built if `model` is."""
     _refuse_lost_arguments(model)
-    # Layers and models that were never registered with Keras are found by their names.
+    # Classes that are not registered with Keras are found by these names.
     classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
     try:
         with keras.saving.custom_object_scope(classes):
@@ -184,13 +182,12 @@ def _rebuild(model):
         raise _cannot_clone(model, f"rebuilding it from its configuration fails: {error}") from error
     if model.built and not clone.built:
         clone.build_from_config(model.get_build_config())
-        # Keras builds what lies within, and leaves the flag of the model itself to its loader.
+        # Keras builds the layers, but its loader sets the flag of the model itself.
         clone.built = len(clone.weights) == len(model.weights)
     return clone
 
 
 def _with_fresh_seeds(config):
-    """`config` with every integer under the key `"seed"` drawn anew."""
     if isinstance(config, dict):
         return {
             key: random.randint(1, 10**9) if key == "seed" and type(value) is int else _with_fresh_seeds(value)
@@ -202,7 +199,7 @@ def _with_fresh_seeds(config):
 
 
 def _refuse_lost_arguments(model):
-    """Raise where the constructor takes arguments that the configuration does not hold: they would become defaults."""
+    """Raise `ValueError` if the configuration lacks constructor arguments. They would become defaults."""
     try:
         config = model.get_config()
     except NotImplementedError as error:
@@ -213,7 +210,7 @@ def _refuse_lost_arguments(model):
         for layer in model.layers:
             if isinstance(layer, keras.Model):
                 _refuse_lost_arguments(layer)
-    # For a subclass without a `get_config` of its own Keras notes the constructor's defaults, not what was given.
+    # For a subclass without its own `get_config`, Keras saves the constructor's defaults, not the arguments.
     if not type(model).get_config.__module__.startswith("keras."):
         known |= set(config)
         if type(model).from_config.__func__ is not keras.Model.from_config.__func__:
@@ -226,7 +223,7 @@ def _refuse_lost_arguments(model):
 
 
 def _seeds(layer):
-    """The seeds that were chosen, not drawn, for a layer and for its initializers."""
+    """Return the seeds that were passed to a layer and its initializers, without those that Keras drew."""
     initializers = {k: v for k, v in vars(layer).items() if isinstance(v, keras.initializers.Initializer)}
     seeds = {name: initializer.get_config().get("seed") for name, initializer in initializers.items()}
     seeds["seed"] = getattr(layer, "seed", None)
@@ -234,13 +231,13 @@ def _seeds(layer):
 
 
 def _copy_adapted_state(old, new):
-    """Carry over what `adapt` computed, through the hooks by which Keras saves it, where a layer has them."""
+    """Copy the state from `adapt`, with the methods by which Keras saves it."""
     state = {}
     old.save_own_variables(state)
     if state:
         if not new.built and old.built:
             new.build_from_config(old.get_build_config())
-        # Copies: JAX gives the buffers of what it trains away.
+        # Copies, because JAX deletes the buffers of trained variables.
         new.load_own_variables({key: keras.ops.convert_to_numpy(value).copy() for key, value in state.items()})
     if hasattr(old, "save_assets"):
         with tempfile.TemporaryDirectory() as directory:
@@ -249,9 +246,8 @@ def _copy_adapted_state(old, new):
 
 
 def _copy_frozen_weights(model, pairs):
-    """Freeze what was frozen, and give it the weights it had."""
     kept = {}
-    # A layer comes before those within it, which may be trainable though it is frozen.
+    # A layer comes before its inner layers, which may be trainable although it is frozen.
     for old, new in pairs:
         new.trainable = old.trainable
         if old.trainable:
@@ -259,7 +255,7 @@ def _copy_frozen_weights(model, pairs):
                 kept.pop(id(weight), None)
             continue
         if len(old.weights) != len(new.weights):
-            raise _cannot_clone(model, f"its layer {old.name!r} is frozen, and its weights have no place yet")
+            raise _cannot_clone(model, f"its layer {old.name!r} is frozen, but the copy has no weights for it yet")
         kept.update({id(weight): (weight, place) for weight, place in zip(old.weights, new.weights, strict=True)})
     for weight, place in kept.values():
         # A copy, as above.

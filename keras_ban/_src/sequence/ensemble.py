@@ -7,13 +7,15 @@ import numpy as np
 from keras import ops
 
 from keras_ban._src import checks
+from keras_ban._src.data.any_data import AnyData
+from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.losses.base import as_logits, check_activation, is_finite_number
 
 AVERAGES = ("probabilities", "logits", "outputs")
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class EnsembleModel(keras.Model):
+class EnsembleModel(AnyData, keras.Model):
     """The (weighted) average of models that answer the same question (BAN eq. 4: BANE).
 
     It returns what its members return, so that it can be compiled, evaluated, saved and exported like any of them, be
@@ -77,7 +79,7 @@ class EnsembleModel(keras.Model):
         self.built = all(member.built for member in members)
 
     def call(self, inputs, training=None):
-        outputs = [member(inputs, training=training) for member in self.members]
+        outputs = [member(inputs_for(member, inputs), training=training) for member in self.members]
         _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
 

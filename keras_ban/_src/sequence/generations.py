@@ -1,6 +1,5 @@
 """Make the generations of a sequence, train each, and measure it."""
 
-import contextlib
 import functools
 import time
 
@@ -9,13 +8,14 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import reading
+from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.parts import check_shares, part_of_batches
+from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.outputs import check_known_outputs
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.files import model_file
-from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, in_words
+from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, better, in_words
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
@@ -99,18 +99,39 @@ class Generations:
         label_weight = self._sequence.label_weight
         return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
 
-    def add(self, models, distilled, x, y, make_callbacks, options):
-        """Load a generation, as the run directory holds it, or train it and put it there.
+    def train(self, models, history, data, make_callbacks, options, patience):
+        """Train or load all generations, up to the end of `patience`, and the student distilled from the ensemble.
 
         Args:
-            models: the generations so far.
-            distilled: whether it is the ensemble's student.
-            x, y, options: as `keras.Model.fit` takes them.
+            models, history: a list and a `BornAgainHistory`, to which each generation is added when it is finished.
+            data: the training data.
             make_callbacks: a function from the generation to a list of callbacks.
-
-        Returns:
-            `(record, model)`.
+            options: the other arguments of `keras.Model.fit`, by name.
+            patience: as in `BornAgainSequence.fit`.
         """
+        best, waited = None, 0
+        for _ in range(self._sequence.generations + 1):
+            self._add(models, history, False, data, make_callbacks, options)
+            if patience is not None:
+                value = history.records[-1].metrics[history.monitor]
+                is_better = best is None or better(history.mode, value, best)
+                best, waited = (value, 0) if is_better else (best, waited + 1)
+                if waited >= patience:
+                    break
+        if self._sequence.distill_ensemble:
+            self._add(models, history, True, data, make_callbacks, options)
+
+    def finish(self, members):
+        """The scores of the ensemble of so many generations, with which the run ends."""
+        if self._run is not None and self._run.finished:
+            return self._run.history().ensemble
+        scores = self._scorer.score_ensemble(members)
+        if self._run is not None:
+            self._run.finish(scores)
+        return scores
+
+    def _add(self, models, history, distilled, data, make_callbacks, options):
+        """Load a generation from the run directory, or train it and put it there."""
         sequence, number = self._sequence, len(models)
         place = sequence.generations + 1 if distilled else number
         record = GenerationRecord(number, distilled=distilled)
@@ -123,14 +144,16 @@ class Generations:
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
-            return record, self._load(record, place, by)
-        model = self._make(record, place, by, models, x, y, make_callbacks, options)
-        if self._run is not None:
-            self._run.commit(record, functools.partial(model_file.save, model))
-            self._keeper = None
-            if not sequence.keep_soft_targets:
-                self._run.remove_soft_targets()
-        return record, model
+            model = self._load(record, place, by)
+        else:
+            model = self._make(record, place, by, models, data, make_callbacks, options)
+            if self._run is not None:
+                self._run.commit(record, functools.partial(model_file.save, model))
+                self._keeper = None
+                if not sequence.keep_soft_targets:
+                    self._run.remove_soft_targets()
+        models.append(model)
+        history.records.append(record)
 
     def kept(self):
         """What the run directory holds, in words."""
@@ -158,7 +181,7 @@ class Generations:
             self._scorer.score(measured, by)  # The next is compared with what it says.
         return model
 
-    def _make(self, record, place, by, models, x, y, make_callbacks, options):
+    def _make(self, record, place, by, models, data, make_callbacks, options):
         """Train a generation, or take the teacher that was given; fill in its record, and return its model."""
         if record.generation == 0 and self._teacher is not None:
             wrapped = self.wrap(self._teacher)
@@ -168,7 +191,7 @@ class Generations:
         if by == ENSEMBLE:
             teacher = average_of(models, self._sequence.distillation_loss)
         callbacks = make_callbacks(record.generation)
-        model, trained = self._train(record, place, teacher, models, x, y, callbacks, options)
+        model, trained = self._train(record, place, teacher, models, data, callbacks, options)
         if trained is not model:
             # Before it is measured, so that it predicts as it will when it is loaded: `run_eagerly`, for instance.
             self._compile_arguments.compile(model)
@@ -177,7 +200,7 @@ class Generations:
             self._compile_arguments.compile(model)
         return model
 
-    def _train(self, record, place, teacher, models, x, y, callbacks, options):
+    def _train(self, record, place, teacher, models, data, callbacks, options):
         """Train a generation; return its model, and what it was trained as: itself, or a Distiller."""
         sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
         if teacher is not None and label_weight != 1:
@@ -185,9 +208,8 @@ class Generations:
             on_bench = self._bench is not None and self._bench.holds is teacher and process_group.count() == 1
             runs = self._bench.student if on_bench else teacher
             path = None if self._run is None else self._run.soft_targets_file(record.generation - 1)
-            soft_targets = soft_targets_for_training(sequence, teacher, runs, x, options, path)
+            soft_targets = soft_targets_for_training(sequence, teacher, runs, data, options, path)
         if soft_targets is not None:
-            options = {**options, "soft_targets": soft_targets}
             bench = self._bench_for(label_weight, models[0])
         record.seed = self.seed(place)
         keras.utils.set_random_seed(record.seed)
@@ -210,7 +232,7 @@ class Generations:
                 trained = model
             trained.compile(**self._compile_arguments.make())
         if sequence.augmentation is not None:
-            self._start_augmentation(x, record.seed)
+            self._start_augmentation(data, record.seed)
         keeper = None
         countless = all(counts_nothing(callback) for callback in callbacks)
         if self._run is not None and model.built and countless and "steps_per_epoch" not in options:
@@ -221,17 +243,12 @@ class Generations:
                 if options["verbose"] != 0:
                     print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
-        if not checks.is_dataset(x):
-            check_shares(x, options)
-            x, y, options = in_order_of_epoch(trained, x, y, options, record.seed)
-        with contextlib.ExitStack() as stack:
-            if trained is model:  # A Distiller does so itself.
-                x, y, options = part_of_batches(x, y, options)
-                read = stack.enter_context(reading.dead_ones_told(x, options.get("validation_data")))
-                x, options["validation_data"] = read
-                stack.enter_context(process_group.engine_in_force(read))
-            begin = time.perf_counter()
-            logs = trained.fit(x, y, **options).history
+        if not data.yields_batches:
+            check_shares(data, options.get("steps_per_epoch"))
+        data, options = attach(data, options, soft_targets)
+        data, options = in_order_of_epoch(data, options, record.seed)
+        begin = time.perf_counter()
+        logs = (fit(model, data, options) if trained is model else trained.fit(data, **options)).history
         record.seconds = time.perf_counter() - begin
         if keeper is not None:
             logs, record.seconds = keeper.logs, keeper.seconds()
@@ -309,11 +326,22 @@ class Generations:
             augmentation=self._sequence.augmentation,
         )
 
-    def _start_augmentation(self, x, seed):
+    def _start_augmentation(self, data, seed):
         augmentation = self._sequence.augmentation
         if not augmentation.built:
-            augmented_views.build(augmentation, checks.first_examples(x)[1])
+            augmented_views.build(augmentation, data.first_batch()[0])
         augmented_views.reseed(augmentation, seed)
+
+
+def fit(model, data, options):
+    """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
+    validation_data = options["validation_data"]
+    validation_data = None if validation_data is None else validation_data.for_model(model)
+    data, validation_data = part_of_batches(data.for_model(model), validation_data)
+    with reading.watched(data, validation_data) as (data, validation_data):
+        arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
+        with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
+            return model.fit(**arguments)
 
 
 def taught_by(teach_from, record):

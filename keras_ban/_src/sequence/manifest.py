@@ -1,19 +1,17 @@
 """What a run is begun with, as plain data: what it must be continued with, and from which it can be loaded."""
 
 import hashlib
+import itertools
 import warnings
 
 import keras
 import numpy as np
 
 import keras_ban
-from keras_ban._src import checks
 from keras_ban._src.data.fingerprints import (
+    HASHES,
     INESSENTIAL,
-    data_fingerprint,
     essence,
-    example_form,
-    example_keys,
     model_fingerprint,
 )
 from keras_ban._src.files import model_file
@@ -21,10 +19,9 @@ from keras_ban._src.sequence.recipes import as_config
 
 # Of models: the module is noted by how a file was run (`__main__`), and a seed that `build` gives counts.
 _NOT_COMPARED = {"module", *INESSENTIAL} - {"seed"}
-_DATA = ("x", "y", "sample_weight", "validation_data")
 
 
-def begin(run, entropy, sequence, compile_arguments, arguments, teacher, starts):
+def begin(run, entropy, sequence, compile_arguments, data, options, teacher, starts):
     """Begin a run, whose models a file can hold; or hold one that is there against what came now.
 
     Args:
@@ -32,7 +29,8 @@ def begin(run, entropy, sequence, compile_arguments, arguments, teacher, starts)
         entropy: from which each generation's seed is derived.
         sequence: the `BornAgainSequence`.
         compile_arguments: its `CompileArguments`.
-        arguments: those of `fit` that count, by name.
+        data: the training data.
+        options: the other arguments of `fit` that count, by name.
         teacher: what was given as generation 0, or `None`.
         starts: the models that generations start from, those that are made before training, by generation.
 
@@ -50,12 +48,19 @@ def begin(run, entropy, sequence, compile_arguments, arguments, teacher, starts)
             "generations to come may differ from what those versions would have trained.",
             stacklevel=3,
         )
-    run.begin(_describe(sequence, compile_arguments, arguments, teacher, starts), entropy, versions)
+    fresh = run.manifest is None or run.holds_nothing
+    hashes = HASHES if fresh else run.manifest["begun_with"].get("hashes", 1)
+    description = _describe(sequence, compile_arguments, data, options, teacher, starts, hashes)
+    run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), entropy, versions)
 
 
-def _describe(sequence, compile_arguments, arguments, teacher, starts):
+def _describe(sequence, compile_arguments, data, options, teacher, starts, hashes):
     """All that the generations depend on, but for the seed and the callbacks."""
-    data = {name: arguments[name] for name in _DATA}
+    validation_data = options["validation_data"]
+    described = {**data.description(hashes), "validation_data": None}
+    if validation_data is not None:
+        parts = [part for part in validation_data.description(hashes).values() if part is not None]
+        described["validation_data"] = parts[0] if validation_data.yields_batches else list(itertools.chain(*parts))
     return {
         "backend": keras.config.backend(),
         "generations": sequence.generations,
@@ -70,8 +75,8 @@ def _describe(sequence, compile_arguments, arguments, teacher, starts):
         "distillation_loss": as_config(sequence.distillation_loss),
         "feature_matching": as_config(sequence.feature_matching),
         "compile": compile_arguments.to_config(),
-        "fit": _plain({name: value for name, value in arguments.items() if name not in _DATA}),
-        "data": {name: None if value is None else _describe_data(value) for name, value in data.items()},
+        "fit": _plain({"batch_size": data.batch_size, **_arguments(data, options)}),
+        "data": _plain(described),
         "teacher": None if teacher is None else {"weights": model_fingerprint(teacher)},
         "model": {
             str(generation): _describe_model(model) for generation, model in starts.items() if model is not teacher
@@ -79,25 +84,9 @@ def _describe(sequence, compile_arguments, arguments, teacher, starts):
     }
 
 
-def _describe_data(data):
-    """Of arrays their fingerprint; of a dataset, which may shuffle and has no order to hold to, its first batch's form.
-
-    Args:
-        data: arrays or a dataset, in lists, tuples and dicts.
-    """
-    if checks.is_dataset(data) and not isinstance(data, (list, tuple, dict)):
-        batch = checks.first_examples(data)[1:]
-        form = [example_form(part) for part in batch if part is not None]
-        return {"dataset": type(data).__name__, "first_batch": _plain(form)}
-    leaves = [leaf for leaf in keras.tree.flatten(data) if getattr(leaf, "shape", ())]
-    return [
-        {
-            "examples": leaf.shape[0],
-            "dtype_and_shape": example_form(leaf)[0],
-            "fingerprint": data_fingerprint(example_form(leaf), example_keys(leaf)),
-        }
-        for leaf in leaves
-    ]
+def _arguments(data, options):
+    shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
+    return {**{name: value for name, value in options.items() if name != "validation_data"}, **shuffle}
 
 
 def _describe_model(model):

@@ -1,4 +1,4 @@
-"""What each generation gets anew: optimizers, metrics, callbacks."""
+"""New optimizers, metrics and callbacks for each generation."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ from keras_ban._src import checks
 
 
 class Recipe:
-    """How to make an object anew from the configuration it had when the recipe was written."""
+    """Creates new objects from the configuration that an object had when the recipe was created."""
 
     def __init__(self, original):
         self._class = type(original)
@@ -25,7 +25,7 @@ class Recipe:
 
 
 def _lost_arguments(cls, config):
-    """The constructor's arguments that a configuration does not hold, of custom classes with Keras's `from_config`."""
+    """Return the constructor arguments that a configuration lacks, for custom classes with Keras's `from_config`."""
     plain = (keras.optimizers.Optimizer.from_config.__func__, keras.metrics.Metric.from_config.__func__)
     if cls.__module__.split(".")[0] == "keras" or cls.from_config.__func__ not in plain:
         return []
@@ -35,7 +35,7 @@ def _lost_arguments(cls, config):
 
 
 def as_recipe(name, value):
-    """A `Recipe` for optimizers and metrics; what holds no state (names, functions) as it is."""
+    """Return a `Recipe` for an optimizer or a metric. Return a value without state (a name, a function) unchanged."""
     if not isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
         return value
     try:
@@ -50,7 +50,7 @@ def as_recipe(name, value):
 
 
 class CompileArguments:
-    """Arguments of `keras.Model.compile`, which are made anew for each model, and can be written down."""
+    """Arguments of `keras.Model.compile` that can be created anew for each model, and serialized."""
 
     def __init__(self, optimizer, metrics, weighted_metrics, **others):
         self._arguments = {
@@ -64,29 +64,28 @@ class CompileArguments:
     def loss(self):
         return self._arguments["loss"]
 
+    @property
+    def measures_labels(self):
+        return bool(self._arguments["metrics"]) or bool(self._arguments["weighted_metrics"])
+
     def make(self):
-        """Arguments for one model."""
         return keras.tree.map_structure(
             lambda value: value.make() if isinstance(value, Recipe) else value, self._arguments
         )
 
     def compile(self, model):
-        """Compile a trained model: what was done with the optimizer is done, who trains on begins afresh."""
+        """Compile a trained model with a new optimizer."""
         model.compile(**self.make())
-        # It is built, because Keras builds the optimizer of a model that it loads, and warns where the file lacks it.
+        # When Keras loads the model, it builds the optimizer, and warns if the file lacks its variables.
         model.optimizer.build(model.trainable_variables)
 
     def to_config(self):
-        """As plain data, by name; of what Keras cannot write down without running code later, only the type."""
+        """Return the arguments as plain data, by name. See `as_config`."""
         return {name: as_config(value) for name, value in self.make().items()}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The reverse of `to_config`.
-
-        Raises:
-            ValueError: something could not be written down, or its class or function is not known; it is named.
-        """
+        """Create the arguments from the result of `to_config`. Raise `ValueError` as `from_config`."""
         lost = [f"`{name}` ({value[_UNWRITTEN]})" for name, value in config.items() if _is_unwritten(value)]
         if lost:
             raise ValueError(f"{', '.join(lost)} could not be written down")
@@ -97,10 +96,10 @@ _UNWRITTEN = "cannot be written down"
 
 
 def as_config(value):
-    """As plain data; of what Keras cannot write down without running code later, only the type."""
+    """Return a value as plain data. If Keras cannot serialize it without code, return only its type."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # Keras warns of lambdas, which it would write down as code.
+            warnings.simplefilter("error", UserWarning)  # Keras warns of lambdas, which it serializes as code.
             return json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
     except Exception:
         kinds = [getattr(leaf, "__qualname__", type(leaf).__qualname__) for leaf in keras.tree.flatten(value)]
@@ -108,10 +107,9 @@ def as_config(value):
 
 
 def from_config(name, value, custom_objects=None):
-    """The reverse of `as_config`.
+    """Create a value from the result of `as_config`.
 
-    Raises:
-        ValueError: it could not be written down, or its class or function is not known; `name` and it are named.
+    Raise `ValueError` if it could not be written down, or its class or function is not known to Keras.
     """
     if _is_unwritten(value):
         raise ValueError(f"`{name}` ({value[_UNWRITTEN]}) could not be written down")
@@ -125,8 +123,7 @@ def _is_unwritten(value):
     return isinstance(value, dict) and _UNWRITTEN in value
 
 
-# What these do in an epoch depends on nothing that they did in those before: with them too a generation can go on after
-# any epoch. (Their subclasses may count.)
+# These callbacks keep no state between epochs, so that a generation can be continued. Their subclasses may.
 _STATELESS_CALLBACKS = (
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ProgbarLogger,
@@ -135,12 +132,12 @@ _STATELESS_CALLBACKS = (
 
 
 def counts_nothing(callback):
-    """Whether it is one of these, or says of itself that it is like them."""
+    """Return whether a callback is one of these, or has `stateless = True`."""
     return type(callback) in _STATELESS_CALLBACKS or getattr(callback, "stateless", False) is True
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Keras's `TerminateOnNaN` looks at each batch, which waits for the device; once an epoch is enough here."""
+    """Stops training after an epoch with a non-finite loss. `TerminateOnNaN` waits for the device at each batch."""
 
     def on_epoch_end(self, epoch, logs=None):
         if not checks.is_finite((logs or {}).get("loss", 0.0)):
@@ -148,14 +145,14 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
 
 def callback_maker(callbacks):
-    """A function from the generation to a list of fresh callbacks."""
+    """Return a function that creates a list of new callbacks for a generation."""
     if callbacks is None:
         return lambda generation: []
     if isinstance(callbacks, keras.callbacks.Callback) and not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = [callbacks]
     if isinstance(callbacks, (list, tuple)):
         for callback in callbacks:
-            _copy_callback(callback)  # What cannot be copied is told now.
+            _copy_callback(callback)  # Fails now, not when a generation starts.
         return lambda generation: [_copy_callback(callback) for callback in callbacks]
     if callable(callbacks):
         return lambda generation: _as_list(callbacks(generation))
@@ -166,7 +163,6 @@ def callback_maker(callbacks):
 
 
 def _as_list(callbacks):
-    """What a user's `callbacks(generation)` returned."""
     if isinstance(callbacks, (list, tuple)):
         return list(callbacks)
     return [] if callbacks is None else [callbacks]
@@ -176,7 +172,7 @@ def _copy_callback(callback):
     if not isinstance(callback, keras.callbacks.Callback):
         raise TypeError(f"Each of `callbacks` must be a `keras.callbacks.Callback`, received: {callback!r}.")
     try:
-        # A model that the callback was used with before is not copied along.
+        # Do not copy a model that the callback was used with before.
         model = getattr(callback, "_model", None)
         return copy.deepcopy(callback, {id(model): None} if model is not None else None)
     except Exception as error:

@@ -4,7 +4,6 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.data import fit_arguments, trial
-from keras_ban._src.data.pairing import size_of, split_at, take
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.schedules import check_schedule
 from keras_ban._src.targets import augmented_views, top_k_rows
@@ -102,36 +101,35 @@ def check_top_k(top_k, soft_targets, distillation_loss):
     return checks.check_count("top_k", top_k)
 
 
-def check_data(x, validation_data, views):
-    """Raise where the data cannot be read once a generation, or not be told the view."""
-    for name, data in (("x", x), ("validation_data", validation_data)):
-        if hasattr(data, "__next__"):
+def check_data(data, validation_data, views):
+    """Raise `ValueError` if the data cannot be read once for each generation, or not be told the epoch's view."""
+    for name, each in (("x", data), ("validation_data", validation_data)):
+        if each is not None and each.read_once:
             raise ValueError(
                 f"`{name}` is a generator or an iterator, which is used up after one generation. Pass arrays, a "
                 "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, which can be iterated again."
             )
-    checks.check_not_empty(x)
-    if views is not None and checks.is_dataset(x) and not isinstance(x, keras.utils.PyDataset):
+    if views is not None and not data.takes_views:
         raise ValueError(
-            f"`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: {x!r}."
+            "`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: "
+            f"{data.dataset!r}."
         )
 
 
-def check_weights(sequence, x, sample_weight, class_weight):
-    """Raise where a student's distillation loss cannot be weighted, though there are weights."""
+def check_weights(sequence, data, class_weight):
+    """Raise `ValueError` if there are weights, and a distillation loss cannot be weighted."""
     losses = [loss for loss in keras.tree.flatten(sequence.distillation_loss) if is_of_keras_distillation(loss)]
     if not losses or all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
         return
-    in_data = checks.first_batch(x)[3] if checks.is_dataset(x) else None
-    if sample_weight is not None or class_weight is not None or in_data is not None:
+    if class_weight is not None or data.first_batch()[2] is not None:
         raise ValueError(cannot_act(losses[0], "`sample_weight` and `class_weight`"))
 
 
-def check_fits(model, teacher, x, y, sample_weight, validation_data):
-    """Raise where a compiled model cannot be trained, or measured, or its teacher asked, on data of this form."""
+def check_fits(model, teacher, data, validation_data):
+    """Raise `ValueError` if a compiled model cannot be trained or measured on these data, or its teacher not run."""
     if not model.built:
         return  # Its data build it.
-    batch = checks.first_batch(x, y, sample_weight)[1:]
+    batch = data.for_model(model).first_batch()
     if isinstance(batch[1], dict) and "soft_targets" in batch[1]:
         raise ValueError(
             "`y` brings soft targets, but a sequence asks each generation's teacher itself. Pass the labels alone; "
@@ -139,22 +137,28 @@ def check_fits(model, teacher, x, y, sample_weight, validation_data):
         )
     trial.check_fits(model, *batch)
     if teacher is not None:
-        trial.check_fits(teacher, batch[0])
+        trial.check_fits(teacher, data.for_model(teacher).first_batch()[0])
     if validation_data is not None:
-        trial.check_validation(model, validation_data, batch)
+        trial.check_validation(model, validation_data.for_model(model), batch)
 
 
-def check_labels(x, y, loss, model, needed):
-    """Of arrays: raise where there are no labels though they are needed, or where they cannot be meant for the loss."""
-    if checks.is_dataset(x) or (y is None and not needed):
+def check_labels(data, compile_arguments, model, needed):
+    """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
+    if data.yields_batches:
         return
-    if y is None:
+    if data.labels is None and needed:
         raise ValueError(
             "The data brings no labels. Generation 0 needs them, and so does each student whose label weight is not 0: "
             "pass `y`, or a trained `teacher` and `label_weight=0`."
         )
-    checks.check_labels(y, loss, model)
-    fit_arguments.check_label_values("y", y, loss)
+    if data.labels is None and compile_arguments.measures_labels:
+        raise ValueError(
+            "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or compile "
+            "without metrics."
+        )
+    if data.labels is not None:
+        checks.check_labels(data.labels, compile_arguments.loss, model)
+        fit_arguments.check_label_values("y", data.labels, compile_arguments.loss)
 
 
 def check_monitor(monitor, probe, scorer):
@@ -172,18 +176,3 @@ def resolve_mode(mode, monitor):
     if checks.check_choice("mode", mode, ("auto", "min", "max")) != "auto":
         return mode
     return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) else "min"
-
-
-def split_off_validation(x, y, sample_weight, validation_split):
-    """As Keras does it: the last part of the arrays, before any shuffling."""
-    if checks.is_dataset(x):
-        raise ValueError("`validation_split` is for arrays; pass `validation_data` with a dataset.")
-    if y is None:
-        raise ValueError("`validation_split` keeps labelled examples to measure on, but the data brings no labels.")
-    at = split_at(size_of(x), validation_split)
-
-    def part(which):
-        return take((x, y, sample_weight), which)
-
-    x_val, y_val, weight_val = part(slice(at, None))
-    return part(slice(0, at)), (x_val, y_val) if weight_val is None else (x_val, y_val, weight_val)

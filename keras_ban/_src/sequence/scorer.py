@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import reading
-from keras_ban._src.data.arrays import softmax
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import ENSEMBLE, score
+from keras_ban._src.losses.numpy_softmax import softmax
 
 
 class Scorer:
@@ -20,21 +20,14 @@ class Scorer:
         self._batch_size = batch_size
         self._steps = steps
         self._scored = []
-        self._labels = None
-        if isinstance(data, (list, tuple)) and len(data) in (2, 3) and not checks.is_dataset(data[0]):
-            self._labels = data[1]
+        self._labels = None if data is None else data.labels
 
     def evaluate(self, model, steps=None):
         """What Keras's `evaluate` gives, under the names that it has in `fit`."""
         options = {"verbose": 0, "return_dict": True, "steps": steps or self._steps}
-        if isinstance(self.data, (list, tuple)):
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(self.data))
-            options |= {"sample_weight": sample_weight, "batch_size": self._batch_size}
-            data = {"x": x, "y": y}
-        else:
-            data = {"x": self.data}
-        with backend.keeping_values(model), reading.dead_ones_told(data["x"]) as (data["x"],):
-            logs = model.evaluate(**data, **options)
+        with backend.keeping_values(model), reading.watched(self.data.for_model(model)) as (data,):
+            arguments = data.for_keras() | ({} if data.yields_batches else {"batch_size": self._batch_size})
+            logs = model.evaluate(**arguments, **options)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     def score(self, model, taught_by=None):
@@ -47,8 +40,9 @@ class Scorer:
         if self._loss is None or self._labels is None:
             return None
         here = model_file.on_this_worker(model)
+        x = self.data.for_model(model).x
         with backend.keeping_values(here):
-            outputs = process_group.alone(lambda: here.predict(self.data[0], batch_size=self._batch_size, verbose=0))
+            outputs = process_group.alone(lambda: here.predict(x, batch_size=self._batch_size, verbose=0))
         probabilities = _probabilities(outputs, self._loss)
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):

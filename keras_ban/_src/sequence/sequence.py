@@ -9,25 +9,26 @@ import numpy as np
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
-from keras_ban._src.files import model_file
-from keras_ban._src.history.history import BornAgainHistory, GenerationRecord, better
+from keras_ban._src.data.kinds import as_arrays
+from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
 from keras_ban._src.sequence import manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generations import Generations, average_of, taught_by
-from keras_ban._src.sequence.recipes import CompileArguments, callback_maker, from_config
+from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer
+from keras_ban._src.sequence.stored_run import StoredRun
 
 
 class BornAgainSequence:
-    """Born-Again Neural Networks (Furlanello et al., 2018): generations of a model, each taught by those before.
+    """Born-Again Neural Networks (Furlanello et al., 2018): generations of a model, each taught by the one before.
 
     Generation 0 is trained on the labels, by Keras alone. Each later generation has the same architecture and new
-    initial weights, and a `Distiller` trains it on the labels and on what the generation before says (BAN eq. 3).
-    Each starts from its own seed, derived from `seed` and the generation, with a fresh optimizer, fresh metrics and
-    fresh callbacks. All generations averaged are usually better than any of them: `ensemble()`.
+    initial weights. A `Distiller` trains it on the labels and on the outputs of the generation before (BAN eq. 3). Each
+    generation has its own seed, derived from `seed` and its number, and a new optimizer, new metrics and new callbacks.
+    The average of all generations is usually better than any of them: `ensemble()`.
 
     Example:
 
@@ -42,60 +43,53 @@ class BornAgainSequence:
     ```
 
     Args:
-        model: a `keras.Model`, or a callable `build(generation) -> keras.Model`. A model is taken as a description of
-            the architecture: every generation is a `reborn` copy, and the model itself is neither trained nor changed.
-            (One that is trained already is passed to `fit` as `teacher`.) A callable may give another architecture for
-            each generation, deeper, wider or of another kind, of the same outputs; it is called for all generations
-            before the first is trained.
-        generations: how many students follow the first teacher.
+        model: a `keras.Model`, or a callable `build(generation) -> keras.Model`. A model describes the architecture:
+            every generation is a `reborn` copy, and the model itself is neither trained nor changed. (Pass a trained
+            model to `fit` as `teacher`.) A callable may return another architecture for each generation, with the same
+            outputs. It is called for all generations before the first is trained.
+        generations: the number of students after the first teacher.
         distillation_loss: as in `Distiller`. `None`: `KnowledgeDistillation()`.
-        label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list of one
-            for each student, generation 1 first; or a callable `label_weight(generation)`, which is asked for 1, 2, ...
-            up to `generations` at once. A student of weight 1 never hears its teacher, one of weight 0 needs no
-            labels. A `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, and begins
-            again in each student's `Distiller`; other functions of the step go to a `Distiller` alone.
-        directory: a folder in which `fit` keeps each generation as soon as it is finished, made where there is none;
-            `None` keeps none. An interrupted run is continued by running the same script again, and ends in the very
-            weights that it would have ended in without the interruption, on the same backend and machine, where the
-            data yield the same examples again and layers draw random numbers from a `keras.random.SeedGenerator` of
-            their own, as Keras's do. See `fit`, and `BornAgainSequence.load`.
-        seed: a whole number, or `None` to draw one, which a `directory` keeps. `fit` calls
-            `keras.utils.set_random_seed` with a seed derived from it at the start of each generation: the same seed
+        label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list with one
+            number for each student, generation 1 first; or a callable `label_weight(generation)`, called with 1, 2, ...
+            up to `generations`. With weight 1 a student does not use its teacher, with weight 0 it needs no labels. A
+            `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, and starts again for
+            each student.
+        directory: a folder in which `fit` stores each generation when it is finished. A run that was interrupted
+            resumes when the same script runs again (see `docs/resume.md`). `None`: nothing is stored.
+        seed: a whole number; `None`: a random one, which a `directory` stores. `fit` calls
+            `keras.utils.set_random_seed` with a seed derived from it at the start of each generation. The same seed
             gives the same generations, on one backend and machine.
-        soft_targets: `"cached"`: each generation's outputs on the training data are computed once (`SoftTargets`), and
-            an epoch of the next costs what a plain one costs; the data must come in the same order and form each time.
-            `"online"`: the teacher runs at each step. `"auto"`: cached for arrays, and for a `PyDataset` that declares
-            itself so by an attribute `fixed = True`, of models with one output whose soft targets take at most 1 GiB
-            (with a `directory`, at most 1 GiB or as much as the inputs); else online. With a `directory` they lie
-            there in a file, from which those of more than 1 GiB are read batch by batch (`fit` then shuffles in
-            another order than it does in memory).
-        augmentation: as in `Distiller`: a layer that is applied inside each training step, and whose outputs teacher
-            and student both see. Generation 0 is augmented too. Soft targets are then computed online, unless there are
-            `views`. Its random generators start anew in each generation.
-        views: compute soft targets for so many views of each example, once a generation, and train epoch `e` on view
-            `e mod views` (see `SoftTargets`); generation 0 is augmented at random in each step.
-        feature_matching: as in `Distiller`. The teacher then runs at each step: soft targets are computed online.
-        top_k: where soft targets are cached, keep so many logits of each example or token (see `SoftTargets`): for many
-            classes, at temperature 1. `"auto"` then goes by the size that is left.
-        keep_soft_targets: whether that file stays when the generation that it taught is finished.
+        soft_targets: `"cached"`: the outputs of each generation on the training data are computed once
+            (`SoftTargets`), and an epoch costs as much as a plain one. The data must come in the same order and form
+            each time. `"online"`: the teacher runs at each step. `"auto"`: cached for arrays, and for a `PyDataset`
+            with an attribute `fixed = True`, if the models have one output and the soft targets take at most 1 GiB (or,
+            with a `directory`, as much as the inputs); otherwise online.
+        augmentation: as in `Distiller`. Generation 0 is augmented too. Soft targets are computed online, unless there
+            are `views`. Its random generators start again in each generation.
+        views: compute soft targets for this many views of each example, once per generation, and train epoch `e` on
+            view `e mod views` (see `docs/soft_targets.md`). Generation 0 is augmented at random in each step.
+        feature_matching: as in `Distiller`. Soft targets are computed online.
+        top_k: with cached soft targets, the number of logits to store per example or token: for many classes, at
+            temperature 1. `"auto"` then considers the reduced size.
+        keep_soft_targets: whether the file of soft targets stays when the generation that it taught is finished.
         teach_from: `"last"`: the generation before is the teacher. `"ensemble"`: all generations before are, averaged
-            with equal weights, as `ensemble()` averages them (the idea of AdaNet, Cortes et al., 2017).
-        distill_ensemble: whether one more student is trained when the generations are, and the ensemble of all of them
-            is its teacher. It has a row in the table and is the last of `models`, and `best_model` may choose it; but
-            it is no generation, and no member of `ensemble()`. It has the label weight of the last student, and
-            `build(generations + 1)` makes it. It is trained after generations that `patience` ended, too.
-        shared_layers: layers that every student has from generation 0, for good: a list of names, or a dict
-            `{student's layer name: generation 0's layer name}`, as in `share_layers` (BAN, table 5). Their weights are
-            copied just before the student is trained, and frozen; generation 0 itself is trained whole.
+            with equal weights as in `ensemble()` (the idea of AdaNet, Cortes et al., 2017).
+        distill_ensemble: whether to train one more student, with the ensemble of all generations as its teacher. It has
+            a row in the table and is the last of `models`, and `best_model` may choose it. It is no generation, and no
+            member of `ensemble()`. It has the label weight of the last student, and `build(generations + 1)` makes it.
+            It is also trained after `patience` ended the generations.
+        shared_layers: layers that every student takes over from generation 0: a list of names, or a dict `{student
+            layer name: generation 0 layer name}`, as in `share_layers` (BAN, table 5). Their weights are copied before
+            the student is trained, and frozen. Generation 0 itself is trained as a whole.
 
     Attributes:
-        models: the trained models, generation 0 first. Compiled, with a fresh optimizer.
-        distilled: the last of them, if it is the ensemble's student; else `None`.
-        history: a `BornAgainHistory`; what `fit` returned, or as far as it came.
+        models: the trained models, generation 0 first; compiled, with a new optimizer.
+        distilled: the last of them, if it is the student distilled from the ensemble; otherwise `None`.
+        history: a `BornAgainHistory`, as `fit` returns it.
 
     Raises:
-        TypeError: `model` is neither a `keras.Model` nor callable, the distillation loss is no loss, `directory` no
-            path, or `shared_layers` neither a list of names nor a dict.
+        TypeError: `model` is neither a `keras.Model` nor callable, the distillation loss is not a loss, `directory` is
+            not a path, or `shared_layers` is neither a list of names nor a dict.
         ValueError: another argument is not as above.
     """
 
@@ -192,60 +186,83 @@ class BornAgainSequence:
         resume=True,
         **kwargs,
     ):
-        """Train the generations; each call starts over. Arguments not named here go to `keras.Model.fit` unchanged.
+        """Train the generations. Each call starts again. Arguments not named here go to `keras.Model.fit` unchanged.
 
-        If it is interrupted, or a generation fails, those before it stay in `models` and `history`, and with a
-        `directory` on disk. There each call continues what the directory holds: finished generations are loaded, the
-        one that was interrupted goes on after its last finished epoch, or begins again if it has callbacks (which may
-        count, and are not kept; Keras's `LearningRateScheduler`, `TerminateOnNaN` and `ProgbarLogger` do not),
-        `steps_per_epoch`, or a model that is built by its data. Model, data, seed, backend and arguments must be those
-        that the run was begun with (but for `verbose` and callbacks, which are not compared; of a dataset only the form
-        of its first batch is); `generations` may be more, without `distill_ensemble`.
-
-        What stops training, Ctrl-C too, carries a note on what the directory keeps. SIGTERM, if nobody else handles
-        it and `fit` runs in the main thread, raises `SystemExit` (exit code 143) for as long as `fit` trains.
+        If `fit` is interrupted or a generation fails, the generations before it stay in `models` and `history`. With a
+        `directory`, `fit` resumes the run that the directory holds; `docs/resume.md` has the rules.
 
         Args:
-            x: arrays, or a dataset that can be iterated once a generation (no generator).
-            y: labels, for arrays. None are needed where a `teacher` is given, no student has a
-                label weight, and no metrics are compiled.
+            x: data of any kind that can be read once per generation (see `docs/data.md`): no generator.
+            y: labels, for arrays. They are optional if there is a `teacher`, no student has a label weight, and no
+                metrics are compiled.
             batch_size: as in `keras.Model.fit`.
-            epochs: epochs for each generation.
-            verbose: as in `keras.Model.fit`; unless 0, a line announces each generation.
+            epochs: the number of epochs of each generation.
+            verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
-                `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state is wanted
-                afterwards, or that write to a path (a fixed path is written over by each generation). With callbacks
-                an interrupted generation begins again, unless all count nothing: those of Keras that do not are known,
-                others say `stateless = True`.
-            validation_split: as in `keras.Model.fit`: the last part of the arrays is kept for validation.
-            validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end; of
-                classifiers, with arrays `(x_val, y_val)`, the history holds accuracy, calibration and the change
-                against the teacher.
+                `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
+                afterwards, or that write to a path.
+            validation_split: as in `keras.Model.fit`: the last part of the arrays is used for validation.
+            validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end. For
+                classifiers and arrays `(x_val, y_val)`, the history has accuracy, calibration and the change against
+                the teacher.
             sample_weight: as in `keras.Model.fit`.
-            teacher: a trained `keras.Model` to take as generation 0, in place of training one. It is not changed.
-            monitor: the metric that chooses the best generation, measured on the validation data at the generation's
-                end: `"val_loss"`, `"val_accuracy"`, ...
-            mode: `"min"`, `"max"` or `"auto"`, which takes names of accuracies, AUC, F-scores, precision and recall as
-                better when larger, and others as better when smaller.
-            patience: stop after so many generations in a row without a better monitored value; `None` trains all.
-            resume: whether a run that the `directory` holds is continued. With `False` it must hold none: no run is
-                ever written over.
+            teacher: a trained `keras.Model` to use as generation 0. It is not changed.
+            monitor: the metric that chooses the best generation, measured on the validation data at the end of each
+                generation: `"val_loss"`, `"val_accuracy"`, ...
+            mode: `"min"`, `"max"` or `"auto"`: names of accuracies, AUC, F-scores, precision and recall are maximized,
+                others minimized.
+            patience: stop after this many generations in a row without a better monitored value; `None`: train all.
+            resume: whether to continue a run that the `directory` holds. With `False` the directory must not hold a
+                run: none is overwritten.
 
         Returns:
             `BornAgainHistory`.
 
         Raises:
-            ValueError: `compile` was not called, or something above is not as it says, or the directory holds another
-                run, or other files. Raised before training.
-            RuntimeError: another process uses the directory; it is named. Or a process has died that read a
-                `PyDataset(use_multiprocessing=True)`.
-            OSError: the directory may not be written to (raised before training), or the disk is full; it names what.
+            ValueError: `compile` was not called, an argument is not as above, or the directory holds another run or
+                other files. Raised before training.
+            RuntimeError: another process uses the directory; it is named. Or a process that read a
+                `PyDataset(use_multiprocessing=True)` has died.
+            OSError: the directory is not writable (raised before training), or the disk is full.
             FloatingPointError: a generation's loss or weights became NaN or infinite.
 
         Warns:
-            UserWarning: the directory's run was begun with another version of keras_ban or Keras: the generations to
-                come may differ from what that version would have trained.
+            UserWarning: the run was started with another version of keras_ban, Keras or NumPy: the generations to come
+                may differ.
         """
+        self._check_can_fit()
+        checks.check_flag("resume", resume)
+        mode = requirements.resolve_mode(mode, monitor)
+        if patience is not None:
+            checks.check_count("patience", patience)
+        others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
+        others |= {"validation_data": validation_data, "sample_weight": sample_weight}
+        data, options = self._read({"x": x, "y": y, **others, **kwargs})
+        validation_data = options["validation_data"]
+        if patience is not None and validation_data is None:
+            raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
+        make_callbacks = callback_maker(callbacks)
+        scorer = Scorer(validation_data, self.distillation_loss, data.batch_size, options.get("validation_steps"))
+        with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
+            entropy = self._entropy(run, resume)
+            generations = Generations(self, self._compile_arguments, entropy, scorer, run)
+            starts = generations.start(teacher)
+            self._check_starts(starts, teacher, data, validation_data)
+            if monitor != "val_loss" and validation_data is not None:
+                requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
+            if run is not None:
+                chosen = {**options, "monitor": monitor, "mode": mode, "patience": patience}
+                manifest.begin(run, entropy, self, self._compile_arguments, data, chosen, teacher, starts)
+                if not self.keep_soft_targets:
+                    run.remove_soft_targets()
+            self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
+            options["verbose"] = verbose if process_group.is_chief() else 0
+            with contextlib.nullcontext() if run is None else told(generations.kept):
+                generations.train(self.models, self.history, data, make_callbacks, options, patience)
+                self.history.ensemble = generations.finish(len(self.history.members))
+        return self.history
+
+    def _check_can_fit(self):
         if self._compile_arguments is None:
             raise ValueError("You must call `compile()` before calling `fit()`.")
         if self._lacks:
@@ -255,127 +272,60 @@ class BornAgainSequence:
                 "`directory`, and call `fit` on that."
             )
         process_group.check_engine(self.model)
-        checks.check_flag("resume", resume)
-        mode = requirements.resolve_mode(mode, monitor)
-        if patience is not None:
-            checks.check_count("patience", patience)
-        requirements.check_data(x, validation_data, self.views)
-        others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
-        others |= {"validation_data": validation_data, "sample_weight": sample_weight}
-        fit_arguments.check_fit_arguments(x, y, {**others, **kwargs})
-        batch_size = None if batch_size is None else int(batch_size)
-        requirements.check_weights(self, x, sample_weight, kwargs.get("class_weight"))
-        if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = requirements.split_off_validation(
-                x, y, sample_weight, validation_split
-            )
-        if patience is not None and validation_data is None:
-            raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
-        make_callbacks = callback_maker(callbacks)
-        scorer = Scorer(validation_data, self.distillation_loss, batch_size, kwargs.get("validation_steps"))
-        options = {"batch_size": batch_size, "epochs": epochs, "validation_data": validation_data}
-        options |= {"sample_weight": sample_weight, **kwargs}
-        verbose = verbose if process_group.is_chief() else 0
-        with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
-            entropy = self._entropy(run, resume)
-            generations = Generations(self, self._compile_arguments, entropy, scorer, run)
-            starts = generations.start(teacher)
-            process_group.check_whole(starts.values())
-            needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
-            requirements.check_labels(x, y, self._compile_arguments.loss, starts[0], needed)
-            start = starts[0 if teacher is None else 1]
-            start.compile(**self._compile_arguments.make())
-            requirements.check_fits(start, teacher, x, y, sample_weight, validation_data)
-            if monitor != "val_loss" and validation_data is not None:
-                requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
-            if run is not None:
-                arguments = {"x": x, "y": y, **options, "monitor": monitor, "mode": mode, "patience": patience}
-                manifest.begin(run, entropy, self, self._compile_arguments, arguments, teacher, starts)
-                if not self.keep_soft_targets:
-                    run.remove_soft_targets()
 
-            self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
-            options["verbose"] = verbose
-            with contextlib.nullcontext() if run is None else told(generations.kept):
-                self._train(generations, x, y, make_callbacks, options, patience)
-                if run is not None and run.finished:
-                    self.history.ensemble = run.history().ensemble
-                else:
-                    self.history.ensemble = scorer.score_ensemble(len(self.history.members))
-                    if run is not None:
-                        run.finish(self.history.ensemble)
-        return self.history
+    def _read(self, arguments):
+        """The training data and the other arguments of `fit`, checked; with validation data split off."""
+        models = [self.model] if isinstance(self.model, keras.Model) else []
+        data, options = fit_arguments.read(arguments, models)
+        requirements.check_data(data, options["validation_data"], self.views)
+        requirements.check_weights(self, data, options.get("class_weight"))
+        split = options.pop("validation_split")
+        if split and options["validation_data"] is None:
+            if not data.yields_batches and data.labels is None:
+                raise ValueError(
+                    "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
+                )
+            data, options["validation_data"] = data.split(split)
+        return data, options
 
-    def _train(self, generations, x, y, make_callbacks, options, patience):
-        """Train or load all generations, or those up to where patience ends, and the ensemble's student."""
-        monitor, mode = self.history.monitor, self.history.mode
-        best, waited = None, 0
-        for _ in range(self.generations + 1):
-            self._add(generations, x, y, make_callbacks, options)
-            if patience is not None:
-                value = self.history.records[-1].metrics[monitor]
-                best, waited = (value, 0) if best is None or better(mode, value, best) else (best, waited + 1)
-                if waited >= patience:
-                    break
-        if self.distill_ensemble:
-            self._add(generations, x, y, make_callbacks, options, distilled=True)
-
-    def _add(self, generations, x, y, make_callbacks, options, distilled=False):
-        record, model = generations.add(self.models, distilled, x, y, make_callbacks, options)
-        self.models.append(model)
-        self.history.records.append(record)
+    def _check_starts(self, starts, teacher, data, validation_data):
+        """Raise an error, before training, if the models do not fit the data."""
+        process_group.check_whole(starts.values())
+        needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
+        requirements.check_labels(data, self._compile_arguments, starts[0], needed)
+        start = starts[0 if teacher is None else 1]
+        start.compile(**self._compile_arguments.make())
+        requirements.check_fits(start, teacher, data, validation_data)
 
     @classmethod
     def load(cls, directory, custom_objects=None):
-        """A sequence as its `directory` holds it: models, history, `best_model`, `ensemble()` and `evaluate`, at once.
+        """Restore a sequence from its `directory`: models, history, `best_model`, `ensemble()` and `evaluate`.
 
-        Neither data nor `compile` are needed, nor the backend that the run was trained on. Of a run that is not
-        finished it has the generations that are; `fit`, with what the run was begun with, trains the others (where the
-        model was given as a callable, or there is an `augmentation`, make the sequence anew for that).
+        It needs neither data nor `compile`, nor the backend of the training. If the run is not finished, the sequence
+        has the finished generations, and `fit` with the arguments of the run trains the others. (If the model was a
+        callable, or there is an `augmentation`, make a new sequence with this `directory` for that.)
 
         Args:
-            directory: where a sequence with this `directory` was trained.
-            custom_objects: classes and functions of your own, by name, that are not registered with Keras; as in
+            directory: the `directory` of a sequence that was trained.
+            custom_objects: your own classes and functions by name, if they are not registered with Keras, as in
                 `keras.saving.load_model`.
 
         Raises:
-            FileNotFoundError: there is no run.
-            ValueError: no generation is finished yet, a file is not what was written, a model is of classes that
-                Keras does not know, or the distillation loss, label weight or feature matching is, or could not be
-                written down; they are named.
+            FileNotFoundError: the directory holds no run.
+            ValueError: no generation is finished; a file is damaged; Keras does not know a class of a model, or the
+                distillation loss, label weight or feature matching, or they could not be serialized. They are named.
 
         Warns:
-            UserWarning: the loss, say, is a lambda, or a function that Keras does not know: it is named, and nothing is
+            UserWarning: a compile argument could not be restored, for instance a lambda. It is named, and nothing is
                 compiled until `compile` is called.
         """
         checks.check_path("directory", directory)
-        run = RunDirectory(directory).read()
-        if not run.entries:
-            raise ValueError(f"{directory} holds a run of which no generation is finished yet: continue it by `fit`.")
-        begun_with = run.manifest["begun_with"]
-        models = [model_file.load(run.model_file(generation), custom_objects) for generation in range(len(run.entries))]
-        plain = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
-        settings = {name: begun_with[name] for name in plain if name in begun_with}
-        for name in ("distillation_loss", "label_weight", "feature_matching"):
-            try:
-                settings[name] = from_config(name, begun_with.get(name), custom_objects)
-            except ValueError as error:
-                raise ValueError(
-                    f"{directory} cannot be loaded as a sequence: {error}. Register your own classes and functions "
-                    "with `keras.saving.register_keras_serializable`, or pass them as `custom_objects`. Where that "
-                    "does not help, make the sequence as it was made, with this `directory`, and call `fit`, which "
-                    "loads what is finished. The models are whole, and need none of it: "
-                    f"`keras.saving.load_model('{run.model_file(0)}')`."
-                ) from error
-        sequence = cls(models[0], **settings, directory=directory, seed=run.manifest["seed"])
-        sequence.models, sequence.history, sequence._to_compile = models, run.history(), list(models)
-        lacks = {
-            "a callable `model`": len(begun_with["model"]) > 1,
-            "an `augmentation`": begun_with["augmentation"] is not None,
-        }
-        sequence._lacks = [name for name, is_so in lacks.items() if is_so]
+        stored = StoredRun(directory, custom_objects)
+        sequence = cls(stored.models[0], **stored.settings, directory=directory, seed=stored.seed)
+        sequence.models, sequence.history = stored.models, stored.history
+        sequence._to_compile, sequence._lacks = list(stored.models), stored.lacks
         try:
-            arguments = CompileArguments.from_config(begun_with["compile"], custom_objects)
+            arguments = stored.compile_arguments()
         except ValueError as error:
             warnings.warn(f"{error}. Nothing is compiled until you call `compile`.", stacklevel=2)
         else:
@@ -439,7 +389,9 @@ class BornAgainSequence:
             ValueError: nothing is trained yet, or the models are not classifiers with labels as above.
         """
         self._check_trained()
-        scorer = Scorer((x, y), self.distillation_loss, batch_size)
+        if isinstance(y, list) and not any(hasattr(each, "shape") for each in y):
+            y = np.asarray(y)
+        scorer = Scorer(as_arrays(x, y, models=self.models), self.distillation_loss, batch_size)
         records = [
             GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
             for record, model in zip(self.history.records, self.models, strict=True)

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_ban._src import backend
+from keras_ban._src.data.batch import inputs_for
 
 
 def check_augmentation(augmentation):
@@ -125,7 +126,8 @@ class TeacherOnViews(keras.Model):
 
     def call(self, inputs):
         x, seeds = inputs
-        return self._teacher(views(self._augmentation, x, seeds), training=False)
+        x = views(self._augmentation, x, seeds)
+        return self._teacher(inputs_for(self._teacher, x), training=False)
 
 
 def allow_jit(model, augmentation):

@@ -1,71 +1,80 @@
-"""Runs a teacher over the data: all of it, for soft targets, or a sample again, to hold soft targets against it."""
+"""A teacher run over data: over all of it to compute soft targets, or over a sample to verify them."""
 
 import contextlib
 
 import keras
 import numpy as np
 
-from keras_ban._src import checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import pairing, trial
+from keras_ban._src.data import trial
 from keras_ban._src.data.fingerprints import example_form, example_keys
+from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.leaves import size_of, take
 from keras_ban._src.files import row_file
 from keras_ban._src.targets import augmented_views, key_index, teacher_rows
+from keras_ban._src.targets.stored_rows import StoredRows
 
 COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
 
-# After so many batches workers wait for each other, lest one be so far ahead that it does not believe in the others.
+# After this many batches the workers wait for each other, so that none waits longer than the engine allows.
 _BATCHES_APART = 64
 
 
-def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, dtype, from_logits):
-    """What `SoftTargets.from_teacher` computes, of arguments that it has checked.
+class UnequalRows(ValueError):
+    """The teacher's outputs differ in shape from batch to batch."""
 
-    Returns:
-        Without a path `(rows, keys, description, path, texts)`; else nothing: it is in the file.
-    """
-    batches, count = pairing.batches_of(x, batch_size)
+
+class RowsInMemory(contextlib.nullcontext):
+    """Collects rows as `row_file.RowWriter` writes them."""
+
+    def __init__(self):
+        super().__init__(self)
+        self._rows, self._texts = [], []
+
+    def append(self, rows, texts=None):
+        self._rows.append(rows)
+        self._texts.extend(texts or [])
+
+    def texts(self):
+        return self._texts
+
+    def commit(self, keys, description):
+        return StoredRows(np.concatenate(self._rows), keys, description, texts=self._texts)
+
+
+def compute(teacher, data, batch_size, path, verbose, augmentation, views, **options):
+    """Compute the `StoredRows` of `SoftTargets.from_teacher`, whose arguments are checked."""
+    batches, count = data.batches(batch_size), data.check_finite()
     progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
-    done, keys, parts, texts, kind = 0, [], [], [], None
-    # Of several workers each runs the teacher on its own batches, if there is one file for the rows of all.
+    # If all workers write one file, each runs the teacher on its own batches.
     workers, this = (1, 0) if path is None else (process_group.count(), process_group.index())
-    shared = workers > 1
+    shared, done, keys = workers > 1, 0, []
     with contextlib.ExitStack() as stack:
         for x_batch, key in batches:
-            new_keys, new_texts, new_kind = teacher_rows.keys_of_batch(x_batch, key)
-            if done > 0 and new_kind != kind:
+            new_keys, texts, new_kind = teacher_rows.keys_of_batch(x_batch, key)
+            if done == 0:
+                kind = new_kind
+                outputs_of = _prepare(teacher, augmentation, views, x_batch, new_keys, kind)
+            elif new_kind != kind:
                 raise ValueError(f"Keys must be of one kind, but after {kind} the data brings {new_kind}.")
             keys.append(new_keys)
-            kind = new_kind
-            if done == 0:
-                if kind is not None and augmentation is not None:
-                    raise ValueError("Soft targets of views are kept by position: leave 'key' out of `y`.")
-                if augmentation is not None:
-                    teacher_rows.build_augmentation(augmentation, views, x_batch, keys[0])
-                outputs_of = teacher_rows.look(teacher, augmentation, views)
-            if done == 0 or done % workers == this:
-                # All of them begin together, or none; see `_storage.RowWriter`.
+            is_own = done % workers == this
+            if is_own or done == 0:
+                # All workers start together, or none; see `row_file.RowWriter`.
                 with process_group.together("run the teacher") if shared and done == 0 else contextlib.nullcontext():
-                    outputs = _outputs(outputs_of, teacher, x_batch, keys[-1])
+                    outputs = _outputs(outputs_of, teacher, x_batch, new_keys)
             if done == 0:
-                form = example_form(x_batch)
+                shape, form = outputs.shape[1:], example_form(x_batch)
                 description = teacher_rows.describe(
-                    teacher, outputs, top_k, dtype, from_logits, form, augmentation, views
+                    teacher, outputs, form=form, augmentation=augmentation, views=views, kind=kind, **options
                 )
-                description["keyed"] = kind
-                if path is not None:
-                    row_shape = outputs.shape[1:] if top_k is None else outputs.shape[1:-1]
-                    dtype_of_rows = teacher_rows.row_dtype(description)
-                    writer = stack.enter_context(row_file.RowWriter(path, dtype_of_rows, row_shape))
-            if done % workers != this:
-                writer.skip(len(keys[-1]), new_texts)
+                rows = stack.enter_context(_destination(path, description, shape))
+            elif is_own:
+                _check_shape(outputs, shape)
+            if is_own:
+                rows.append(teacher_rows.as_rows(outputs, description), texts)
             else:
-                rows = teacher_rows.as_rows(outputs, description)
-                if path is None:
-                    parts.append(rows)
-                    texts.extend(new_texts or [])
-                else:
-                    writer.append(rows, new_texts)
+                rows.skip(len(new_keys), texts)
             done += 1
             if shared and done % _BATCHES_APART == 0:
                 process_group.wait_for_all("compute soft targets")
@@ -74,12 +83,35 @@ def compute(teacher, x, batch_size, path, verbose, augmentation, views, top_k, d
             progress.update(done, finalize=True)
         keys = np.concatenate(keys)
         if kind is not None:
-            of_rows = None if kind != "texts" else writer.texts() if path is not None else texts
-            key_index.KeyIndex(lambda: [keys], len(keys)).check_unique(of_rows, "row {}".format)
-        if path is not None:
-            writer.commit(keys, description)
+            index = key_index.KeyIndex(lambda: [keys], len(keys))
+            index.check_unique(rows.texts() if kind == "texts" else None, "row {}".format)
+        stored = rows.commit(keys, description)
+    return stored if path is None else StoredRows.open(path)
+
+
+def _prepare(teacher, augmentation, views, x, keys, kind):
+    """A function of a batch and its keys that gives the teacher's outputs."""
+    if augmentation is not None:
+        if kind is not None:
+            raise ValueError("Soft targets of views are kept by position: leave 'key' out of `y`.")
+        teacher_rows.build_augmentation(augmentation, views, x, keys)
+    return teacher_rows.look(teacher, augmentation, views)
+
+
+def _destination(path, description, shape):
     if path is None:
-        return np.concatenate(parts), keys, description, None, texts
+        return RowsInMemory()
+    row_shape = shape if description["top_k"] is None else shape[:-1]
+    return row_file.RowWriter(path, teacher_rows.row_dtype(description), row_shape)
+
+
+def _check_shape(outputs, shape):
+    if outputs.shape[1:] != shape:
+        raise UnequalRows(
+            f"Soft targets need outputs of one shape, but the teacher's outputs on the data have the shapes {shape} "
+            f"and {outputs.shape[1:]} for an example. Pad all batches to one length, or let the teacher run at each "
+            "step, without soft targets."
+        )
 
 
 def _outputs(outputs_of, teacher, x_batch, keys):
@@ -104,13 +136,13 @@ def compute_again(teacher, x, wanted, targets, batch_size, augmentation):
         ValueError: `x` holds another number of examples.
     """
     found, rows, start = [], [], 0
-    for x_batch, key in pairing.batches_of(x, batch_size)[0]:
+    for x_batch, key in as_data(x, batch_size=batch_size).batches(batch_size):
         if targets.by_key and key is None:
             targets.check(x_batch)
-        size = pairing.size_of(x_batch)
+        size = size_of(x_batch)
         here = wanted[(wanted >= start) & (wanted < start + size)] - start
         if len(here):
-            found.append(pairing.take(keras.tree.map_structure(checks.as_array, x_batch), here))
+            found.append(take(x_batch, here))
             rows.append(targets.rows_of(key)[here] if targets.by_key else here + start)
         start += size
     if start != len(targets):
@@ -120,8 +152,8 @@ def compute_again(teacher, x, wanted, targets, batch_size, augmentation):
         )
     x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
     if augmentation is not None:
-        augmented_views.build(augmentation, pairing.take(x_sample, slice(0, 1)))
-    outputs_of, keys = teacher_rows.look(teacher, augmentation, targets.views), example_keys(x_sample)
+        augmented_views.build(augmentation, take(x_sample, slice(0, 1)))
+    outputs_of, keys = teacher_rows.look(teacher, augmentation, targets.views), example_keys(x_sample, targets.hashes)
     parts = [slice(i, i + batch_size) for i in range(0, len(wanted), batch_size)]
-    again = np.concatenate([outputs_of(pairing.take(x_sample, part), keys[part]) for part in parts])
+    again = np.concatenate([outputs_of(take(x_sample, part), keys[part]) for part in parts])
     return again, np.concatenate(rows)

@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src.data.leaves import as_array
 from keras_ban._src.files.writing import writing
 
 # An index of more rows lies in a temporary file. Threads and forked processes read it at once, which needs `pread`.
@@ -41,7 +41,7 @@ def hashed(keys):
     """
     if isinstance(keys, (list, tuple)) and any(isinstance(key, (str, bytes)) for key in keys):
         keys = np.array(keys, "object")
-    keys = checks.as_array(keys)
+    keys = as_array(keys)
     if keys.ndim != 1:
         raise ValueError(f"The keys of a batch must be of shape (batch,), one an example, received shape {keys.shape}.")
     if keys.dtype.kind in "iu":

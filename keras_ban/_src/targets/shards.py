@@ -44,7 +44,7 @@ class ShardRows:
     """The rows of files that are read together, an array `(rows, ...)` as far as it is used as one.
 
     Args:
-        paths: files that `_storage.RowWriter` wrote. Small ones are checked whole.
+        paths: files that `row_file.RowWriter` wrote. Small ones are checked whole.
 
     Attributes:
         description: what they have in common.

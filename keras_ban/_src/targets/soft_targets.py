@@ -1,6 +1,5 @@
 """`SoftTargets`: what a teacher says of a set of data, computed once."""
 
-import itertools
 import operator
 import pathlib
 import warnings
@@ -10,23 +9,32 @@ import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import fit_arguments, pairing
-from keras_ban._src.data.arrays import softmax
+from keras_ban._src.data.dataset import no_pairing
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
+from keras_ban._src.data.kinds import as_data
 from keras_ban._src.files import row_file
+from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.targets import augmented_views, computation, key_index, teacher_rows, top_k_rows
 from keras_ban._src.targets.computation import COMPUTE_AGAIN
-from keras_ban._src.targets.shards import ShardRows, shards_of
+from keras_ban._src.targets.stored_rows import ROWS_AT_ONCE, StoredRows
 
 _DTYPES = ("float16", "float32", "float64")
-_ROWS_AT_ONCE = 4096
 
 
 class SoftTargets:
-    """A teacher's outputs on fixed data, one row an example, in memory or in a memory-mapped file.
+    """A teacher's outputs on fixed data, one row per example, in memory or in a memory-mapped file.
 
-    A generation's teacher never changes, so on data that never change it needs to run once, and not at each step of
-    each epoch. Made by `from_teacher`, or read from a file by `load`:
+    A teacher does not change while its student trains. So on data that do not change it needs to run only once.
+    `from_teacher` computes soft targets, `load` opens a file of them.
+
+    Rows are in the order of the data. A 64-bit key of each example is stored with its row, and training on other
+    examples, or in another order, raises an error. Or rows are found by a key that a dataset gives with each example,
+    in any order. `docs/soft_targets.md` describes keys, shards, top-k, views and files.
+
+    `len(targets)` is the number of examples. `targets[i]` is one dense row. `targets[i:j]`, or an index array, gives
+    another `SoftTargets`. `numpy.asarray(targets)` is `to_dense()`.
+
+    Example:
 
     ```python
     targets = keras_ban.SoftTargets.from_teacher(teacher, x, path="targets.npy")
@@ -35,55 +43,24 @@ class SoftTargets:
     distiller.fit(x, y, soft_targets=targets, epochs=10)
     ```
 
-    Rows of another order are the usual mishap with stored targets. So a 64-bit key of each example is kept with its
-    row, and training on arrays whose keys are not those, in that order, is refused.
-
-    With `top_k=k` a row holds the `k` largest logits, as `log p` in float16, with their classes, and `log_rest`, the
-    logarithm of the mass of all others at temperature 1. The loss is given dense logits again, where each of the
-    `classes - k` others is `log_rest - log(classes - k)`: the mass left out, spread evenly, never renormalised and
-    never taken as one outcome. The error, `sum |p - p_stored|` over the classes, is then at most twice the mass left
-    out, and 0 where the others are alike, but for float16's rounding (2e-4 at most in each `p`). That holds at
-    temperature 1, which is what born-again networks use; at others it is not bounded so, and `fit` warns. An example
-    takes `4 * k + 2` bytes (`6 * k + 2` beyond 65,536 classes), and 8 for its key: 90 at `k=20` and 1,000 classes.
-
-    With `augmentation` and `views=m` they are of `m` views of each example: outputs of the layer that depend on nothing
-    but the example and the number of the view, so that training makes the very views again that the teacher saw. A
-    Distiller with the same `augmentation` trains on view `e mod m` in epoch `e` (the idea of FKD, Shen & Xing, 2021,
-    and of TinyViT, Wu et al., 2022). The teacher looks `m` times at each example, and a row is `m` times as large.
-
-    Data that do not fit, and come in another order each time, give a key with each example: a dataset whose `y` is
-    `{"labels": y, "key": key}`, where keys are whole numbers or texts, each once (TFDS has them with
-    `read_config=tfds.ReadConfig(add_tfds_id=True)`). Rows are then found by key, in any order, of any part of the data,
-    and nothing else is compared: that the example of a key is what the teacher saw is for the data to keep.
-    They may be computed in shards, by any number of processes, each of a part of the data: files
-    `targets-00000-of-00004.npy` and so on, which `load(folder)` opens as one.
-
-    `len(targets)` is the number of examples. `targets[i]` is the dense row of one; `targets[i:j]`, or an index array,
-    another `SoftTargets`; `numpy.asarray(targets)` is `to_dense()`.
-
     Attributes:
-        shape: that of the dense targets, `(examples, ..., classes)`; of views `(examples, views, ..., classes)`.
-        views: how many views; `None` where examples are seen as they are.
-        dtype: of the values kept.
-        top_k: how many logits are kept of each example; `None`: all.
-        from_logits: whether the teacher gave logits; else probabilities.
-        covered_mass: `{"mean", "first_percentile"}` of the probability that the kept classes have; 1 for dense targets.
-        keys: uint64 `(examples,)`: fingerprints of the examples, or with `by_key` the keys that the data gave them,
-            whole numbers as they are and texts as their BLAKE2b hash.
-        by_key: whether rows are found by a key that the data gave, and not by position.
-        teacher_name, teacher_fingerprint: its name, and the SHA-256 of its weights.
-        data_fingerprint: the SHA-256 of the examples' keys in their order.
-        version: the keras_ban that wrote them.
+        shape: the shape of the dense targets, `(examples, ..., classes)`; with views `(examples, views, ..., classes)`.
+        views: the number of views; `None` without an augmentation.
+        dtype: the dtype of the stored values.
+        top_k: the number of logits stored per example; `None`: all.
+        from_logits: whether the teacher gave logits; otherwise probabilities.
+        covered_mass: `{"mean", "first_percentile"}` of the probability of the stored classes; 1 for dense targets.
+        keys: uint64 `(examples,)`: hashes of the examples; with `by_key` the keys of the data, whole numbers as they
+            are and texts as their BLAKE2b hash.
+        by_key: whether rows are found by a key of the data, not by position.
+        teacher_name, teacher_fingerprint: the teacher's name, and the SHA-256 of its weights.
+        data_fingerprint: the SHA-256 of the keys in their order.
+        version: the version of keras_ban that computed them.
     """
 
-    def __init__(self, rows, keys, description, path=None, texts=None):
-        self._rows = rows
-        # Of rows in several files, and the texts that keys are hashes of, they are read from the files when wanted.
-        self._keys, self._texts, self._index = keys, texts, None
-        self._description = description
-        # The file that holds exactly these rows, where there is one, until its content was checked.
-        self._path = path
-        self._unchecked = path is not None
+    def __init__(self, stored):
+        self._stored = stored
+        self._description = stored.description
 
     @classmethod
     def from_teacher(
@@ -99,36 +76,34 @@ class SoftTargets:
         augmentation=None,
         views=None,
     ):
-        """Run the teacher over the data, once, in inference mode.
+        """Run the teacher once over the data, in inference mode.
 
         Args:
-            teacher: a trained `keras.Model` with one output `(batch, ..., classes)`; an `EnsembleModel`, for instance.
-            x: arrays (nested too), a `keras.utils.PyDataset`, a finite `tf.data.Dataset` or a torch `DataLoader`, in an
-                order that is the same each time, or in any order where a dataset's `y` is `{"labels": y, "key": key}`.
-                What else a dataset yields beside the inputs is not read.
-            batch_size: examples per batch, of arrays.
-            top_k: keep so many logits of each example; `None` keeps all.
+            teacher: a trained `keras.Model` with one output `(batch, ..., classes)`, for instance an `EnsembleModel`.
+            x: inputs of any kind (see `docs/data.md`), in the same order each time they are read; or a dataset in any
+                order whose `y` is `{"labels": y, "key": key}`. Labels and weights are not read.
+            batch_size: the number of examples in a batch, for arrays.
+            top_k: the number of logits to store per example; `None`: all.
             dtype: `"float16"`, `"float32"` or `"float64"`. `None`: float32, or float16 with `top_k`.
-            path: write a file, and keep no more of an example in memory than its key (8 bytes; with `top_k` and
-                `verbose` its covered mass, too). It appears when it is complete. A file of soft targets that is there
-                is replaced, any other refused. Where several workers train together, all of them call this with the
-                same data and a path that all of them see; each runs the teacher on its part of the batches, and they
-                write one file. (Without a path each has all rows, and computes all of them.)
+            path: a file to write. It appears when it is complete. Memory holds only the keys, 8 bytes per example
+                (with `top_k` and `verbose` also the covered mass). An existing file of soft targets is replaced, other
+                files are not. If several workers train together, all call this with the same data and a path that all
+                can reach. Each runs the teacher on its part of the batches, and they write one file. Without a path
+                each computes all rows.
             verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
-            from_logits: whether the teacher gives logits. `None`: looked up in its outputs on the first batch.
-            augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`, each of an
-                example alone: what mixes examples, MixUp for instance, finds none to mix. It must draw from
-                `keras.random.SeedGenerator`s that it holds, as most of Keras's own layers do.
-            views: how many views of each example; 1 if there is an `augmentation`.
+            from_logits: whether the teacher gives logits. `None`: found from its outputs on the first batch.
+            augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`. It must draw
+                from `keras.random.SeedGenerator`s that it holds.
+            views: the number of views per example; 1 if there is an `augmentation`.
 
         Returns:
-            `SoftTargets`, memory-mapped where `path` is given.
+            `SoftTargets`; memory-mapped if `path` is given.
 
         Raises:
-            TypeError: `teacher` is not a `keras.Model`, or `augmentation` no layer.
-            ValueError: an argument is not as above, the teacher has several outputs or gives NaN, the data have no
-                fixed order and no keys, or no end, a key comes twice, or the augmentation's seeds do not determine what
-                it makes.
+            TypeError: `teacher` is not a `keras.Model`, or `augmentation` is not a layer.
+            ValueError: another argument is not as above; the teacher has several outputs, outputs of changing shape,
+                or outputs of NaN; the data have no fixed order and no keys, or no end; a key occurs twice; or the seeds
+                of the augmentation do not determine what it makes.
         """
         teacher_rows.check_teacher(teacher)
         views = teacher_rows.check_views(augmentation, views)
@@ -142,112 +117,45 @@ class SoftTargets:
         if path is not None:
             checks.check_path("path", path)
             row_file.check_may_replace(pathlib.Path(path))
-        checks.check_not_empty(x)
-        fit_arguments.check_data("x", x)
+        data = as_data(x, batch_size=batch_size, models=(teacher,))
         verbose = process_group.is_chief() and (verbose == "auto" or bool(verbose))
         options = {"top_k": top_k, "dtype": dtype, "from_logits": from_logits}
-        computed = computation.compute(teacher, x, batch_size, path, verbose, augmentation, views, **options)
-        targets = cls(*computed) if path is None else cls.load(path)
+        targets = cls(computation.compute(teacher, data, batch_size, path, verbose, augmentation, views, **options))
         if top_k is not None and verbose:
-            print(targets._coverage())
+            print(targets.describe_coverage())
         return targets
 
     @classmethod
     def load(cls, path, mmap=True):
         """Open a file of soft targets, or a folder of shards.
 
-        With `mmap` this takes milliseconds and no memory, however large the file. Its form is checked at once, and so
-        is the content of files up to 64 MiB; that of larger ones when `fit`, `pair`, `verify` or `to_dense` first use
-        it. Where rows are found by key, an index of the keys is built: in 12 bytes an example, of more than a million
-        examples in a temporary file (`TMPDIR`).
+        With `mmap` this takes milliseconds and no memory. The content of files up to 64 MiB is checked at once, that of
+        larger files when it is first used.
 
         Args:
-            path: a file that `save` or `from_teacher` wrote; or a folder of files that `from_teacher` wrote of data
-                with keys, one a part of the data, named like `targets-00000-of-00004.npy`.
-            mmap: leave the rows on disk, and read those of each batch when it is due; else read all.
+            path: a file that `save` or `from_teacher` wrote; or a folder of shards by key, named like
+                `targets-00000-of-00004.npy`.
+            mmap: whether rows stay on disk until a batch needs them. Otherwise all are read.
 
         Raises:
-            ValueError: a file is cut short, altered, or holds something else; a shard is missing, or of another teacher
-                than the first; or a key is in two shards.
+            ValueError: a file is cut short, altered, or holds something else; a shard is missing, or from another
+                teacher than the first; or a key is in two shards.
         """
         checks.check_path("path", path)
-        path = pathlib.Path(path)
-        shards = ShardRows(shards_of(path)) if path.is_dir() else None
-        description = row_file.description_of(path) if shards is None else shards.description
-        if shards is not None and not description.get("keyed"):
-            raise ValueError(
-                f"The shards in {path} are kept by position. Compute them of data with keys: datasets whose `y` is "
-                "`{'labels': y, 'key': key}`."
-            )
-        if description.get("format") != teacher_rows.FORMAT:
-            raise ValueError(
-                f"{path} is of format {description.get('format')!r}, written by keras_ban {description['version']}: "
-                f"this version reads format {teacher_rows.FORMAT}. Compute the soft targets again, or use that one."
-            )
-        if description.get("keyed"):
-            shards = shards or ShardRows([path])
-            if not mmap:
-                if shards.unchecked:
-                    shards.check_content()
-                return cls(shards[:], shards.keys(), description, texts=list(shards.texts()))._indexed()
-            return cls(shards, None, description, path)._indexed()
-        rows, keys, description = row_file.read_rows(path, mmap)
-        targets = cls(rows, keys, description, path if mmap else None)
-        targets._unchecked = mmap and not row_file.is_small(rows)
-        return targets
-
-    def _indexed(self):
-        """Itself, with the index by which rows are found, or an error that names a key that is there twice."""
-        self._unchecked = getattr(self._rows, "unchecked", False)
-        self._check_unique()
-        return self
-
-    def index_keys(self):
-        """The index by which `rows_of` finds rows: made once in a process, of those that were loaded at once."""
-        if self._index is None:
-            self._index = key_index.KeyIndex(self._keys_in_parts, len(self))
-        return self._index
-
-    def _check_unique(self):
-        index = self.index_keys()
-        if index.twice is not None:
-            self.check_content()  # A file that was damaged is not one of the same key twice.
-        index.check_unique(self._texts_of_rows(), getattr(self._rows, "place", "row {}".format))
-
-    def _keys_in_parts(self):
-        return self._rows.keys_in_parts() if self._keys is None else [self._keys]
-
-    def _texts_of_rows(self):
-        if self._description.get("keyed") != "texts":
-            return None
-        return self._texts if self._path is None else self._rows.texts()
+        return cls(StoredRows.open(path, mmap))
 
     def save(self, path):
-        """Write a file that `load` reads; it is complete, or absent. NumPy alone reads its rows too: `numpy.load`.
+        """Write a file that `load` reads. It is complete or absent. `numpy.load` reads its rows, too.
 
         Raises:
-            ValueError: there is a file of that name that holds no soft targets, or no such folder; or these are rows
-                by key, and hold one twice.
+            ValueError: a file of that name holds something else, or there is no such folder; or a key occurs twice.
         """
         checks.check_path("path", path)
-        self.check_content()
-        if self.by_key:
-            self._check_unique()
-        process_group.alone(lambda: self._write(path))  # Which other workers, where there are any, know nothing of.
-
-    def _write(self, path):
-        row_shape = self._rows.shape[1:]
-        with row_file.RowWriter(path, self._rows.dtype, row_shape) as writer:
-            texts = self._texts_of_rows()
-            texts = None if texts is None else iter(texts)
-            for i in range(0, len(self), _ROWS_AT_ONCE):
-                rows = self._rows[i : i + _ROWS_AT_ONCE]
-                writer.append(rows, None if texts is None else list(itertools.islice(texts, len(rows))))
-            writer.commit(self.keys, self._description)
+        self._stored.save(path)
 
     @property
     def keys(self):
-        return self._rows.keys() if self._keys is None else self._keys
+        return self._stored.keys
 
     @property
     def by_key(self):
@@ -255,7 +163,7 @@ class SoftTargets:
 
     @property
     def shape(self):
-        rows = self._rows.shape
+        rows = self._stored.rows.shape
         return rows if self.top_k is None else (*rows, self._description["classes"])
 
     @property
@@ -291,51 +199,43 @@ class SoftTargets:
         return self._description["version"]
 
     @property
+    def hashes(self):
+        """The version of the examples' fingerprints, see `fingerprints.example_keys`."""
+        return teacher_rows.HASHES_OF_FORMAT[self._description["format"]]
+
+    @property
     def nbytes(self):
-        """Of the rows and the keys, in bytes."""
-        return self._rows.nbytes + 8 * len(self)
+        """The size of rows and keys in bytes."""
+        return self._stored.nbytes
 
     @property
     def covered_mass(self):
         if self.top_k is None:
             return {"mean": 1.0, "first_percentile": 1.0}
-        parts = [self._rows[i : i + _ROWS_AT_ONCE]["log_rest"] for i in range(0, len(self), _ROWS_AT_ONCE)]
+        parts = [self._stored.rows[i : i + ROWS_AT_ONCE]["log_rest"] for i in range(0, len(self), ROWS_AT_ONCE)]
         covered = -np.expm1(np.concatenate(parts).astype("float64"))
         return {"mean": float(covered.mean()), "first_percentile": float(np.percentile(covered, 1))}
 
     @property
     def in_memory(self):
-        """Whether the rows are in memory; else they are read from the file as they are wanted."""
-        return isinstance(self._rows, np.ndarray) and not isinstance(self._rows, np.memmap)
+        """Whether the rows are in memory. Otherwise they are read from the file when they are used."""
+        return self._stored.in_memory
 
     def __len__(self):
-        return len(self._rows)
+        return len(self._stored)
 
     def __getitem__(self, index):
         try:
             index = operator.index(index)
         except TypeError:
-            texts = self._texts_of_rows()
-            if texts is not None:
-                texts = np.fromiter(texts, "object", len(self))[index].tolist()
-            return SoftTargets(self._rows[index], self.keys[index], self._description, texts=texts)
+            return SoftTargets(self._stored.part(index))
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} examples, received the index {index}.")
         index = index % len(self)
-        return self._dense(self._rows[index : index + 1])[0]
+        return self._dense(self._stored.rows[index : index + 1])[0]
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self.to_dense(), dtype=dtype)
-
-    def __getstate__(self):
-        # A worker process opens the file, rather than being sent its content.
-        state = {**self.__dict__, "_index": None}
-        return {**state, "_rows": None, "_keys": None} if self._path is not None and not self.by_key else state
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        if self._path is not None and not self.by_key:
-            self._rows, self._keys, _ = row_file.read_rows(self._path)
 
     def __repr__(self):
         kept = "" if self.top_k is None else f", top_k={self.top_k}"
@@ -344,7 +244,7 @@ class SoftTargets:
     def to_dense(self):
         """All of them, in memory: `(examples, ..., classes)`, logits or probabilities as the teacher gave."""
         self.check_content()
-        return self._dense(self._rows[:])
+        return self._dense(self._stored.rows[:])
 
     def batch(self, rows, view=None):
         """What a training batch brings of those rows: dense soft targets, or with `top_k` a dict of their columns.
@@ -353,13 +253,13 @@ class SoftTargets:
             rows: a slice or an index array.
             view: which view; `None` where there are none.
         """
-        return self.columns(np.asarray(self._rows[rows] if view is None else self._rows[rows, view]))
+        return self.columns(np.asarray(self._stored.rows[rows] if view is None else self._stored.rows[rows, view]))
 
     def rows_of(self, keys):
         """The rows of keys that data gave, int64 `(batch,)`; `ValueError` names one that there is none of."""
         hashes, texts = key_index.hashed(keys)
         self.check_kind(key_index.kind_of(texts))
-        rows, found = self.index_keys().rows_of(hashes)
+        rows, found = self._stored.index_keys().rows_of(hashes)
         if not found.all():
             first = int(np.flatnonzero(~found)[0])
             key = hashes[first] if texts is None else texts[first]
@@ -389,13 +289,13 @@ class SoftTargets:
         """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
         return rows if self.top_k is None else top_k_rows.columns(rows)
 
+    def index_keys(self):
+        """Make the index by which `rows_of` finds rows, if there is none in this process."""
+        self._stored.index_keys()
+
     def records(self):
         """The rows; or `(path, offset, footer, dtype, row_shape)` of the file that holds them."""
-        if self._path is None:
-            return np.asarray(self._rows)
-        offset = row_file.rows_offset(self._path)
-        footer = self._path.stat().st_size - offset - self._rows.nbytes
-        return self._path, offset, footer, self._rows.dtype, self._rows.shape[1:]
+        return self._stored.records()
 
     def check(self, x, rows=None):
         """Raise `ValueError` unless `x` are the examples that these soft targets are of, in the same order.
@@ -416,7 +316,7 @@ class SoftTargets:
                 f"The soft targets are of other data: of arrays of [dtype, shape of an example] "
                 f"{self._description['example_form']}, but `x` holds {form}. {COMPUTE_AGAIN}"
             )
-        keys = example_keys(x)
+        keys = example_keys(x, self.hashes)
         if len(keys) != len(wanted):
             raise ValueError(
                 f"`soft_targets` holds {len(wanted)} examples but `x` holds {len(keys)}: they must come from the same "
@@ -460,7 +360,7 @@ class SoftTargets:
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
                 "come from another teacher."
             )
-        stored = self._rows[rows]
+        stored = self._stored.rows[rows]
         if self.top_k is None:
             with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
                 difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
@@ -470,32 +370,32 @@ class SoftTargets:
         return float(np.abs(recomputed - np.exp(stored[stored.dtype.names[1]].astype("float64"))).max())
 
     def pair(self, dataset):
-        """Put these soft targets beside the labels of a dataset, row by row.
+        """Put these soft targets beside the labels of a dataset.
 
-        - `keras.utils.PyDataset`: batch `i` is given the rows from `i * size of batch 0`, whatever order `fit` reads
-          the batches in, in workers and other processes too; each batch is checked against the keys.
-        - torch `DataLoader`: by the index in its dataset, so that it may shuffle; each batch is checked.
-        - `tf.data.Dataset`: in the order in which it comes, without Python in the pipeline, and from a file without
-          reading more than is due; the first batch is checked. Shuffle after pairing: `pair(dataset).shuffle(...)`.
-
-        With `by_key`, each row is found by its key, in any order and number of workers, of these and of Grain's
-        `MapDataset` and `IterDataset` (of batches). Under `tf.data` Python finds them, once a batch.
+        - `keras.utils.PyDataset`: batch `i` gets the rows from `i * size of batch 0`, in any order of reading and any
+          number of workers. Each batch is checked against the keys.
+        - torch `DataLoader`: by the index in its dataset, so it may shuffle. Each batch is checked.
+        - `tf.data.Dataset`: in the order in which it comes, without Python in the pipeline. The first batch is checked.
+          Shuffle after pairing: `pair(dataset).shuffle(...)`.
+        - With `by_key`, each row is found by its key, for these and for Grain's `MapDataset` and `IterDataset`.
 
         Args:
-            dataset: yields batches `(x, y)` or `(x, y, sample_weight)`, in the order that `from_teacher` was given;
-                with `by_key` in any order, and `y` is `{"labels": y, "key": key}`, or `{"key": key}` without labels.
+            dataset: yields batches `(x, y)` or `(x, y, sample_weight)`, in the order that `from_teacher` saw. With
+                `by_key` in any order, and `y` is `{"labels": y, "key": key}`, or `{"key": key}` without labels.
 
         Returns:
             A dataset of the same kind whose `y` is `{"labels": y, "soft_targets": ...}`, for `Distiller.fit`.
 
         Raises:
-            TypeError: `dataset` is none of these.
-            ValueError: it is of other data, or of another size. By key: it brings no keys, or, when it is read, one
-                that these soft targets do not hold (from a `tf.data.Dataset` an `InvalidArgumentError` with these
-                words, which `Distiller.fit` makes a `ValueError` again).
+            TypeError: `dataset` is of another kind.
+            ValueError: it holds other data, or another number of examples. By key: it has no keys, or, when it is read,
+                a key without a row (a `tf.data.Dataset` raises `InvalidArgumentError` with the same message).
         """
         self.check_content()
-        return pairing.pair(dataset, self)
+        data = as_data(dataset)
+        if not data.yields_batches:
+            raise no_pairing(self, dataset)
+        return data.with_soft_targets(self).dataset
 
     def check_augmentation(self, augmentation):
         """Raise `ValueError` unless these soft targets are of the views that `augmentation` makes, `None` for none."""
@@ -534,7 +434,7 @@ class SoftTargets:
             warnings.warn(
                 f"The soft targets are top-k, which is for temperature 1, but the distillation loss has "
                 f"temperature={temperature}: the classes left out count for more there, and all count alike. "
-                f"{self._coverage()} Use temperature=1, or dense soft targets.",
+                f"{self.describe_coverage()} Use temperature=1, or dense soft targets.",
                 stacklevel=3,
             )
 
@@ -543,7 +443,8 @@ class SoftTargets:
             return np.array(rows)
         return keras.ops.convert_to_numpy(top_k_rows.expand(top_k_rows.columns(rows), self._description["classes"]))
 
-    def _coverage(self):
+    def describe_coverage(self):
+        """The covered mass, in a sentence."""
         covered = self.covered_mass
         return (
             f"The {self.top_k} classes kept of {self._description['classes']} cover {covered['mean']:.2%} of the mass "
@@ -551,10 +452,5 @@ class SoftTargets:
         )
 
     def check_content(self):
-        """Raise `ValueError` where a file's rows are not what was written; they are read for it once."""
-        if self._unchecked:
-            if self.by_key:
-                self._rows.check_content()
-            else:
-                row_file.check_content(self._path, self._rows, self.keys, self._description)
-            self._unchecked = False
+        """Raise `ValueError` if the rows of a file are not what was written. They are read for this once."""
+        self._stored.check_content()

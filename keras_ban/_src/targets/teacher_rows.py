@@ -5,11 +5,15 @@ import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
+from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint, model_fingerprint
+from keras_ban._src.data.leaves import size_of
 from keras_ban._src.files import model_file
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
 
-FORMAT = 2
+# Format 3 has other fingerprints of the examples. Rows by key have none, and are still of format 2.
+FORMAT, FORMAT_BY_KEY = 3, 2
+HASHES_OF_FORMAT = {2: 1, 3: 2}
 
 
 def check_teacher(teacher):
@@ -33,7 +37,7 @@ def keys_of_batch(x, key):
     if key is None:
         return example_keys(x), None, None
     keys, texts = key_index.hashed(key)
-    size = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0]
+    size = size_of(x)
     if len(keys) != size:
         raise ValueError(f"Each example must have a key, but a batch brings {size} examples and {len(keys)} keys.")
     return keys, texts, key_index.kind_of(texts)
@@ -91,7 +95,7 @@ def build_augmentation(augmentation, views, x, keys):
 
 
 def _outputs_of(teacher, x):
-    outputs = teacher.predict_on_batch(x)
+    outputs = teacher.predict_on_batch(inputs_for(teacher, x))
     if keras.tree.is_nested(outputs):
         raise ValueError(
             "The teacher gives several outputs, and soft targets are stored of one. Make a teacher of the one that is "
@@ -108,7 +112,7 @@ def _outputs_of(teacher, x):
     return outputs
 
 
-def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, views):
+def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, views, kind):
     """What is to be known of the rows, as plain data; `outputs` are those of a first batch, as `look` gives them."""
     classes = outputs.shape[-1] if outputs.ndim > 1 else 0
     if (top_k is not None and top_k > classes) or outputs.ndim < 2:
@@ -121,7 +125,8 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
     import keras_ban
 
     return {
-        "format": FORMAT,
+        "format": FORMAT if kind is None else FORMAT_BY_KEY,
+        "keyed": kind,
         "version": keras_ban.__version__,
         "classes": classes,
         "top_k": top_k,

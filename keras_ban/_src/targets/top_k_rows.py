@@ -4,8 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ban._src.data.tf_pipeline import cast_tf
-
 # float16 reaches to -65504. A probability of exp(-65504) is 0 in every floating-point type.
 _SMALLEST = -65504.0
 
@@ -73,7 +71,12 @@ def columns(rows):
 
 def _signed(indices):
     # No framework takes all of the unsigned types.
-    return indices.astype("int32") if isinstance(indices, np.ndarray) else cast_tf(indices, "int32")
+    if isinstance(indices, np.ndarray):
+        return indices.astype("int32")
+    # Imports TensorFlow, which is imported already: these are rows in a `tf.data` pipeline.
+    from keras_ban._src.data.tf_pipeline import cast_tf
+
+    return cast_tf(indices, "int32")
 
 
 def expand(soft_targets, classes):

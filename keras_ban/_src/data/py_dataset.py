@@ -1,0 +1,69 @@
+"""`keras.utils.PyDataset`."""
+
+import itertools
+import math
+
+import keras
+
+from keras_ban._src.data.dataset import Dataset
+from keras_ban._src.data.leaves import size_of
+from keras_ban._src.data.soft_target_rows import JoinByKey
+from keras_ban._src.data.wrappers import ArrayRows, Packed, PairedByKey, PairedDataset, ViewOfEpoch, WorkerPart
+
+
+class PyDatasetData(Dataset):
+    """A `keras.utils.PyDataset`: batches by index."""
+
+    kind = "`PyDataset`"
+    takes_views = True
+
+    @classmethod
+    def accepts(cls, data):
+        return isinstance(data, keras.utils.PyDataset)
+
+    @property
+    def fixed(self):
+        return getattr(self.dataset, "fixed", False)
+
+    @property
+    def is_whole(self):
+        return isinstance(self.dataset, ArrayRows)
+
+    @property
+    def brings_soft_targets(self):
+        return isinstance(self.dataset, (ArrayRows, PairedByKey, PairedDataset))
+
+    @property
+    def has_processes(self):
+        """Whether Keras reads it in other processes."""
+        return self.dataset.use_multiprocessing and self.dataset.workers > 0
+
+    def read_by(self, wrapper):
+        """The same data, in a wrapper that reads them."""
+        return PyDatasetData(wrapper(self.dataset), self.batch_size, self.shuffle)
+
+    def iterate(self):
+        # As Keras reads an epoch: a dataset may make its order here.
+        self.dataset.on_epoch_begin()
+        count = self.dataset.num_batches
+        return (self.dataset[index] for index in (itertools.count() if count is None else range(count)))
+
+    def number_of_batches(self):
+        return math.inf if self.dataset.num_batches is None else self.dataset.num_batches
+
+    def with_soft_targets(self, soft_targets):
+        if soft_targets.by_key:
+            return PyDatasetData(PairedByKey(self.dataset, JoinByKey(soft_targets)), self.batch_size, self.shuffle)
+        count, batch_size = self.check_finite(), size_of(self.first_batch()[0])
+        paired = PairedDataset(self.dataset, soft_targets, count, batch_size)
+        return PyDatasetData(paired, self.batch_size, self.shuffle)
+
+    def without_labels(self):
+        _, y, sample_weight = self.first_batch()
+        return self.read_by(Packed) if y is None and sample_weight is not None else self
+
+    def part_of_worker(self):
+        return PyDatasetData(WorkerPart(self.dataset), self.batch_size, self.shuffle)
+
+    def callbacks(self):
+        return [] if getattr(self.dataset, "views", None) is None else [ViewOfEpoch(self.dataset)]

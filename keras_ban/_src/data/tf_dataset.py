@@ -1,0 +1,63 @@
+"""`tf.data.Dataset`."""
+
+import re
+
+from keras_ban._src.data.dataset import Dataset
+from keras_ban._src.data.leaves import size_of
+from keras_ban._src.data.soft_target_rows import JoinByKey, join
+
+
+class TensorFlowDataset(Dataset):
+    """A `tf.data.Dataset` of batches."""
+
+    kind = "`tf.data.Dataset`"
+
+    @classmethod
+    def accepts(cls, data):
+        return any(c.__name__ == "DatasetV2" and c.__module__.startswith("tensorflow.") for c in type(data).__mro__)
+
+    def number_of_batches(self):
+        count = int(self.dataset.cardinality())
+        return count if count >= 0 else float("inf") if count == -1 else None
+
+    def with_soft_targets(self, soft_targets):
+        # Imports TensorFlow, which is imported already if there is such a dataset.
+        from keras_ban._src.data.tf_pipeline import map_tf_dataset, pair_tf_dataset
+
+        if soft_targets.by_key:
+            join_by_key = JoinByKey(soft_targets)
+            join_by_key.check_spec(self.dataset.element_spec)
+            like = soft_targets.batch(slice(0, 1))
+            paired = map_tf_dataset(self.dataset, join_by_key.key, join_by_key.rows, like, join_by_key.put)
+            return TensorFlowDataset(paired, self.batch_size, self.shuffle)
+        check_no_views(self, soft_targets)
+        first, count = self.first_batch()[0], self.check_finite()
+        size = size_of(first)
+        soft_targets.check(first, slice(0, size))
+        if count is not None and count != -(-len(soft_targets) // size):
+            raise ValueError(
+                f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of {size}: "
+                "they must come from the same data, in the same order."
+            )
+        paired = pair_tf_dataset(self.dataset, soft_targets.columns, soft_targets.records(), size, join)
+        return TensorFlowDataset(paired, self.batch_size, self.shuffle)
+
+    def part_of_worker(self):
+        return self  # `keras.distribution` divides it, unless it was told not to.
+
+
+def check_no_views(data, soft_targets):
+    """Raise `ValueError` if soft targets are of views, and the data cannot be told the epoch's view."""
+    if soft_targets.views is not None:
+        raise ValueError(
+            "Soft targets of several views go with arrays or a `keras.utils.PyDataset`, which can be told the epoch's "
+            f"view; received: {data.dataset!r}. Wrap the data in a `PyDataset`."
+        )
+
+
+def error_in_pipeline(error):
+    """The `ValueError` that Python raised within `tf.data`, or `None`: TensorFlow makes it an error of its own."""
+    if not any(c.__module__.startswith("tensorflow.") for c in type(error).__mro__):
+        return None
+    message = re.search(r"ValueError: (The soft targets .*)", str(error))
+    return None if message is None else ValueError(message[1])

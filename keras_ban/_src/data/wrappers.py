@@ -1,0 +1,152 @@
+"""`PyDataset`s made of other data: with soft targets, of arrays, or one worker's part."""
+
+import keras
+import numpy as np
+
+from keras_ban._src.backend import process_group
+from keras_ban._src.data.batch import join_targets, pack, unpack
+from keras_ban._src.data.leaves import leaves_of, size_of, take
+from keras_ban._src.data.soft_target_rows import join
+
+
+class Wrapped(keras.utils.PyDataset):
+    """A `PyDataset` with the batches of another one. A subclass's `__getitem__` changes them."""
+
+    # How many views the soft targets have, and the one that is due; `None`: they are not of views.
+    views = None
+    view = 0
+
+    def __init__(self, dataset):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset = dataset
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def on_epoch_begin(self):
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._dataset.on_epoch_end()
+
+
+class PairedDataset(Wrapped):
+    """A `PyDataset` and the soft targets of its rows: batch `i` begins at row `i * size of batch 0`."""
+
+    def __init__(self, dataset, soft_targets, count, batch_size):
+        super().__init__(dataset)
+        self._soft_targets = soft_targets
+        self.views = soft_targets.views
+        self._batch_size = batch_size
+        if not (count - 1) * batch_size < len(soft_targets) <= count * batch_size:
+            raise ValueError(
+                f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of "
+                f"{batch_size}: they must come from the same data, in batches of equal size (but the last)."
+            )
+
+    def __getitem__(self, index):
+        batch = self._dataset[index]
+        x = take(unpack(batch)[0], slice(None))
+        start = index * self._batch_size
+        rows = slice(start, start + size_of(x))
+        self._soft_targets.check(x, rows)
+        return join(batch, *self._soft_targets.batch_and_seeds(rows, self.view))
+
+
+class PairedByKey(Wrapped):
+    """A `PyDataset` and the soft targets of its keys."""
+
+    def __init__(self, dataset, join):
+        super().__init__(dataset)
+        self._join = join
+
+    def __getitem__(self, index):
+        return self._join(self._dataset[index])
+
+
+class ArrayBatches(keras.utils.PyDataset):
+    """Arrays `(x, y, sample_weight)` in batches, shuffled as `fit(shuffle=...)` shuffles them.
+
+    All rows are shuffled, or with `"batch"` the rows within each batch, by NumPy's global random numbers.
+    """
+
+    views = None
+    view = 0
+
+    def __init__(self, arrays, batch_size, shuffle):
+        super().__init__()
+        self._arrays = keras.tree.lists_to_tuples(arrays)  # TensorFlow would take a list for a tensor.
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._order = np.arange(size_of(arrays[0]))
+
+    @property
+    def num_batches(self):
+        return -(-len(self._order) // self._batch_size)
+
+    def on_epoch_begin(self):
+        if self._shuffle and self._shuffle != "batch":
+            self._order = np.random.permutation(len(self._order))
+
+    def rows(self, index):
+        """The positions of the examples in a batch."""
+        rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        return np.random.permutation(rows) if self._shuffle == "batch" else rows
+
+    def __getitem__(self, index):
+        return pack(*take(self._arrays, self.rows(index)))
+
+
+class ArrayRows(ArrayBatches):
+    """Arrays, with soft targets that are of several views, or too large for memory: each batch reads its own rows."""
+
+    def __init__(self, arrays, soft_targets, batch_size, shuffle):
+        super().__init__(arrays, batch_size, shuffle)
+        self._soft_targets = soft_targets
+        self.views = soft_targets.views
+
+    def __getitem__(self, index):
+        rows = self.rows(index)
+        x, y, sample_weight = take(self._arrays, rows)
+        y = join_targets(y, *self._soft_targets.batch_and_seeds(rows, self.view))
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class Packed(Wrapped):
+    """A dataset of batches `(x, None, sample_weight)`, which Keras does not take on TensorFlow, packed by `pack`."""
+
+    def __getitem__(self, index):
+        return pack(*unpack(self._dataset[index]))
+
+
+class WorkerPart(Wrapped):
+    """A dataset of whole batches, of which each worker yields its own rows."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self._parts, self._this = process_group.parts()
+        self._shares = process_group.shares()
+
+    def __getitem__(self, index):
+        batch = self._dataset[index]
+        size = size_of(leaves_of(batch))
+        if size % self._shares:
+            raise ValueError(
+                f"Batch {index} has {size} examples, which do not divide evenly over {self._shares} devices. Use a "
+                f"batch size that does, for validation too, and leave out as many examples as make the last one divide."
+            )
+        each = size // self._parts
+        rows = slice(self._this * each, (self._this + 1) * each)
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], batch)
+
+
+class ViewOfEpoch(keras.callbacks.Callback):
+    """Epoch `e` trains on view `e mod views` of a dataset."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self._dataset = dataset
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._dataset.view = epoch % self._dataset.views

@@ -1,0 +1,53 @@
+"""The lock of a run directory: one process writes at a time."""
+
+import os
+import socket
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# A lock belongs to an open file, and forked processes inherit open files: a worker process that outlives the run would
+# keep the lock. So a child closes the files, which does not release the parent's lock.
+_held = set()
+
+
+def _close_in_child():
+    while _held:
+        _held.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+def take_lock(path):
+    if fcntl is None:
+        raise NotImplementedError(
+            "A run directory is locked with `fcntl`, which Windows does not have. Run in WSL, or leave out `directory`."
+        )
+    file = open(path, "a+")  # noqa: SIM115 (closed by `release_lock`)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise RuntimeError(
+            f"{path.parent} is in use by {holder}: two runs in one directory would mix. Wait until it has ended (the "
+            "lock ends with the process), or use another directory."
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on host {socket.gethostname()}\n")
+    file.flush()
+    _held.add(file)
+    return file
+
+
+def release_lock(file):
+    if file is None:
+        return
+    _held.discard(file)
+    fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()

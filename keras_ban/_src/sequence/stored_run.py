@@ -1,0 +1,54 @@
+"""A run on disk, as a sequence is restored from it."""
+
+from keras_ban._src.files import model_file
+from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.sequence.recipes import CompileArguments, from_config
+
+_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
+
+
+class StoredRun:
+    """What a run directory holds of a `BornAgainSequence`.
+
+    Args:
+        directory: its path.
+        custom_objects: as in `keras.saving.load_model`.
+
+    Attributes:
+        models: the finished generations.
+        history: their `BornAgainHistory`.
+        settings: the sequence's arguments, by name.
+        seed: the seed of the run.
+        lacks: the arguments that no file holds, in words.
+    """
+
+    def __init__(self, directory, custom_objects=None):
+        run = RunDirectory(directory).read()
+        if not run.entries:
+            raise ValueError(f"{directory} holds a run of which no generation is finished yet: continue it by `fit`.")
+        begun_with = run.manifest["begun_with"]
+        paths = [run.model_file(generation) for generation in range(len(run.entries))]
+        self.models = [model_file.load(path, custom_objects) for path in paths]
+        self.settings = {name: begun_with[name] for name in _PLAIN if name in begun_with}
+        for name in ("distillation_loss", "label_weight", "feature_matching"):
+            try:
+                self.settings[name] = from_config(name, begun_with.get(name), custom_objects)
+            except ValueError as error:
+                raise ValueError(
+                    f"{directory} cannot be loaded as a sequence: {error}. Register your own classes and functions "
+                    "with `keras.saving.register_keras_serializable`, or pass them as `custom_objects`. Where that "
+                    "does not help, make the sequence as it was made, with this `directory`, and call `fit`, which "
+                    "loads what is finished. The models are whole, and need none of it: "
+                    f"`keras.saving.load_model('{paths[0]}')`."
+                ) from error
+        self.history, self.seed = run.history(), run.manifest["seed"]
+        lacks = {
+            "a callable `model`": len(begun_with["model"]) > 1,
+            "an `augmentation`": begun_with["augmentation"] is not None,
+        }
+        self.lacks = [name for name, is_so in lacks.items() if is_so]
+        self._compile, self._custom_objects = begun_with["compile"], custom_objects
+
+    def compile_arguments(self):
+        """The arguments of `compile`; `ValueError` if one could not be serialized or is not known."""
+        return CompileArguments.from_config(self._compile, self._custom_objects)
