@@ -404,6 +404,13 @@ def linear(inputs, outputs):
     return keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs)])
 
 
+@pytest.mark.one_backend
+def test_a_seed_may_be_a_whole_number_of_numpy():
+    logits = np.random.default_rng(0).standard_normal((2, 8, CLASSES)).astype("float32")
+    drawn = [keras.ops.convert_to_numpy(PermutedDarkKnowledge(seed=seed)(*logits)) for seed in (3, np.int64(3))]
+    assert drawn[0] == drawn[1]
+
+
 @cases("cached, shape", (True, (24,)), on_one_backend=[(True, (24, 1)), (False, (24,)), (False, (24, 1))])
 def test_class_weights_of_smoothed_binary_labels_are_those_of_the_nearest_class_as_in_keras(cached, shape):
     yes = (Y % 2).reshape(shape)

@@ -162,11 +162,20 @@ def test_float_labels_where_whole_numbers_are_wanted_are_refused(loss):
         distiller.fit(X, np.eye(CLASSES)[Y])
 
 
+class OwnCall(keras.Sequential):
+    """A model of which no last layer is known."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask)
+
+
 def test_logits_where_probabilities_are_declared_are_refused():
-    distiller = compiled(
-        keras.losses.SparseCategoricalCrossentropy(),
-        student=classifier(activation="softmax"),
-        distillation_loss=KnowledgeDistillation(from_logits=False),
-    )
+    arguments = {
+        "student": classifier(activation="softmax"),
+        "distillation_loss": KnowledgeDistillation(from_logits=False),
+    }
+    labels = keras.losses.SparseCategoricalCrossentropy()
+    with pytest.raises(ValueError, match="`distillation_loss` contradicts the teacher: .* gives no probabilities"):
+        compiled(labels, **arguments).fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match="takes probabilities .* they range from"):
-        distiller.fit(X, Y, verbose=0)
+        compiled(labels, **arguments, teacher=OwnCall(classifier().layers)).fit(X, Y, verbose=0)

@@ -294,11 +294,9 @@ def test_a_callable_that_returns_no_model_is_refused(returned, blobs):
         compiled(lambda generation: returned).fit(*blobs, **FIT)
 
 
-# `pytest.warns` raises Keras's own again, without the module that the exception in pyproject.toml asks for.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_probabilities_where_logits_are_declared_are_warned_of(blobs):
-    loss = keras.losses.SparseCategoricalCrossentropy()
-    sequence = compiled(classifier(activation="softmax"), loss=loss)
+def test_probabilities_where_logits_are_declared_are_refused_before_training(blobs):
+    sequence = compiled(classifier(activation="softmax"), loss=keras.losses.SparseCategoricalCrossentropy())
 
-    with pytest.warns(UserWarning, match=r"look like probabilities, .*`KnowledgeDistillation\(from_logits=False\)`"):
+    with pytest.raises(ValueError, match=r"contradicts the student.*`KnowledgeDistillation\(from_logits=False\)`"):
         sequence.fit(*blobs, **FIT)
+    assert [] == sequence.models

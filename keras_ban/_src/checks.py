@@ -65,7 +65,9 @@ def check_labels(labels, loss, model, name="y"):
         )
     if shape is None or array.size == 0:
         return
-    classes, ignored = shape[-1], getattr(loss, "ignore_class", None)
+    classes, ignored = _class_count(shape, array.shape), getattr(loss, "ignore_class", None)
+    if classes is None:
+        return
     wrong = (array < 0) | (array >= classes)
     if ignored is not None:
         wrong &= array != ignored
@@ -75,6 +77,21 @@ def check_labels(labels, loss, model, name="y"):
             f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `{name}` holds "
             f"{int(wrong.sum())} others, {example} for instance (labels range from {array.min()} to {array.max()})."
         )
+
+
+def _class_count(shape, labels_shape):
+    """The size of the axis of the outputs that whole-number labels lack: the last, or that of channels that come first.
+
+    Args:
+        shape: of the outputs, `(None, ...)`.
+        labels_shape: `(n, ...)`, or `(n, ..., 1)`.
+    """
+
+    def fits(axis):
+        known = zip(shape[1:axis] + shape[axis + 1 :], labels_shape[1:], strict=False)
+        return all(None in pair or pair[0] == pair[1] for pair in known)
+
+    return next((shape[axis] for axis in range(len(shape) - 1, 0, -1) if fits(axis)), shape[-1])
 
 
 def _is_sparse_crossentropy(loss):
@@ -90,40 +107,6 @@ def _is_sparse_crossentropy(loss):
 def _one_hot(array):
     is_table = isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim > 1 and array.shape[-1] > 1
     return is_table and bool((array.sum(-1) == 1).all())
-
-
-def check_soft_targets(soft_targets, loss):
-    """Look at a first batch of soft targets: raise where they are broken, say where they look like something else.
-
-    Returns:
-        `None`, or a message that warns.
-    """
-    values = np.asarray(soft_targets, dtype="float64")
-    if not np.isfinite(values[~np.isneginf(values)]).all():
-        raise ValueError(
-            "The teacher's outputs on the first batch hold NaN or inf: it has nothing to teach. Was it trained to the "
-            "end, and is `x` free of NaN and scaled as it was for the teacher?"
-        )
-    from_logits, activation = (getattr(loss, name, None) for name in ("from_logits", "activation"))
-    if from_logits is None:
-        return None
-    in_range = bool(((values >= -1e-6) & (values <= 1 + 1e-6)).all())
-    looks_like_probabilities = in_range
-    if activation != "sigmoid":
-        looks_like_probabilities &= bool(np.allclose(values.sum(axis=-1), 1.0, atol=2e-2))
-    if from_logits and looks_like_probabilities:
-        return (
-            "The teacher's outputs on the first batch look like probabilities, but the distillation loss takes logits "
-            "(`from_logits=True`): a softmax of probabilities teaches next to nothing. If the models end in a softmax "
-            f"or a sigmoid, use `{type(loss).__name__}(from_logits=False)`."
-        )
-    if not from_logits and not looks_like_probabilities:
-        raise ValueError(
-            "The distillation loss takes probabilities (`from_logits=False`), but the teacher's outputs on the first "
-            f"batch are none: they range from {values.min():.4g} to {values.max():.4g}. If the models give logits, use "
-            "`from_logits=True`."
-        )
-    return None
 
 
 def check_choice(name, value, choices):

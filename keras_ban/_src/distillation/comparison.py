@@ -2,52 +2,68 @@
 
 import keras
 
-from keras_ban._src.distillation.outputs import has_schedule, loss_target, own_weights, per_output
+from keras_ban._src.distillation.outputs import has_schedule, loss_target, own_weights
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.losses.keras_distillation import compare_whole_batch, is_of_keras_distillation
+from keras_ban._src.losses.outputs import check_target
+from keras_ban._src.losses.precision import add_up
 from keras_ban._src.losses.schedules import value_at
 
 
-def compare_outputs(distiller, labels, soft_targets, y_pred, sample_weight, step):
+class Comparison:
     """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output.
 
     Args:
-        distiller: the `Distiller`, whose losses and weights count, and which keeps the mean of temperatures.
-        labels, sample_weight: as for the student's own loss.
-        soft_targets: of the same outputs as `y_pred`.
-        y_pred: the student's outputs.
-        step: the training step, where something changes with it, or `None`.
+        losses: the distillation losses, one for all outputs or nested.
+        loss_weights: as in `keras.Model.compile`.
+        outputs: the `Outputs` that say which values belong to which output.
+        temperature_tracker: a metric, the mean of temperatures that change; or `None`.
     """
-    student, loss_weights, losses = distiller.student, distiller._loss_weights, distiller.distillation_loss
-    outputs, targets = keras.tree.flatten(y_pred), keras.tree.flatten(soft_targets)
-    if len(outputs) != len(targets):
-        raise ValueError(
-            f"The student gives {len(outputs)} outputs, the teacher {len(targets)}: they must be the same. Where "
-            "outputs are a dict, the teacher's may hold more than the student's."
-        )
-    if is_of_keras_distillation(losses) and len(outputs) > 1:
-        if loss_weights is not None:
+
+    def __init__(self, losses, loss_weights, outputs, temperature_tracker):
+        self._losses = losses
+        self._loss_weights = loss_weights
+        self._outputs = outputs
+        self._temperature_tracker = temperature_tracker
+
+    def __call__(self, labels, targets, y_pred, sample_weight, step):
+        """The loss of a batch.
+
+        Args:
+            labels, sample_weight: as for the student's own loss.
+            targets: the soft targets, in the order of the flat outputs.
+            y_pred: the student's outputs.
+            step: the training step, where something changes with it, or `None`.
+        """
+        outputs = keras.tree.flatten(y_pred)
+        if is_of_keras_distillation(self._losses) and len(outputs) > 1:
+            return self._of_all(targets, y_pred, sample_weight)
+        values = (self._losses, self._loss_weights, labels, sample_weight)
+        columns = (self._outputs.for_each(each, y_pred) for each in values)
+        terms = []
+        for loss, weight, label, each_weight, target, output in zip(*columns, targets, outputs, strict=True):
+            if loss is None:
+                continue
+            check_target(target, list(y_pred) if isinstance(y_pred, dict) else self._outputs.names)
+            check_comparable(loss, target, output)
+            value = self._of_one(loss, label, target, output, each_weight, step)
+            terms.append(value if weight is None else weight * value)
+        return add_up(terms)
+
+    def _of_one(self, loss, label, target, output, sample_weight, step):
+        if is_of_keras_distillation(loss):
+            return compare_whole_batch(loss, target, output, sample_weight)
+        if has_schedule(loss):
+            self._temperature_tracker.update_state(value_at(loss.temperature, step))
+        return loss(loss_target(loss, label, target, step), output, own_weights(sample_weight))
+
+    def _of_all(self, targets, y_pred, sample_weight):
+        if self._loss_weights is not None:
             raise ValueError(
-                f"One `{type(losses).__name__}` of keras.distillation for all outputs cannot be weighted by "
+                f"One `{type(self._losses).__name__}` of keras.distillation for all outputs cannot be weighted by "
                 "`loss_weights`: pass a list or dict of losses, one for each output."
             )
-        return compare_whole_batch(losses, soft_targets, y_pred, sample_weight)
-    values = (losses, loss_weights, labels, sample_weight)
-    losses, weights, labels, sample_weights = (per_output(each, y_pred, student) for each in values)
-    total = 0.0
-    for loss, weight, label, target, output, each_sample_weight in zip(
-        losses, weights, labels, targets, outputs, sample_weights, strict=True
-    ):
-        if loss is None:
-            continue
-        if target is None:
-            raise ValueError(f"The teacher lacks one of the student's outputs, {list(y_pred)}, that has a loss.")
-        check_comparable(loss, target, output)
-        if is_of_keras_distillation(loss):
-            value = compare_whole_batch(loss, target, output, each_sample_weight)
-        else:
-            if has_schedule(loss):
-                distiller._temperature_tracker.update_state(value_at(loss.temperature, step))
-            value = loss(loss_target(loss, label, target, step), output, own_weights(each_sample_weight))
-        total += value if weight is None else weight * value
-    return total
+        for target in targets:
+            check_target(target, list(y_pred) if isinstance(y_pred, dict) else self._outputs.names)
+        targets = keras.tree.pack_sequence_as(y_pred, targets)
+        return compare_whole_batch(self._losses, targets, y_pred, sample_weight)

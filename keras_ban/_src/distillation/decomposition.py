@@ -9,8 +9,10 @@ from keras_ban._src import backend, checks
 from keras_ban._src.data import trial
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.data.leaves import as_array
+from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.base import check_temperature
 from keras_ban._src.losses.numpy_softmax import softmax
+from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets.soft_targets import SoftTargets
 
 
@@ -89,7 +91,8 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     Raises:
         TypeError: the student is not a `keras.Model`.
         ValueError: the outputs are several or of one class, the teacher's are of another shape, the labels do not fit
-            them, or `SoftTargets` are of other data or of another kind.
+            them, `SoftTargets` are of other data or of another kind, or the last layer of a model gives other outputs
+            than `from_logits` says.
     """
     checks.check_model("student", student)
     temperature = check_temperature(temperature)
@@ -98,6 +101,8 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
         checks.check_count("batch_size", batch_size, below=2**31)
     models = [model for model in (student, teacher) if isinstance(model, keras.Model)]
     data = as_arrays(x, batch_size=batch_size, models=models)
+    loss = KnowledgeDistillation(temperature, from_logits)
+    Outputs(loss, None, student, teacher if isinstance(teacher, keras.Model) else None).check()
     outputs = _predict(student, data)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
         raise ValueError(

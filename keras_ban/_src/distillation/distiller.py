@@ -18,15 +18,13 @@ from keras_ban._src.data.parts import check_shares, part_of_batches
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.augmented_step import augment_batch, prepare_augmentation
-from keras_ban._src.distillation.comparison import compare_outputs
+from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.feature_matching import FeatureMatching
-from keras_ban._src.distillation.first_batch import check_first_batch, check_soft_targets
+from keras_ban._src.distillation.first_batch import check_first_batch, look_at_soft_targets
 from keras_ban._src.distillation.observer import Observed, Observer, split_observed
 from keras_ban._src.distillation.outputs import (
     check_independent,
-    check_known_outputs,
     has_schedule,
-    of_same_outputs,
     own_weights,
     seed_generators,
     with_own_seed,
@@ -34,7 +32,10 @@ from keras_ban._src.distillation.outputs import (
 from keras_ban._src.distillation.teacher import NO_TEACHER, Teaching
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
+from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
+from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import check_schedule, serialize, value_at
+from keras_ban._src.losses.structure import targets_of, weights_of_losses
 from keras_ban._src.targets import augmented_views
 from keras_ban._src.targets.top_k_rows import expand, is_top_k
 
@@ -129,13 +130,13 @@ class Distiller(AnyData, keras.Model):
     ):
         if distillation_loss is None:
             distillation_loss = KnowledgeDistillation()
-        checks.check_distillation_loss(distillation_loss)
+        check_distillation_loss(distillation_loss)
         checks.check_model("student", student)
         _warn_of_own_steps(student)
         if teacher is not None:
             checks.check_model("teacher", teacher)
             check_independent(student, teacher)
-            check_known_outputs(student, teacher, distillation_loss)
+        outputs = Outputs(distillation_loss, None, student, teacher)
         for loss in filter(is_of_keras_distillation, keras.tree.flatten(distillation_loss)):
             check_of_keras_distillation(loss, student, teacher)
         observers = {"student": None, "teacher": None}
@@ -144,6 +145,10 @@ class Distiller(AnyData, keras.Model):
             observers["student"] = Observer("student", student, feature_matching.layers.keys())
             observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
         label_weight = check_schedule("label_weight", checks.check_label_weight, label_weight)
+        # A weight that changes may be anything in between, at any step.
+        hears_teacher = callable(label_weight) or label_weight < 1
+        if hears_teacher:
+            outputs.check_shapes()
         if augmentation is not None:
             augmented_views.check_augmentation(augmentation)
             of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
@@ -165,6 +170,8 @@ class Distiller(AnyData, keras.Model):
         # Held where Keras does not look for what it would track.
         self._hidden = types.SimpleNamespace(
             distillation_loss=distillation_loss,
+            outputs=outputs,
+            compare=None,
             observer=observers["student"],
             observes=False,
             found_by_keras=False,
@@ -173,14 +180,12 @@ class Distiller(AnyData, keras.Model):
             workers=None,
         )
         self._label_weight = label_weight
-        self._loss_weights = None
         self._soft_targets_checked = False
         self._evaluating = False
         self._jit_wanted = "auto"
         self._augmentation_is_ready = False
-        # A weight that changes may be anything in between, at any step.
         self._hears_labels = callable(label_weight) or label_weight > 0
-        self._hears_teacher = callable(label_weight) or label_weight < 1
+        self._hears_teacher = hears_teacher
         self._needs_teacher = self._hears_teacher or feature_matching is not None
         temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(distillation_loss))
         self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
@@ -247,7 +252,10 @@ class Distiller(AnyData, keras.Model):
         if self.teacher is not None:
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
-        self._loss_weights = loss_weights
+        label_loss = loss if self._hears_labels else None
+        self._hidden.outputs = outputs = Outputs(self.distillation_loss, label_loss, self.student, self.teacher)
+        weights = weights_of_losses(loss_weights, loss)
+        self._hidden.compare = Comparison(self.distillation_loss, weights, outputs, self._temperature_tracker)
         self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = False
@@ -276,8 +284,9 @@ class Distiller(AnyData, keras.Model):
             TypeError: `soft_targets` is not `SoftTargets`, or `x` is not data.
             ValueError: `compile` was not called; the parts of the data differ in length, are not numbers, or do not
                 fit the models or the loss; labels for a Keras loss, weights or soft targets hold NaN (inputs are not
-                searched); the outputs of teacher and student do not fit; there is no teacher although one is needed; or
-                the soft targets belong to other data, another teacher or another kind of loss.
+                searched); the outputs of teacher and student do not fit; there is no teacher although one is needed;
+                the soft targets belong to other data, another teacher or another kind of loss; or losses and last
+                layers contradict each other (one gives logits, another takes probabilities).
             RuntimeError: a process that read a `PyDataset(use_multiprocessing=True)` has died (Keras 3.15 itself waits
                 forever); or another worker was lost.
 
@@ -299,6 +308,8 @@ class Distiller(AnyData, keras.Model):
         self._check_labels(data)
         if not self._hears_labels:
             data = data.without_labels()
+        if self._hears_teacher:
+            self._hidden.outputs.check()
         validation_data = options["validation_data"]
         if self.built and validation_data is not None and not validation_data.yields_batches:
             batch = None if data.yields_batches else (data.x, data.labels, data.sample_weight)
@@ -449,12 +460,12 @@ class Distiller(AnyData, keras.Model):
             label_weight = value_at(self.label_weight, self._hidden.step)
             if self._label_weight_tracker is not None:
                 self._label_weight_tracker.update_state(label_weight)
-            loss = label_weight * label_loss + (1 - label_weight) * loss if self._hears_teacher else label_loss
+            loss = mix(label_weight, label_loss, loss) if self._hears_teacher else label_loss
         if features is not None:
             feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
             self._track(self._feature_loss_tracker, feature_loss, x)
-            loss = loss + self.feature_matching.weight * feature_loss
-        return loss + self._student_losses()
+            loss = add_up([loss, self.feature_matching.weight * feature_loss])
+        return add_up([loss, self._student_losses()])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred, _ = split_observed(y_pred)
@@ -515,8 +526,12 @@ class Distiller(AnyData, keras.Model):
         if self.teacher is None and data.soft_targets is None and not data.yields_batches:
             raise ValueError(NO_TEACHER)
         unseen = self._hears_teacher and not self._soft_targets_checked
+        if self._hears_teacher:
+            self._hidden.outputs.check()
         if unseen or not getattr(self.teacher, "built", True):
-            check_first_batch(self, data)
+            models = (self.student, self._teaching, self._hidden.outputs)
+            looked = check_first_batch(data, *models, in_step=backend.steps_see_values(self))
+            self._soft_targets_checked |= looked
         if self.teacher is None or data.soft_targets is not None:
             self._teaching.end()
         else:
@@ -525,10 +540,11 @@ class Distiller(AnyData, keras.Model):
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
         if is_top_k(soft_targets):
             soft_targets = expand(soft_targets, y_pred.shape[-1])
-        soft_targets = of_same_outputs(soft_targets, y_pred)
         if not self._soft_targets_checked and backend.steps_see_values(self):
-            check_soft_targets(self, soft_targets)
-        return compare_outputs(self, labels, soft_targets, y_pred, sample_weight, self._hidden.step)
+            look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
+            self._soft_targets_checked = True
+        targets = targets_of(soft_targets, y_pred)
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.step)
 
     def _aggregate_additional_loss(self, loss):
         # Of Keras, which sums up by it what `losses` holds.

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_ban._src import checks
-from keras_ban._src.losses.base import is_finite_number, precision, same_shape
+from keras_ban._src.losses.base import is_finite_number, same_shape
+from keras_ban._src.losses.precision import precision
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")

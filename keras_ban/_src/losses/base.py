@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_ban._src import backend, checks
 from keras_ban._src.losses.masks import mask_of
+from keras_ban._src.losses.precision import precision
 from keras_ban._src.losses.schedules import check_schedule, serialize, value_at
 
 # Probabilities below this count as this: log(1e-30) = -69, far under anything that a float32 softmax is trusted to
@@ -166,7 +167,8 @@ class SoftTargetLoss(keras.losses.Loss):
                 "it. Elsewhere call the loss with `y_true={'soft_targets': ..., 'step': ...}`."
             )
         step = ops.cast(ops.round(y_true["step"]), "int32") if "step" in y_true else None
-        return self.compare(y_true, y_true["soft_targets"], y_pred, value_at(self.temperature, step))
+        temperature = value_at(self.temperature, step, self.dtype)
+        return self.compare(y_true, y_true["soft_targets"], y_pred, temperature)
 
     def logits(self, outputs, temperature):
         """Logits of a softmax over the last axis, divided by the temperature."""
@@ -230,11 +232,6 @@ def counted_examples(y_true, like):
     while len(mask.shape) < len(like.shape):
         mask = ops.expand_dims(mask, -1)
     return ops.broadcast_to(mask, ops.shape(like))
-
-
-def precision():
-    """The dtype that losses are computed in. Half precision would be lost before `call`: 257 is no bfloat16."""
-    return "float64" if keras.config.floatx() == "float64" else "float32"
 
 
 def is_finite_number(value):

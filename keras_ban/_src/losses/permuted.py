@@ -49,7 +49,7 @@ class PermutedDarkKnowledge(SoftTargetLoss):
     ):
         super().__init__(temperature, from_logits, "softmax", reduction, name)
         self._seed = checks.check_seed(seed, below=2**31)
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(self._seed)
 
     @property
     def seed(self):

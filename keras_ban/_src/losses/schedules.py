@@ -20,9 +20,9 @@ def check_schedule(name, check, value):
     return value
 
 
-def value_at(value, step):
-    """The number as it is; what a callable gives, as a float32 tensor `()`."""
-    return ops.cast(value(step), "float32") if callable(value) else value
+def value_at(value, step, dtype="float32"):
+    """The number as it is; what a callable gives, as a tensor `()`."""
+    return ops.cast(value(step), dtype) if callable(value) else value
 
 
 def serialize(value):

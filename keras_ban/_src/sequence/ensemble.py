@@ -1,6 +1,7 @@
 """Average several models into one `keras.Model`."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -10,6 +11,8 @@ from keras_ban._src import checks
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.losses.base import as_logits, check_activation, is_finite_number
+from keras_ban._src.losses.meaning import of_model
+from keras_ban._src.losses.precision import precision
 
 AVERAGES = ("probabilities", "logits", "outputs")
 
@@ -57,6 +60,9 @@ class EnsembleModel(AnyData, keras.Model):
         TypeError: a member is not a `keras.Model`.
         ValueError: no members, one of them twice, members with other output shapes, weights that are not as above,
             an unknown `average` or `activation`.
+
+    Warns:
+        UserWarning: the last layer of a member gives other outputs than `from_logits` and `activation` say.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class EnsembleModel(AnyData, keras.Model):
             raise ValueError(f"`average` must be one of {AVERAGES}, received: {average!r}.")
         check_activation(activation)
         from_logits = checks.check_flag("from_logits", from_logits)
+        _warn_of_other_outputs(members, average, from_logits, activation)
         # Each member casts its inputs as its own dtype policy says.
         super().__init__(name=name, autocast=False)
         self.members = members
@@ -105,7 +112,7 @@ class _Averaging(keras.layers.Layer):
     """The weighted average of tensors of equal shapes; a layer, so that Keras casts them and hands on their mask."""
 
     def __init__(self, member_weights, average, from_logits, activation):
-        super().__init__(name="average", dtype="float64" if keras.config.floatx() == "float64" else "float32")
+        super().__init__(name="average", dtype=precision())
         self.supports_masking = True
         self.built = True
         # A member of weight 0 is left out: 0 * NaN would be NaN.
@@ -155,6 +162,23 @@ def _check_members(members):
     known = [member for member in members if getattr(member, "outputs", None)]
     _check_same_outputs([[tuple(output.shape) for output in member.outputs] for member in known])
     return list(members)
+
+
+def _warn_of_other_outputs(members, average, from_logits, activation):
+    """Warn, and do not raise: ensembles that are on disk must be readable."""
+    if (average, from_logits) not in (("probabilities", True), ("logits", False)):
+        return  # A weighted sum, whatever the members give.
+    for layer in keras.tree.flatten([of_model(member) for member in members]):
+        given = layer.meaning
+        of_other_kind = (activation, given.activation) == ("softmax", "sigmoid")
+        if given.from_logits is False and (from_logits or of_other_kind):
+            warnings.warn(
+                f"The ensemble takes {'logits' if from_logits else 'probabilities'} of a {activation}, but the last "
+                f"layer of a member, {layer.name!r}, gives probabilities of a {given.activation}. Pass "
+                f"`from_logits=False, activation={given.activation!r}`.",
+                stacklevel=3,
+            )
+            return
 
 
 def _check_same_outputs(shapes):

@@ -12,16 +12,16 @@ from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.parts import check_shares, part_of_batches
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
-from keras_ban._src.distillation.outputs import check_known_outputs
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, better, in_words
+from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, counts_nothing
-from keras_ban._src.sequence.scorer import known_probabilities
+from keras_ban._src.sequence.scorer import meaning_of
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 from keras_ban._src.targets import augmented_views
 
@@ -76,7 +76,7 @@ class Generations:
         if last == 0:
             # What a student cannot be made with is told now, not when generation 0 is trained.
             self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
-        check_known_outputs(starts[last], starts[last], sequence.distillation_loss)
+        self._check_outputs(starts, last)
         for output in getattr(starts[last], "outputs", None) or []:
             if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
                 raise ValueError(
@@ -84,12 +84,20 @@ class Generations:
                     f"top_k={sequence.top_k}; the outputs have shape {tuple(output.shape)}."
                 )
         if sequence.teach_from == ENSEMBLE or sequence.distill_ensemble:
-            average_of(starts.values(), sequence.distillation_loss)
+            average_of(starts.values(), meaning_of(sequence, self._compile_arguments))
         if sequence.shared_layers is not None:
             for student in [starts[place] for place in starts if place > 0] or [starts[0]]:
                 pair_layers(student, starts[0], sequence.shared_layers)
         self._starts = dict(starts)
         return starts
+
+    def _check_outputs(self, starts, last):
+        """Raise where losses and last layers contradict each other, before anything is trained."""
+        losses = (self._sequence.distillation_loss, self._compile_arguments.loss)
+        Outputs(losses[0], None, starts[last], starts[last]).check_shapes()
+        for place in range(1, last + 1) if last > 0 else [0]:
+            if self.label_weight(max(place, 1)) != 1:
+                Outputs(*losses, student=starts[place], teacher=starts[max(place - 1, 0)]).check()
 
     def seed(self, place):
         return int(np.random.SeedSequence([self._entropy, place]).generate_state(1)[0])
@@ -189,7 +197,7 @@ class Generations:
             return self._teacher
         teacher = None if by is None else models[-1]
         if by == ENSEMBLE:
-            teacher = average_of(models, self._sequence.distillation_loss)
+            teacher = average_of(models, meaning_of(self._sequence, self._compile_arguments))
         callbacks = make_callbacks(record.generation)
         model, trained = self._train(record, place, teacher, models, data, callbacks, options)
         if trained is not model:
@@ -355,12 +363,11 @@ def taught_by(teach_from, record):
     return ENSEMBLE if of_all else record.generation - 1
 
 
-def average_of(models, distillation_loss, weights=None, average=None):
-    """The `EnsembleModel` of generations: of their probabilities, where the distillation loss says what these are."""
-    loss = known_probabilities(distillation_loss)
-    if loss is None:
+def average_of(models, meaning, weights=None, average=None):
+    """The `EnsembleModel` of generations: of their probabilities, where the `Meaning` of their outputs is known."""
+    if meaning is None:
         return EnsembleModel(list(models), weights, average or "outputs")
-    return EnsembleModel(list(models), weights, average or "probabilities", loss.from_logits, loss.activation)
+    return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)
 
 
 def _check_finite(model, record):

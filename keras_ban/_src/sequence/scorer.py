@@ -9,14 +9,21 @@ from keras_ban._src.data import reading
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import ENSEMBLE, score
 from keras_ban._src.losses.numpy_softmax import softmax
+from keras_ban._src.losses.outputs import Outputs
 
 
 class Scorer:
-    """Evaluates models on one set of data, and classifiers against those scored before."""
+    """Evaluates models on one set of data, and classifiers against those scored before.
 
-    def __init__(self, data, loss, batch_size, steps=None):
+    Args:
+        data: as `keras.Model.fit` takes validation data.
+        meaning: the `Meaning` of the models' outputs, or `None`.
+        batch_size, steps: as in `keras.Model.evaluate`.
+    """
+
+    def __init__(self, data, meaning, batch_size, steps=None):
         self.data = data
-        self._loss = known_probabilities(loss)
+        self._meaning = meaning
         self._batch_size = batch_size
         self._steps = steps
         self._scored = []
@@ -37,13 +44,13 @@ class Scorer:
             model: the next generation.
             taught_by: which of the models scored so far it is compared with, by number; `"ensemble"`: all, averaged.
         """
-        if self._loss is None or self._labels is None:
+        if self._meaning is None or self._labels is None:
             return None
         here = model_file.on_this_worker(model)
         x = self.data.for_model(model).x
         with backend.keeping_values(here):
             outputs = process_group.alone(lambda: here.predict(x, batch_size=self._batch_size, verbose=0))
-        probabilities = _probabilities(outputs, self._loss)
+        probabilities = _probabilities(outputs, self._meaning)
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):
             return None
@@ -63,28 +70,29 @@ class Scorer:
         return score(self._classes, np.mean(self._scored[:generations], axis=0), self._scored[0], 0)
 
 
-def known_probabilities(loss):
-    """The distillation loss, if it says what kind of probabilities all outputs are; else `None`.
+def meaning_of(sequence, compile_arguments):
+    """The `Meaning` of the outputs of a sequence's models: that of the distillation loss.
 
-    Of several outputs, each with a loss, it is one of them, if all say the same.
+    Where no student hears a teacher, it is that of the label loss, if there is one.
     """
-    losses = keras.tree.flatten(loss)
-    kinds = {(getattr(each, "from_logits", None), getattr(each, "activation", None)) for each in losses}
-    return losses[0] if len(kinds) == 1 and None not in kinds.pop() else None
+    is_heard = any(each != 1 for each in keras.tree.flatten(sequence.label_weight))
+    if is_heard or compile_arguments is None:
+        return Outputs(sequence.distillation_loss).meaning
+    return Outputs(None, compile_arguments.loss).meaning
 
 
-def _probabilities(outputs, loss):
+def _probabilities(outputs, meaning):
     """Probabilities `(n, classes)` in float64, or `None` where the outputs are of another form."""
     if keras.tree.is_nested(outputs) or np.ndim(outputs) != 2:
         return None
     outputs = np.asarray(outputs, dtype="float64")
-    if loss.activation == "sigmoid":
+    if meaning.activation == "sigmoid":
         if outputs.shape[-1] != 1:
             return None
         # The logits of a softmax over no and yes are 0 and the output: 1 - yes would lose the digits of a small no.
-        no = np.zeros_like(outputs) if loss.from_logits else 1 - outputs
+        no = np.zeros_like(outputs) if meaning.from_logits else 1 - outputs
         outputs = np.concatenate([no, outputs], axis=-1)
-    return softmax(outputs) if loss.from_logits else outputs
+    return softmax(outputs) if meaning.from_logits else outputs
 
 
 def _class_indices(labels, classes):

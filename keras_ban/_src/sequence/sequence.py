@@ -12,13 +12,14 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.losses import KnowledgeDistillation
+from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
 from keras_ban._src.sequence import manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generations import Generations, average_of, taught_by
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
-from keras_ban._src.sequence.scorer import Scorer
+from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.stored_run import StoredRun
 
 
@@ -119,7 +120,7 @@ class BornAgainSequence:
             )
         if distillation_loss is None:
             distillation_loss = KnowledgeDistillation()
-        checks.check_distillation_loss(distillation_loss)
+        check_distillation_loss(distillation_loss)
         self.model = model
         self.generations = checks.check_count("generations", generations)
         self.distillation_loss = distillation_loss
@@ -242,7 +243,8 @@ class BornAgainSequence:
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks)
-        scorer = Scorer(validation_data, self.distillation_loss, data.batch_size, options.get("validation_steps"))
+        meaning = meaning_of(self, self._compile_arguments)
+        scorer = Scorer(validation_data, meaning, data.batch_size, options.get("validation_steps"))
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = self._entropy(run, resume)
             generations = Generations(self, self._compile_arguments, entropy, scorer, run)
@@ -367,7 +369,8 @@ class BornAgainSequence:
         members = self.models[: len(self.history.members)]
         if last is not None and not 1 <= checks.check_count("last", last) <= len(members):
             raise ValueError(f"`last` must lie between 1 and {len(members)}, the models trained, received: {last}.")
-        ensemble = average_of(members if last is None else members[-last:], self.distillation_loss, weights, average)
+        meaning = meaning_of(self, self._compile_arguments)
+        ensemble = average_of(members if last is None else members[-last:], meaning, weights, average)
         if self._compile_arguments is not None:
             ensemble.compile(**self._compile_arguments.make())
         return ensemble
@@ -391,7 +394,7 @@ class BornAgainSequence:
         self._check_trained()
         if isinstance(y, list) and not any(hasattr(each, "shape") for each in y):
             y = np.asarray(y)
-        scorer = Scorer(as_arrays(x, y, models=self.models), self.distillation_loss, batch_size)
+        scorer = Scorer(as_arrays(x, y, models=self.models), meaning_of(self, self._compile_arguments), batch_size)
         records = [
             GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
             for record, model in zip(self.history.records, self.models, strict=True)

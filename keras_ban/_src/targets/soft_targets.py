@@ -14,6 +14,7 @@ from keras_ban._src.data.fingerprints import data_fingerprint, example_form, exa
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.files import row_file
 from keras_ban._src.losses.numpy_softmax import softmax
+from keras_ban._src.losses.outputs import check_stored
 from keras_ban._src.targets import augmented_views, computation, key_index, teacher_rows, top_k_rows
 from keras_ban._src.targets.computation import COMPUTE_AGAIN
 from keras_ban._src.targets.stored_rows import ROWS_AT_ONCE, StoredRows
@@ -419,13 +420,7 @@ class SoftTargets:
 
     def check_for(self, loss):
         """Raise `ValueError` where a distillation loss cannot take them; warn where top-k is a poor stand-in."""
-        from_logits = getattr(loss, "from_logits", None)
-        if from_logits is not None and from_logits != self.from_logits:
-            raise ValueError(
-                f"The teacher gave {'logits' if self.from_logits else 'probabilities'}, but the distillation loss has "
-                f"from_logits={from_logits}. Use `{type(loss).__name__}(from_logits={self.from_logits})`; or, if its "
-                f"outputs were mistaken, `SoftTargets.from_teacher(..., from_logits={from_logits})`."
-            )
+        check_stored(loss, self.from_logits)
         if self.top_k is None:
             return
         top_k_rows.check_loss(loss)

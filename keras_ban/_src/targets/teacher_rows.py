@@ -9,6 +9,7 @@ from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint, model_fingerprint
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.files import model_file
+from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
 
 # Format 3 has other fingerprints of the examples. Rows by key have none, and are still of format 2.
@@ -121,7 +122,7 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
             f"top_k={top_k}; the outputs have shape {outputs.shape}."
         )
     if from_logits is None:
-        from_logits = not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all())
+        from_logits = _gives_logits(teacher, outputs)
     import keras_ban
 
     return {
@@ -139,6 +140,13 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
         "augmentation_fingerprint": None if views is None else layer_fingerprint(augmentation),
         "generators": None if views is None else len(augmented_views.seed_states(augmentation)),
     }
+
+
+def _gives_logits(teacher, outputs):
+    """Whether a teacher gives logits, going by its last layer, or by its outputs where that is not known."""
+    last = of_model(teacher)
+    known = None if keras.tree.is_nested(last) else last.meaning.from_logits
+    return not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all()) if known is None else known
 
 
 def row_dtype(description):

@@ -4,13 +4,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ban._src.losses.meaning import of_distillation_loss
+
 # float16 reaches to -65504. A probability of exp(-65504) is 0 in every floating-point type.
 _SMALLEST = -65504.0
 
 
 def check_loss(loss):
     """Raise `ValueError` where a distillation loss is not known to compare what is kept."""
-    if getattr(loss, "activation", None) != "softmax":
+    if of_distillation_loss(loss)[0].activation != "softmax":
         raise ValueError(
             "`top_k` keeps the largest of one softmax, and the distillation loss is not known to compare those of one: "
             f"{loss!r}. Leave `top_k` out, so that all are kept; or use a loss of `keras_ban.losses` with "
