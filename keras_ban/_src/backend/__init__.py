@@ -23,6 +23,7 @@ is_tf_dataset = common.is_tf_dataset
 step_of = common.step_of
 reading = common.reading
 after = common.after
+flat_layers = common.flat_layers
 
 # Returns a context in which no gradients are recorded.
 without_gradients = _chosen.without_gradients

@@ -82,3 +82,9 @@ def set_random_states(states):
     random.setstate((3, tuple(states["python"].tolist()), gauss[0] if gauss else None))
     position, has_gauss, cached = states["numpy_rest"].tolist()
     np.random.set_state(("MT19937", states["numpy_keys"], int(position), int(has_gauss), cached))
+
+
+def flat_layers(model, include_self=True):
+    """Return the model and all layers within it, nested ones too."""
+    # Private, because Keras has no public function for it.
+    return list(model._flatten_layers(include_self=include_self))

@@ -7,27 +7,31 @@ from keras_ban._src.data.batch import split_targets
 from keras_ban._src.targets import augmented_views
 
 
-def prepare_augmentation(distiller, data):
-    """Let the augmentation make its variables, and see whether it can be compiled."""
-    augmentation = distiller.augmentation
-    if augmentation is None or distiller._augmentation_is_ready:
-        return
+def build_augmentation(augmentation, data, will_compile):
+    """Build an augmentation on the first batch. Return whether it can be compiled, and warn if it cannot but should."""
     error = augmented_views.build(augmentation, data.first_batch()[0])
-    if distiller._jit_wanted == "auto" and not distiller.run_eagerly:
-        if error is None:
-            augmented_views.allow_jit(distiller, augmentation)
-        else:
-            warnings.warn(
-                f"JAX cannot compile `augmentation` ({type(error).__name__}): training runs uncompiled, which is "
-                "slow. Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
-                stacklevel=3,
-            )
-    distiller._augmentation_is_ready = True
+    if error is not None and will_compile:
+        warnings.warn(
+            f"JAX cannot compile `augmentation` ({type(error).__name__}): training runs uncompiled, which is slow. "
+            "Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
+            stacklevel=4,
+        )
+    return error is None
 
 
-def augment_batch(distiller, x, y, state):
-    """What teacher and student are to see of `x` in a training step, and JAX's state after it."""
-    augmentation = distiller.augmentation
+def augment_batch(augmentation, x, y, state, variables, hears_teacher):
+    """Augment the inputs of a training step, at random or as the views whose seeds the batch brings.
+
+    Args:
+        augmentation: the layer, or `None`.
+        x, y: of the batch.
+        state: JAX's state; empty on other backends.
+        variables: the non-trainable variables in that state.
+        hears_teacher: whether there is a distillation loss.
+
+    Returns:
+        `(x, state)`: what teacher and student see, and JAX's state after it.
+    """
     view_seeds = y.get("view_seeds") if isinstance(y, dict) else None
     if augmentation is None:
         if view_seeds is not None:
@@ -36,14 +40,14 @@ def augment_batch(distiller, x, y, state):
             )
         return x, state
     if view_seeds is not None:
-        with backend.reading(state, distiller.non_trainable_variables):
+        with backend.reading(state, variables):
             return augmented_views.views(augmentation, x, view_seeds), state
-    if split_targets(y)[1] is not None and distiller._hears_teacher:
+    if split_targets(y)[1] is not None and hears_teacher:
         raise ValueError(
             "The batch brings soft targets of the examples as they are, but the Distiller augments them: the "
             "teacher must have seen what the student sees. Store them of views, `SoftTargets.from_teacher(..., "
             "augmentation=..., views=...)`, or let the teacher run at each step, without soft targets."
         )
-    with backend.reading(state, distiller.non_trainable_variables) as scope:
+    with backend.reading(state, variables) as scope:
         x = augmented_views.augment(augmentation, x)
-    return x, backend.after(state, scope, distiller.non_trainable_variables)
+    return x, backend.after(state, scope, variables)

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_ban._src.distillation.outputs import has_schedule, loss_target, own_weights
+from keras_ban._src.distillation.loss_targets import has_schedule, loss_target, own_weights
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.losses.keras_distillation import compare_whole_batch, is_of_keras_distillation
 from keras_ban._src.losses.outputs import check_target

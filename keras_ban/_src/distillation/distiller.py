@@ -1,47 +1,43 @@
 """Train a student on hard labels and on what a teacher says, with one `train_step` for three backends."""
 
-import contextlib
-import pathlib
 import types
-import warnings
 
 import keras
-from keras import ops
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.any_data import AnyData
-from keras_ban._src.data.batch import inputs_for, join_targets, split_targets, weights_without_labels
+from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.parts import check_shares, part_of_batches
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
-from keras_ban._src.distillation.augmented_step import augment_batch, prepare_augmentation
+from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
-from keras_ban._src.distillation.feature_matching import FeatureMatching
-from keras_ban._src.distillation.first_batch import check_first_batch, look_at_soft_targets
-from keras_ban._src.distillation.observer import Observed, Observer, split_observed
-from keras_ban._src.distillation.outputs import (
+from keras_ban._src.distillation.distiller_file import DistillerFile
+from keras_ban._src.distillation.first_batch import check_first_batch
+from keras_ban._src.distillation.loss_targets import has_schedule, seed_generators, with_own_seed
+from keras_ban._src.distillation.observer import Observed, Observer
+from keras_ban._src.distillation.requirements import (
+    check_augmentation,
+    check_feature_matching,
     check_independent,
-    has_schedule,
-    own_weights,
-    seed_generators,
-    with_own_seed,
+    warn_of_own_steps,
 )
+from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
+from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import NO_TEACHER, Teaching
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
-from keras_ban._src.losses.precision import add_up, mix
-from keras_ban._src.losses.schedules import check_schedule, serialize, value_at
-from keras_ban._src.losses.structure import targets_of, weights_of_losses
+from keras_ban._src.losses.schedules import check_schedule
+from keras_ban._src.losses.structure import weights_of_losses
 from keras_ban._src.targets import augmented_views
-from keras_ban._src.targets.top_k_rows import expand, is_top_k
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class Distiller(AnyData, keras.Model):
+class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Model):
     """A `keras.Model` that trains a student with the help of a teacher (BAN eq. 3).
 
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own `add_loss`
@@ -132,7 +128,7 @@ class Distiller(AnyData, keras.Model):
             distillation_loss = KnowledgeDistillation()
         check_distillation_loss(distillation_loss)
         checks.check_model("student", student)
-        _warn_of_own_steps(student)
+        warn_of_own_steps(student)
         if teacher is not None:
             checks.check_model("teacher", teacher)
             check_independent(student, teacher)
@@ -141,7 +137,7 @@ class Distiller(AnyData, keras.Model):
             check_of_keras_distillation(loss, student, teacher)
         observers = {"student": None, "teacher": None}
         if feature_matching is not None:
-            _check_feature_matching(feature_matching, teacher)
+            check_feature_matching(feature_matching, teacher)
             observers["student"] = Observer("student", student, feature_matching.layers.keys())
             observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
         label_weight = check_schedule("label_weight", checks.check_label_weight, label_weight)
@@ -150,10 +146,7 @@ class Distiller(AnyData, keras.Model):
         if hears_teacher:
             outputs.check_shapes()
         if augmentation is not None:
-            augmented_views.check_augmentation(augmentation)
-            of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
-            if any(id(weight) in of_teacher for weight in augmentation.weights):
-                raise ValueError("`augmentation` and `teacher` share weights, and the teacher must not change.")
+            check_augmentation(augmentation, teacher)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
@@ -194,7 +187,7 @@ class Distiller(AnyData, keras.Model):
         self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(label_weight) else None
         self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
         self.supports_masking = True
-        self.supports_jit = teacher is None or all(layer.supports_jit for layer in teacher._flatten_layers())
+        self.supports_jit = teacher is None or all(layer.supports_jit for layer in backend.flat_layers(teacher))
         self.built = student.built
 
     # Read-only, all of them: a compiled step would go on with the old value, without a word.
@@ -213,17 +206,6 @@ class Distiller(AnyData, keras.Model):
     @property
     def feature_matching(self):
         return self._feature_matching
-
-    @property
-    def output_names(self):
-        """The student's, by which Keras pairs outputs with losses and metrics; of functional models only."""
-        return self.student.output_names
-
-    def __dir__(self):
-        # Keras saves and loads what it finds among the attributes. The teacher is found for a `.keras` file, for which
-        # Keras asks for assets first, and not for a weights file.
-        found, self._hidden.found_by_keras = self._hidden.found_by_keras, False
-        return [name for name in super().__dir__() if name != "teacher" or found]
 
     def call(self, inputs, training=None):
         workers = self._hidden.workers
@@ -260,16 +242,6 @@ class Distiller(AnyData, keras.Model):
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = False
 
-    def get_compile_config(self):
-        config = super().get_compile_config()
-        # Keras notes what "auto" came to; where the file is loaded it may come to something else.
-        return config and {**config, "jit_compile": self._jit_wanted}
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
     def fit(self, x=None, y=None, *args, soft_targets=None, **kwargs):
         """As `keras.Model.fit`, with optional soft targets that were computed before.
 
@@ -297,11 +269,11 @@ class Distiller(AnyData, keras.Model):
         self._assert_compile_called("fit")
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         data, options = fit_arguments.read(arguments, (self.student, self.teacher))
-        prepare_augmentation(self, data)
+        self._prepare_augmentation(data)
         if soft_targets is not None:
             check_stored(self, soft_targets, data)
         if self.feature_matching is not None and (soft_targets is not None or data.brings_soft_targets):
-            raise ValueError(_NO_FEATURES)
+            raise ValueError(NO_FEATURES)
         if data.soft_targets is not None:
             fit_arguments.check_soft_target_values(data.soft_targets)
         data, options = attach(data, options, soft_targets)
@@ -331,7 +303,7 @@ class Distiller(AnyData, keras.Model):
             return
         if self._hears_labels:
             if data.labels is None:
-                raise ValueError(_NO_LABELS)
+                raise ValueError(NO_LABELS)
             checks.check_labels(data.labels, self.loss, self.student)
             fit_arguments.check_label_values("y", data.labels, self.loss)
         elif data.labels is None and self._measures_labels:
@@ -368,27 +340,10 @@ class Distiller(AnyData, keras.Model):
         if backend.BACKEND == "torch" and process_group.count() > 1:
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         data = as_data(x, y, models=(self.student, self.teacher))
-        prepare_augmentation(self, data)
+        self._prepare_augmentation(data)
         if self._needs_teacher:
             self._prepare_soft_targets(data)
         return super().train_on_batch(x, y, *args, **kwargs)
-
-    def evaluate(self, x=None, *args, **kwargs):
-        """As `keras.Model.evaluate`, of the student on the labels: the teacher plays no part."""
-        with self._speaking_of_the_student():
-            logs = super().evaluate(x, *args, **kwargs)
-        # Within `fit`, whose callbacks decide by them.
-        within = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
-        return self._hidden.workers.agree(logs) if within else logs
-
-    def test_on_batch(self, *args, **kwargs):
-        """As `keras.Model.test_on_batch`, of the student on the labels."""
-        with self._speaking_of_the_student():
-            return super().test_on_batch(*args, **kwargs)
-
-    def summary(self, *args, **kwargs):
-        """As `keras.Model.summary`, of the student."""
-        return self.student.summary(*args, **kwargs)
 
     def make_train_function(self, force=False):
         # Keras calls this when all variables are built, just before the first step.
@@ -397,129 +352,13 @@ class Distiller(AnyData, keras.Model):
         if self._hidden.workers is not None:
             self._hidden.workers.begin(self)
 
-    def count_params(self):
-        """As `keras.Model.count_params`, of the student."""
-        return self.student.count_params()
-
-    def export(self, *args, **kwargs):
-        """As `keras.Model.export`, of the student."""
-        return self.student.export(*args, **kwargs)
-
-    def train_step(self, *args):
-        # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
-        if self._hidden.workers is None:
-            return self._train_step(*args)
-        (data,) = args
-        with self._hidden.workers.step(self, data) as part:
-            return self._train_step(part)
-
-    def _train_step(self, *args):
-        *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        labels, soft_targets = split_targets(y)
-        sample_weight = weights_without_labels(y, sample_weight)
-        x, state = augment_batch(self, x, y, state)
-        if labels is None and self._hears_labels:
-            raise ValueError(_NO_LABELS)
-        if not self._needs_teacher:
-            y = labels
-        elif soft_targets is None:
-            soft_targets, features = split_observed(self._teaching.in_step(x, state))
-            y = join_targets(labels, soft_targets, teacher_features=features)
-        elif self.feature_matching is not None:
-            raise ValueError(_NO_FEATURES)
-        if self._label_weight_tracker is not None or self._temperature_tracker is not None:
-            self._hidden.step = backend.step_of(self.optimizer, state[0][2] if state else None)
-        if self._hidden.workers is not None:
-            x, y, sample_weight = self._hidden.workers.join(x, y, sample_weight)
-        self._hidden.observes = self._hidden.observer is not None
-        try:
-            return super().train_step(*state, (x, y, sample_weight))
-        finally:
-            self._hidden.step, self._hidden.observes = None, False
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        labels, soft_targets = split_targets(y)
-        y_pred, features = split_observed(y_pred)
-        sample_weight = _of_labels(sample_weight)
-        if soft_targets is None or not training:
-            # Plain training, or evaluation: what the student itself would report.
-            # While Keras builds the model, a batch without labels passes through here too.
-            if getattr(self, "loss", None) is None or (labels is None and not self._evaluating):
-                return self._student_losses()
-            loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
-            if training:
-                self._track(self._label_loss_tracker, loss - self._student_losses(), x)
-            return loss
-        if self._hears_teacher:
-            loss = self._distill(labels, soft_targets, y_pred, sample_weight)
-            self._track(self._distillation_loss_tracker, loss, x)
-        if self._hears_labels:
-            label_loss = self._compile_loss(labels, y_pred, own_weights(sample_weight))
-            self._track(self._label_loss_tracker, label_loss, x)
-            label_weight = value_at(self.label_weight, self._hidden.step)
-            if self._label_weight_tracker is not None:
-                self._label_weight_tracker.update_state(label_weight)
-            loss = mix(label_weight, label_loss, loss) if self._hears_teacher else label_loss
-        if features is not None:
-            feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
-            self._track(self._feature_loss_tracker, feature_loss, x)
-            loss = add_up([loss, self.feature_matching.weight * feature_loss])
-        return add_up([loss, self._student_losses()])
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        y_pred, _ = split_observed(y_pred)
-        return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
-
-    @property
-    def metrics(self):
-        metrics = super().metrics
-        if self._evaluating:
-            ours = (self._label_loss_tracker, self._distillation_loss_tracker)
-            ours += (self._label_weight_tracker, self._temperature_tracker, self._feature_loss_tracker)
-            return [metric for metric in metrics if all(metric is not tracker for tracker in ours)]
-        return metrics
-
-    @property
-    def non_trainable_variables(self):
-        variables = super().non_trainable_variables
-        return variables if self._evaluating else variables + self._teaching.in_state
-
-    def get_config(self):
-        return {
-            "name": self.name,
-            "student": keras.saving.serialize_keras_object(self.student),
-            "teacher": keras.saving.serialize_keras_object(self.teacher),
-            "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
-            "label_weight": serialize(self.label_weight),
-            "feature_matching": keras.saving.serialize_keras_object(self.feature_matching),
-            "augmentation": keras.saving.serialize_keras_object(self.augmentation),
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        parts = {
-            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects) for key in _PARTS
-        }
-        return cls(**{**config, **parts})
-
-    # Keras saves no generators by itself.
-    def save_own_variables(self, store):
-        for index, generator in enumerate(self._loss_seed_generators):
-            store[f"seed_generator_{index}"] = generator.state
-
-    def load_own_variables(self, store):
-        for index, generator in enumerate(self._loss_seed_generators):
-            if f"seed_generator_{index}" in store.keys():  # noqa: SIM118, not all of Keras's stores are dicts
-                generator.state.assign(store[f"seed_generator_{index}"])
-
-    def save_assets(self, directory):
-        # An empty folder would be left out of the file, and `load_assets` not be called.
-        pathlib.Path(directory, "contents.txt").write_text("student, teacher\n")
-        self._hidden.found_by_keras = True
-
-    def load_assets(self, directory):
-        self._hidden.found_by_keras = True
+    def _prepare_augmentation(self, data):
+        if self.augmentation is None or self._augmentation_is_ready:
+            return
+        may_compile = self._jit_wanted == "auto" and not self.run_eagerly
+        if build_augmentation(self.augmentation, data, may_compile) and may_compile and backend.compiles_image_layers():
+            self._jit_compile = augmented_views.compiles(self, self.augmentation)
+        self._augmentation_is_ready = True
 
     def _prepare_soft_targets(self, data):
         """Make the teacher ready for training on the data, or check the soft targets that take its place."""
@@ -537,78 +376,6 @@ class Distiller(AnyData, keras.Model):
         else:
             self._teaching.begin(self.student)
 
-    def _distill(self, labels, soft_targets, y_pred, sample_weight):
-        if is_top_k(soft_targets):
-            soft_targets = expand(soft_targets, y_pred.shape[-1])
-        if not self._soft_targets_checked and backend.steps_see_values(self):
-            look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
-            self._soft_targets_checked = True
-        targets = targets_of(soft_targets, y_pred)
-        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.step)
-
-    def _aggregate_additional_loss(self, loss):
-        # Of Keras, which sums up by it what `losses` holds.
-        loss = super()._aggregate_additional_loss(loss)
-        workers = self._hidden.workers
-        return workers.add_up(loss) if workers is not None and workers.in_step else loss
-
-    def _student_losses(self):
-        """What `add_loss` and the regularizers add, scaled as Keras scales it."""
-        return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
-
-    def _track(self, tracker, loss, x):
-        batch_size = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
-        tracker.update_state(loss * backend.replica_count(), sample_weight=batch_size)
-
-    @contextlib.contextmanager
-    def _speaking_of_the_student(self):
-        self._evaluating = True
-        try:
-            yield
-        finally:
-            self._evaluating = False
-
 
 def _same(features):
     return features
-
-
-def _check_feature_matching(feature_matching, teacher):
-    if not isinstance(feature_matching, FeatureMatching):
-        raise TypeError(
-            "`feature_matching` must be `keras_ban.FeatureMatching({'student layer': 'teacher layer'})`, received: "
-            f"{feature_matching!r} (of type {type(feature_matching).__name__})."
-        )
-    if teacher is None:
-        raise ValueError(_NO_FEATURES)
-
-
-def _of_labels(sample_weight):
-    """The labels' part of sample weights that came in the structure of `y`."""
-    if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
-        return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
-    return sample_weight
-
-
-_PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
-
-_NO_FEATURES = (
-    "`feature_matching` compares layers, so the teacher must run at each step; soft targets hold its outputs alone. "
-    "Pass `Distiller(teacher=..., feature_matching=...)`, and data without soft targets."
-)
-
-_NO_LABELS = (
-    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
-    "`Distiller(..., label_weight=0)`."
-)
-
-
-def _warn_of_own_steps(student):
-    names = ("train_step", "compute_loss")
-    own = [f"`{name}`" for name in names if getattr(type(student), name) is not getattr(keras.Model, name)]
-    if own:
-        warnings.warn(
-            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls: "
-            "it trains the compiled loss and the distillation loss. What the student adds by `add_loss` counts.",
-            stacklevel=3,
-        )

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_ban._src import backend
+
 
 class Observed(NamedTuple):
     """What one forward pass gave.
@@ -83,7 +85,7 @@ def _feature(role, model, graph, name):
     if name not in layers:
         hint = ""
         for layer in graph.layers:
-            if isinstance(layer, keras.Model) and name in {inner.name for inner in layer._flatten_layers()}:
+            if isinstance(layer, keras.Model) and name in {inner.name for inner in backend.flat_layers(layer)}:
                 hint = (
                     f" There is such a layer inside {layer.name!r}, whose graph is its own: match {layer.name!r} "
                     "itself, or build the outer model from the inner one's layers."

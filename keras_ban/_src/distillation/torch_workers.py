@@ -341,7 +341,7 @@ def _all_reduce(tensors):
 
 def _moving(student):
     """Variables that move without gradients, as the statistics of a BatchNorm do; not the weights that were frozen."""
-    frozen = {id(v) for layer in student._flatten_layers() if not layer.trainable for v in layer.variables}
+    frozen = {id(v) for layer in backend.flat_layers(student) if not layer.trainable for v in layer.variables}
     return [v for v in student.non_trainable_variables if id(v) not in frozen and v.value.is_floating_point()]
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ban._src import backend
 from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.sequence.ensemble import EnsembleModel
 
@@ -193,7 +194,7 @@ def random_inputs(specs, count, examples, model):
     values of uint8, 0 and 1 for other integers, else standard normal. Free sizes are those of the examples, else 16.
     """
     rng = np.random.default_rng(0)
-    words = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+    words = [layer.input_dim for layer in backend.flat_layers(model) if isinstance(layer, keras.layers.Embedding)]
 
     def draw(spec, example):
         sizes = [16] * (len(spec.shape) - 1) if example is None else example.shape[1:]

@@ -6,6 +6,7 @@ import tempfile
 
 import keras
 
+from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.files.writing import writing
 
@@ -32,7 +33,7 @@ def load(path, custom_objects=None):
 
 def classes_of(model):
     """Return the classes of a model and its layers by name."""
-    return {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    return {type(layer).__name__: type(layer) for layer in backend.flat_layers(model)}
 
 
 def on_this_worker(model):

@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.distillation.outputs import seed_generators, with_own_seed
+from keras_ban._src.distillation.loss_targets import seed_generators, with_own_seed
 
 
 class Bench:

@@ -7,7 +7,8 @@ import tempfile
 
 import keras
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
+from keras_ban._src.files import model_file
 
 
 def reborn(model):
@@ -42,7 +43,7 @@ def reborn(model):
     # Start another stream: after the same `set_random_seed`, a model and its copy would draw the same seeds.
     random.seed(random.getrandbits(128))
     clone = _rebuild(model)
-    old_layers, new_layers = (list(m._flatten_layers()) for m in (model, clone))
+    old_layers, new_layers = (backend.flat_layers(m) for m in (model, clone))
     if [type(layer) for layer in old_layers] != [type(layer) for layer in new_layers]:
         raise _cannot_clone(model, "its configuration gives other layers than it has")
     pairs = list(zip(old_layers, new_layers, strict=True))
@@ -103,8 +104,8 @@ def share_layers(student, teacher, layers):
     checks.check_model("student", student)
     checks.check_model("teacher", teacher)
     pairs = pair_layers(student, teacher, layers)
-    of_teacher = {id(layer) for layer in teacher._flatten_layers()}
-    same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in own._flatten_layers())]
+    of_teacher = {id(layer) for layer in backend.flat_layers(teacher)}
+    same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in backend.flat_layers(own))]
     if same:
         raise ValueError(
             f"The layers {same} of the student are the teacher's own, so freezing them would change the teacher. "
@@ -114,11 +115,11 @@ def share_layers(student, teacher, layers):
         for place, weight in zip(own.weights, teachers.weights, strict=True):
             # A copy, because JAX deletes the buffers of trained variables.
             place.assign(keras.ops.copy(weight.value))
-        for new, old in zip(own._flatten_layers(), teachers._flatten_layers(), strict=False):
+        for new, old in zip(backend.flat_layers(own), backend.flat_layers(teachers), strict=False):
             if hasattr(old, "adapt") and type(new) is type(old):
                 _copy_adapted_state(old, new)
         # One by one, as in `reborn`.
-        for layer in own._flatten_layers():
+        for layer in backend.flat_layers(own):
             layer.trainable = False
     return student
 
@@ -152,11 +153,13 @@ def check_shared(argument, layers):
 
 def _find_layer(whose, model, name):
     found = [layer for layer in model.layers if layer.name == name]
-    within = [layer for layer in model._flatten_layers(include_self=False) if layer.name == name]
+    within = [layer for layer in backend.flat_layers(model, include_self=False) if layer.name == name]
     found = found or within
     if len(found) != 1:
         # Layers that Keras creates for inputs and operations have no weights.
-        names = list(dict.fromkeys(layer.name for layer in model._flatten_layers(include_self=False) if layer.weights))
+        names = list(
+            dict.fromkeys(layer.name for layer in backend.flat_layers(model, include_self=False) if layer.weights)
+        )
         near = difflib.get_close_matches(name, names)
         raise ValueError(
             f"The {whose} {model.name!r} has {'no layer' if not found else f'{len(found)} layers'} named {name!r}. "
@@ -174,7 +177,7 @@ def _rebuild(model):
     """Return a model from the configuration of `model`, with fresh seeds. It is built if `model` is."""
     _refuse_lost_arguments(model)
     # Classes that are not registered with Keras are found by these names.
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    classes = model_file.classes_of(model)
     try:
         with keras.saving.custom_object_scope(classes):
             clone = type(model).from_config(_with_fresh_seeds(model.get_config()))

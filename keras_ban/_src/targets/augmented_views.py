@@ -122,7 +122,9 @@ class TeacherOnViews(keras.Model):
         self._teacher = teacher
         self._augmentation = augmentation
         self.built = True
-        allow_jit(self, augmentation)
+        if backend.compiles_image_layers():
+            # Not by the property, which refuses what the layers declare.
+            self._jit_compile = compiles(self, augmentation)
 
     def call(self, inputs):
         x, seeds = inputs
@@ -130,12 +132,11 @@ class TeacherOnViews(keras.Model):
         return self._teacher(inputs_for(self._teacher, x), training=False)
 
 
-def allow_jit(model, augmentation):
-    """Let JAX compile a model that augments, where Keras is left to choose."""
-    if backend.compiles_image_layers():
-        exempt = {id(layer) for layer in augmentation._flatten_layers()}
-        # Not by the property, which refuses what the layers say that they do not support.
-        model._jit_compile = all(layer.supports_jit for layer in model._flatten_layers() if id(layer) not in exempt)
+def compiles(model, augmentation):
+    """Whether JAX compiles a model with this augmentation, although Keras's layers say that they do not support it."""
+    exempt = {id(layer) for layer in backend.flat_layers(augmentation)}
+    # Layers declare it because of TensorFlow.
+    return all(layer.supports_jit for layer in backend.flat_layers(model) if id(layer) not in exempt)
 
 
 def _in_the_form_of(x, augmented):

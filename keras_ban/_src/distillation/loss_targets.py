@@ -1,4 +1,4 @@
-"""How outputs, losses, labels, soft targets and weights of a student and its teacher belong together."""
+"""The arguments and the random state of a distillation loss."""
 
 import copy
 
@@ -36,21 +36,3 @@ def with_own_seed(loss):
 
 def seed_generators(losses):
     return [loss.seed_generator for loss in keras.tree.flatten(losses) if hasattr(loss, "seed_generator")]
-
-
-def check_independent(student, teacher):
-    if student is teacher:
-        raise ValueError(
-            "`student` and `teacher` are the same model. For a new student use `keras_ban.reborn(teacher)`."
-        )
-    trained = {id(v) for v in student.trainable_variables}
-    shared = [v.path for v in teacher.variables if id(v) in trained]
-    # A layer that trains may also move what is not trained by gradients, as BatchNorm does.
-    of_teacher = {id(layer) for layer in teacher._flatten_layers()}
-    layers = [layer for layer in student._flatten_layers() if id(layer) in of_teacher]
-    shared += [f"{layer.name} (layer)" for layer in layers if layer.trainable and layer.variables]
-    if shared:
-        raise ValueError(
-            f"`student` and `teacher` share weights that would be trained, and the teacher must not change: {shared}. "
-            "Freeze the shared layers, or use `keras_ban.reborn(teacher)`, which shares nothing."
-        )

@@ -1,0 +1,126 @@
+"""A training step: the teacher's outputs beside the labels, and the terms of the loss."""
+
+import keras
+from keras import ops
+
+from keras_ban._src import backend
+from keras_ban._src.data.batch import join_targets, split_targets, weights_without_labels
+from keras_ban._src.distillation.augmented_step import augment_batch
+from keras_ban._src.distillation.first_batch import look_at_soft_targets
+from keras_ban._src.distillation.loss_targets import own_weights
+from keras_ban._src.distillation.observer import split_observed
+from keras_ban._src.losses.precision import add_up, mix
+from keras_ban._src.losses.schedules import value_at
+from keras_ban._src.losses.structure import targets_of
+from keras_ban._src.targets.top_k_rows import expand, is_top_k
+
+NO_FEATURES = (
+    "`feature_matching` compares layers, so the teacher must run at each step; soft targets hold its outputs alone. "
+    "Pass `Distiller(teacher=..., feature_matching=...)`, and data without soft targets."
+)
+
+NO_LABELS = (
+    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
+    "`Distiller(..., label_weight=0)`."
+)
+
+
+class DistillationStep:
+    """`train_step` and `compute_loss` of a `Distiller`."""
+
+    def train_step(self, *args):
+        # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
+        if self._hidden.workers is None:
+            return self._train_step(*args)
+        (data,) = args
+        with self._hidden.workers.step(self, data) as part:
+            return self._train_step(part)
+
+    def _train_step(self, *args):
+        *state, data = args
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        labels, soft_targets = split_targets(y)
+        sample_weight = weights_without_labels(y, sample_weight)
+        variables = [] if self.augmentation is None else self.non_trainable_variables
+        x, state = augment_batch(self.augmentation, x, y, state, variables, self._hears_teacher)
+        if labels is None and self._hears_labels:
+            raise ValueError(NO_LABELS)
+        if not self._needs_teacher:
+            y = labels
+        elif soft_targets is None:
+            soft_targets, features = split_observed(self._teaching.in_step(x, state))
+            y = join_targets(labels, soft_targets, teacher_features=features)
+        elif self.feature_matching is not None:
+            raise ValueError(NO_FEATURES)
+        if self._label_weight_tracker is not None or self._temperature_tracker is not None:
+            self._hidden.step = backend.step_of(self.optimizer, state[0][2] if state else None)
+        if self._hidden.workers is not None:
+            x, y, sample_weight = self._hidden.workers.join(x, y, sample_weight)
+        self._hidden.observes = self._hidden.observer is not None
+        try:
+            return super().train_step(*state, (x, y, sample_weight))
+        finally:
+            self._hidden.step, self._hidden.observes = None, False
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        labels, soft_targets = split_targets(y)
+        y_pred, features = split_observed(y_pred)
+        sample_weight = _of_labels(sample_weight)
+        if soft_targets is None or not training:
+            # Plain training, or evaluation: what the student itself would report.
+            # While Keras builds the model, a batch without labels passes through here too.
+            if getattr(self, "loss", None) is None or (labels is None and not self._evaluating):
+                return self._student_losses()
+            loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
+            if training:
+                self._track(self._label_loss_tracker, loss - self._student_losses(), x)
+            return loss
+        if self._hears_teacher:
+            loss = self._distill(labels, soft_targets, y_pred, sample_weight)
+            self._track(self._distillation_loss_tracker, loss, x)
+        if self._hears_labels:
+            label_loss = self._compile_loss(labels, y_pred, own_weights(sample_weight))
+            self._track(self._label_loss_tracker, label_loss, x)
+            label_weight = value_at(self.label_weight, self._hidden.step)
+            if self._label_weight_tracker is not None:
+                self._label_weight_tracker.update_state(label_weight)
+            loss = mix(label_weight, label_loss, loss) if self._hears_teacher else label_loss
+        if features is not None:
+            feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
+            self._track(self._feature_loss_tracker, feature_loss, x)
+            loss = add_up([loss, self.feature_matching.weight * feature_loss])
+        return add_up([loss, self._student_losses()])
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred, _ = split_observed(y_pred)
+        return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
+
+    def _distill(self, labels, soft_targets, y_pred, sample_weight):
+        if is_top_k(soft_targets):
+            soft_targets = expand(soft_targets, y_pred.shape[-1])
+        if not self._soft_targets_checked and backend.steps_see_values(self):
+            look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
+            self._soft_targets_checked = True
+        targets = targets_of(soft_targets, y_pred)
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.step)
+
+    def _aggregate_additional_loss(self, loss):
+        # Of Keras, which sums up by it what `losses` holds.
+        loss = super()._aggregate_additional_loss(loss)
+        workers = self._hidden.workers
+        return workers.add_up(loss) if workers is not None and workers.in_step else loss
+
+    def _student_losses(self):
+        """What `add_loss` and the regularizers add, scaled as Keras scales it."""
+        return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
+
+    def _track(self, tracker, loss, x):
+        batch_size = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+        tracker.update_state(loss * backend.replica_count(), sample_weight=batch_size)
+
+
+def _of_labels(sample_weight):
+    """The labels' part of sample weights that came in the structure of `y`."""
+    if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
+        return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
+    return sample_weight
