@@ -9,7 +9,9 @@ import numpy as np
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import inputs_for, join_targets, pack, split_targets, unpack, weights_like
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
+from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, take
+from keras_ban._src.data.parts import check_shares
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows
 
@@ -58,6 +60,10 @@ class Arrays:
         return split_targets(self.y)[0]
 
     @property
+    def lacks_labels(self):
+        return self.labels is None
+
+    @property
     def soft_targets(self):
         """The soft targets that the user passed in `y`."""
         return split_targets(self.y)[1]
@@ -88,6 +94,16 @@ class Arrays:
     def batches(self, batch_size):
         """`(inputs, None)` of each batch, in their order."""
         return ((take(self.x, slice(i, i + batch_size)), None) for i in range(0, len(self), batch_size))
+
+    def check_labels(self, loss, model):
+        """Raise `ValueError` if the labels cannot be meant for the loss and the model's outputs, or hold NaN."""
+        if self.labels is not None:
+            check_labels(self.labels, loss, model, self.names[1])
+            check_label_values(self.names[1], self.labels, loss)
+
+    def check_shares(self, steps_per_epoch=None):
+        """Raise `ValueError` if batches do not divide over the devices that share each of them."""
+        check_shares(len(self), self.batch_size or 32, steps_per_epoch)
 
     def with_parts(self, x, y, sample_weight):
         """Other arrays, of the same batch size."""
@@ -198,27 +214,6 @@ class Arrays:
         if len(set(sizes.values())) > 1:
             holds = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
             raise ValueError(f"All parts of the data must hold the same number of examples, received: {holds}.")
-
-
-def check_finite(name, leaf, masked=False):
-    """Raise `ValueError` if an array in memory holds NaN or inf; with `masked`, -inf is allowed."""
-    # Data on disk are not read for this.
-    if isinstance(leaf, np.memmap) or leaf.dtype.kind != "f":
-        return
-    leaf = as_array(leaf)
-    wrong = np.isnan(leaf) | np.isposinf(leaf) if masked else ~np.isfinite(leaf)
-    if wrong.any():
-        first = tuple(int(place) for place in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"`{name}` holds NaN or inf in {int(wrong.sum())} places, the first at index {first}: training on it ends "
-            "in NaN."
-        )
-
-
-def check_numbers(name, leaf):
-    """Raise `ValueError` if an array holds something else than numbers."""
-    if leaf.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold numbers, received an array of dtype {leaf.dtype}.")
 
 
 def _described(part, hashes):

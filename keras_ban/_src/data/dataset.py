@@ -30,7 +30,7 @@ class Dataset:
     brings_soft_targets = False
     # What a dataset brings is known from its batches alone.
     labels = soft_targets = sample_weight = None
-    has_processes = False
+    has_processes = lacks_labels = False
     # Whether the data can be read only once.
     read_once = False
     #: What chooses the examples of each batch, if it is known.
@@ -135,6 +135,12 @@ class Dataset:
     def weighted(self, class_weight):
         """Itself; Keras weighs the classes of some datasets."""
         return self
+
+    def check_labels(self, loss, model):
+        """Labels of arrays are checked before training, those of a dataset are not read for it."""
+
+    def check_shares(self, steps_per_epoch=None):
+        """The batches of a dataset are checked when they are read."""
 
     def without_labels(self):
         """The data for training without labels: their sample weights must be where a `Distiller` finds them."""

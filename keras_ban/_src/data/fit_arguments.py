@@ -10,8 +10,9 @@ import numbers
 import keras
 
 from keras_ban._src import checks
-from keras_ban._src.data.arrays import LARGEST_WEIGHT, check_finite, check_numbers, short
+from keras_ban._src.data.arrays import LARGEST_WEIGHT, short
 from keras_ban._src.data.kinds import as_data, as_validation_data
+from keras_ban._src.data.labels import check_finite, check_numbers
 from keras_ban._src.data.leaves import leaves_of
 
 
@@ -82,13 +83,6 @@ def with_callbacks(more, options):
     return {**options, "callbacks": [*more, *([] if callbacks is None else keras.tree.flatten(callbacks))]}
 
 
-def check_label_values(name, labels, loss):
-    """Raise `ValueError` if labels in memory hold NaN or inf, and the loss is Keras's own."""
-    if all(_is_of_keras(each) for each in leaves_of(loss)):
-        for leaf in leaves_of(labels):
-            check_finite(name, leaf)
-
-
 def check_soft_target_values(soft_targets):
     """Raise `ValueError` if soft targets in `y` hold NaN or inf. A class that the teacher masks out has -inf."""
     for leaf in leaves_of(soft_targets):
@@ -133,9 +127,3 @@ def _check_class_weight(class_weight):
             f"`class_weight` must be a dict from classes, whole numbers, to finite numbers, of {LARGEST_WEIGHT:g} at "
             f"most, received: {short(class_weight)}."
         )
-
-
-def _is_of_keras(loss):
-    """Whether a loss is one of Keras's own, by name, as an object or as a function."""
-    name = getattr(loss, "__name__", type(loss).__name__)
-    return isinstance(loss, str) or getattr(keras.losses, name, None) in (loss, type(loss))

@@ -21,9 +21,9 @@ def part_of_batches(data, validation_data):
     return data.part_of_worker(), None if validation_data is None else validation_data.part_of_worker()
 
 
-def check_shares(data, steps_per_epoch=None):
-    """Raise `ValueError` if batches of arrays do not divide over the devices that share each of them."""
-    size, batch_size, shares = len(data), data.batch_size or 32, process_group.shares()
+def check_shares(size, batch_size, steps_per_epoch=None):
+    """Raise `ValueError` if batches of so many examples do not divide over the devices that share each of them."""
+    shares = process_group.shares()
     whole, last = batch_size % shares, size % batch_size % shares
     if steps_per_epoch is not None and size % batch_size:
         last = last if steps_per_epoch > size // batch_size else 0

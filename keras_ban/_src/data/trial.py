@@ -11,8 +11,7 @@ import types
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
-from keras_ban._src.data import fit_arguments
+from keras_ban._src import backend
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.symbols import symbol
 
@@ -73,9 +72,7 @@ def check_validation(model, validation_data, batch=None, measure=True):
             "such batches."
         )
     names = ("validation_data", "validation_data") if validation_data.yields_batches else validation_data.names[:2]
-    if validation_data.labels is not None:
-        checks.check_labels(validation_data.labels, model.loss, getattr(model, "student", model), names[1])
-        fit_arguments.check_label_values(names[1], validation_data.labels, model.loss)
+    validation_data.check_labels(model.loss, getattr(model, "student", model))
     if batch is None or _kind(first) != _kind(batch):
         check_fits(model, *(first if measure else first[:1]), names=names)
 

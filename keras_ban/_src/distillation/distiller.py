@@ -10,7 +10,7 @@ from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.parts import check_shares, part_of_batches
+from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.augmented_step import build_augmentation
@@ -299,14 +299,11 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
 
     def _check_labels(self, data):
         """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
-        if data.yields_batches:
-            return
         if self._hears_labels:
-            if data.labels is None:
+            if data.lacks_labels:
                 raise ValueError(NO_LABELS)
-            checks.check_labels(data.labels, self.loss, self.student)
-            fit_arguments.check_label_values("y", data.labels, self.loss)
-        elif data.labels is None and self._measures_labels:
+            data.check_labels(self.loss, self.student)
+        elif data.lacks_labels and self._measures_labels:
             raise ValueError(
                 "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
                 "compile without metrics."
@@ -317,8 +314,7 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
             validation_data = options["validation_data"]
             # On torch nothing is divided before a step, see `torch_workers`.
             if backend.BACKEND != "torch" and (process_group.count() > 1 or process_group.shares() > 1):
-                if not data.yields_batches:
-                    check_shares(data, options.get("steps_per_epoch"))
+                data.check_shares(options.get("steps_per_epoch"))
                 data, validation_data = part_of_batches(data, validation_data)
             with reading.watched(data, validation_data) as (data, validation_data):
                 arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})

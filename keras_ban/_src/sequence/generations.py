@@ -9,7 +9,7 @@ import numpy as np
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading
-from keras_ban._src.data.parts import check_shares, part_of_batches
+from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
@@ -251,8 +251,7 @@ class Generations:
                 if options["verbose"] != 0:
                     print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
-        if not data.yields_batches:
-            check_shares(data, options.get("steps_per_epoch"))
+        data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)
         data, options = in_order_of_epoch(data, options, record.seed)
         begin = time.perf_counter()

@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._src import checks
-from keras_ban._src.data import fit_arguments, trial
+from keras_ban._src.data import trial
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.schedules import check_schedule
 from keras_ban._src.targets import augmented_views, top_k_rows
@@ -144,21 +144,17 @@ def check_fits(model, teacher, data, validation_data):
 
 def check_labels(data, compile_arguments, model, needed):
     """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
-    if data.yields_batches:
-        return
-    if data.labels is None and needed:
+    if data.lacks_labels and needed:
         raise ValueError(
             "The data brings no labels. Generation 0 needs them, and so does each student whose label weight is not 0: "
             "pass `y`, or a trained `teacher` and `label_weight=0`."
         )
-    if data.labels is None and compile_arguments.measures_labels:
+    if data.lacks_labels and compile_arguments.measures_labels:
         raise ValueError(
             "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or compile "
             "without metrics."
         )
-    if data.labels is not None:
-        checks.check_labels(data.labels, compile_arguments.loss, model)
-        fit_arguments.check_label_values("y", data.labels, compile_arguments.loss)
+    data.check_labels(compile_arguments.loss, model)
 
 
 def check_monitor(monitor, probe, scorer):

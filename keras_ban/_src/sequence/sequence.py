@@ -283,7 +283,7 @@ class BornAgainSequence:
         requirements.check_weights(self, data, options.get("class_weight"))
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
-            if not data.yields_batches and data.labels is None:
+            if data.lacks_labels:
                 raise ValueError(
                     "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
                 )
