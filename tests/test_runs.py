@@ -113,7 +113,7 @@ def test_an_interrupted_generation_goes_on_after_its_last_epoch(
     again = run(tmp_path, blobs, **{**COMPILED_RUN, "fitting": {**COMPILED, "verbose": 2}})
 
     assert [(g, e) for g in range(2) for e in range(3)] == epochs_trained
-    assert f"It goes on after epoch {epoch + 1} of 3" in capsys.readouterr().out
+    assert f"Resuming at epoch {epoch + 2}/3" in capsys.readouterr().out
     assert_same_run(finished.sequence, again)
     assert names(finished.directory) == names(tmp_path)
     seconds = json.loads((tmp_path / f"generation-{generation:02d}" / "record.json").read_text())["seconds"]

@@ -160,18 +160,7 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
         if feature_matching is not None:
             features = (observers[role].features for role in ("student", "teacher"))
             self.projections = feature_matching.make_projections(*features)
-        # Held where Keras does not look for what it would track.
-        self._hidden = types.SimpleNamespace(
-            distillation_loss=distillation_loss,
-            outputs=outputs,
-            compare=None,
-            observer=observers["student"],
-            observes=False,
-            found_by_keras=False,
-            before_training=[],
-            step=None,
-            workers=None,
-        )
+        self._hidden = _hidden(distillation_loss, outputs, observers["student"])
         self._label_weight = label_weight
         self._soft_targets_checked = False
         self._evaluating = False
@@ -180,15 +169,18 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
         self._hears_labels = callable(label_weight) or label_weight > 0
         self._hears_teacher = hears_teacher
         self._needs_teacher = self._hears_teacher or feature_matching is not None
-        temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(distillation_loss))
-        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
-        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if self._hears_teacher else None
-        self._feature_loss_tracker = None if feature_matching is None else keras.metrics.Mean(name="feature_loss")
-        self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(label_weight) else None
-        self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
+        self._make_trackers()
         self.supports_masking = True
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in backend.flat_layers(teacher))
         self.built = student.built
+
+    def _make_trackers(self):
+        temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(self.distillation_loss))
+        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
+        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if self._hears_teacher else None
+        self._feature_loss_tracker = None if self.feature_matching is None else keras.metrics.Mean(name="feature_loss")
+        self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(self.label_weight) else None
+        self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
 
     # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property
@@ -375,3 +367,18 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
 
 def _same(features):
     return features
+
+
+def _hidden(distillation_loss, outputs, observer):
+    """The state of a Distiller that Keras must not track."""
+    return types.SimpleNamespace(
+        distillation_loss=distillation_loss,
+        outputs=outputs,
+        compare=None,
+        observer=observer,
+        observes=False,
+        found_by_keras=False,
+        before_training=[],
+        step=None,
+        workers=None,
+    )

@@ -8,8 +8,6 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import fit_arguments, reading
-from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
@@ -20,6 +18,7 @@ from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
+from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, counts_nothing
 from keras_ban._src.sequence.scorer import meaning_of
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
@@ -231,13 +230,7 @@ class Generations:
             bench.reset()
             trained = bench.distiller
         else:
-            if teacher is not None:
-                trained = self._distiller(model, None if soft_targets is not None else teacher, label_weight)
-            elif sequence.augmentation is not None or (backend.BACKEND == "torch" and process_group.count() > 1):
-                # Keras's own `fit` knows nothing of other workers on torch.
-                trained = Distiller(student=model, label_weight=1, augmentation=sequence.augmentation)
-            else:
-                trained = model
+            trained = self._trainable(model, teacher, soft_targets, label_weight)
             trained.compile(**self._compile_arguments.make())
         if sequence.augmentation is not None:
             self._start_augmentation(data, record.seed)
@@ -249,7 +242,7 @@ class Generations:
             if keeper.initial_epoch is not None:
                 options = {**options, "initial_epoch": keeper.initial_epoch}
                 if options["verbose"] != 0:
-                    print(f"It goes on after epoch {keeper.initial_epoch} of {options['epochs']}", flush=True)
+                    print(f"Resuming at epoch {keeper.initial_epoch + 1}/{options['epochs']}", flush=True)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)
@@ -264,12 +257,22 @@ class Generations:
         record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
         record.epochs = len(logs.get("loss", []))
         try:
-            _check_finite(model, record)
+            check_finite(model, record)
         except FloatingPointError:
             if keeper is not None:
                 keeper.forget()
             raise
         return model, trained
+
+    def _trainable(self, model, teacher, soft_targets, label_weight):
+        """The model as it is trained: a Distiller, or the model itself."""
+        augmentation = self._sequence.augmentation
+        if teacher is not None:
+            return self._distiller(model, None if soft_targets is not None else teacher, label_weight)
+        # On torch, Keras's own `fit` does not know of other workers.
+        if augmentation is not None or (backend.BACKEND == "torch" and process_group.count() > 1):
+            return Distiller(student=model, label_weight=1, augmentation=augmentation)
+        return model
 
     def _bench_for(self, label_weight, first):
         """A bench with that label weight; `None` where there can be none."""
@@ -340,17 +343,6 @@ class Generations:
         augmented_views.reseed(augmentation, seed)
 
 
-def fit(model, data, options):
-    """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
-    validation_data = options["validation_data"]
-    validation_data = None if validation_data is None else validation_data.for_model(model)
-    data, validation_data = part_of_batches(data.for_model(model), validation_data)
-    with reading.watched(data, validation_data) as (data, validation_data):
-        arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
-        with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
-            return model.fit(**arguments)
-
-
 def taught_by(teach_from, record):
     """What taught a generation: the number of the one before, or `"ensemble"`, all before; `None`: the labels alone.
 
@@ -369,20 +361,14 @@ def average_of(models, meaning, weights=None, average=None):
     return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)
 
 
-def _check_finite(model, record):
-    loss = record.logs.get("loss", [0.0])[-1]
-    values = [(w.trainable, keras.ops.convert_to_numpy(w.value)) for w in model.weights]
-    # What is not trained may be infinite on purpose: a mask that is added to logits.
-    weights_finite = all((np.isfinite(value) if trained else ~np.isnan(value)).all() for trained, value in values)
-    if weights_finite and checks.is_finite(loss):
-        return
-    kept = (
-        "Nothing was trained before it"
-        if record.generation == 0
-        else (f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`")
-    )
-    raise FloatingPointError(
-        f"Generation {record.generation} ended with loss={loss} after epoch {record.epochs}"
-        f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. Try a lower learning "
-        "rate, `clipnorm` in the optimizer, or look for NaN in the data."
-    )
+def entropy_of(run, seed, resume):
+    """The number from which the seeds of the generations are derived: `seed`, that of the run, or a new one."""
+    if run is None or run.manifest is None or (not resume and run.holds_nothing):
+        drawn = process_group.chiefs(np.random.SeedSequence().entropy % 2**32, "agree on a seed")
+        return int(drawn) if seed is None else seed
+    if not resume:
+        raise ValueError(
+            f"{run.path} holds a run, and `resume=False` begins another, which would have to be written over it: "
+            "choose a new directory."
+        )
+    return run.manifest["seed"] if seed is None else seed

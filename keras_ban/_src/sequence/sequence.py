@@ -17,7 +17,7 @@ from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
 from keras_ban._src.sequence import manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
-from keras_ban._src.sequence.generations import Generations, average_of, taught_by
+from keras_ban._src.sequence.generations import Generations, average_of, entropy_of, taught_by
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.stored_run import StoredRun
@@ -89,9 +89,7 @@ class BornAgainSequence:
         history: a `BornAgainHistory`, as `fit` returns it.
 
     Raises:
-        TypeError: `model` is neither a `keras.Model` nor callable, the distillation loss is not a loss, `directory` is
-            not a path, or `shared_layers` is neither a list of names nor a dict.
-        ValueError: another argument is not as above.
+        TypeError, ValueError: an argument is not as above.
     """
 
     def __init__(
@@ -114,10 +112,8 @@ class BornAgainSequence:
         shared_layers=None,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
-            raise TypeError(
-                "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
-                f"{model!r} (of type {type(model).__name__})."
-            )
+            message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
+            raise TypeError(f"{message}{model!r} (of type {type(model).__name__}).")
         if distillation_loss is None:
             distillation_loss = KnowledgeDistillation()
         check_distillation_loss(distillation_loss)
@@ -126,8 +122,7 @@ class BornAgainSequence:
         self.distillation_loss = distillation_loss
         self.label_weight = requirements.check_label_weights(label_weight, self.generations)
         self.seed = checks.check_seed(seed)
-        ways = ("auto", "cached", "online")
-        self.soft_targets = checks.check_choice("soft_targets", soft_targets, ways)
+        self.soft_targets = checks.check_choice("soft_targets", soft_targets, ("auto", "cached", "online"))
         self.augmentation = augmentation
         self.views = requirements.check_views(views, augmentation, soft_targets)
         self.top_k = requirements.check_top_k(top_k, soft_targets, distillation_loss)
@@ -144,22 +139,19 @@ class BornAgainSequence:
         self.models = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
-        self._to_compile = []  # What `load` gave, until it is known how.
-        self._lacks = []  # What `load` could not give.
+        self._to_compile = []  # The models that `load` restored, until there are compile arguments.
+        self._lacks = []  # The arguments that `load` could not restore.
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
-        """Set how every generation is trained; arguments are those of `keras.Model.compile`.
+        """As `keras.Model.compile`, for every generation.
 
-        Optimizer and metrics are taken as configurations, now, and made anew for each generation: schedules begin
-        again, and neither moments nor counts pass from one generation to the next.
+        Each generation gets a new optimizer and new metrics from their current configurations: schedules start again.
 
         Raises:
-            ValueError: there is no `loss`, or optimizer or metrics cannot be made anew from their configuration.
+            ValueError: there is no `loss`, or an optimizer or metric cannot be made from its configuration.
         """
         if loss is None:
-            raise ValueError(
-                "`compile` needs a `loss` for the labels: validation, and generation 0, are measured by it."
-            )
+            raise ValueError("`compile` needs a `loss` for the labels: generation 0 and validation are measured by it.")
         arguments = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         self._set_compile_arguments(CompileArguments(**arguments, weighted_metrics=weighted_metrics, **kwargs))
 
@@ -246,7 +238,7 @@ class BornAgainSequence:
         meaning = meaning_of(self, self._compile_arguments)
         scorer = Scorer(validation_data, meaning, data.batch_size, options.get("validation_steps"))
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
-            entropy = self._entropy(run, resume)
+            entropy = entropy_of(run, self.seed, resume)
             generations = Generations(self, self._compile_arguments, entropy, scorer, run)
             starts = generations.start(teacher)
             self._check_starts(starts, teacher, data, validation_data)
@@ -284,9 +276,8 @@ class BornAgainSequence:
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
             if data.lacks_labels:
-                raise ValueError(
-                    "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
-                )
+                message = "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
+                raise ValueError(message)
             data, options["validation_data"] = data.split(split)
         return data, options
 
@@ -336,34 +327,29 @@ class BornAgainSequence:
 
     @property
     def best_model(self):
-        """The generation with the best monitored value (`val_loss`, unless `fit` was told otherwise).
-
-        Raises:
-            ValueError: nothing is trained yet, or there was no validation data to choose on.
-        """
+        """The generation with the best value of `monitor`; `ValueError` before training and without validation data."""
         self._check_trained()
         return self.models[self.history.best_generation]
 
     @property
     def distilled(self):
-        """The ensemble's student, the last of `models`, with `distill_ensemble`; `None` where there is none."""
+        """The student distilled from the ensemble, the last of `models`; `None` without `distill_ensemble`."""
         return self.models[-1] if self.models and self.history.records[-1].distilled else None
 
     def ensemble(self, last=None, weights=None, average=None):
-        """Average the generations (BAN eq. 4); the ensemble's own student, `distilled`, is none of them.
+        """Average the generations (BAN eq. 4), without the student `distilled` from the ensemble.
 
         Args:
-            last: how many of the newest generations; `None` takes all.
+            last: the number of newest generations to average; `None`: all.
             weights: a non-negative number for each; `None`: all equal.
-            average: as in `EnsembleModel`. `None`: probabilities, of classifiers that are distilled with one of the
-                losses of keras_ban; else the outputs as they are.
+            average: as in `EnsembleModel`. `None`: probabilities, for classifiers whose losses say what their outputs
+                are; otherwise the outputs as they are.
 
         Returns:
             A compiled `EnsembleModel`, which holds the models without copying them.
 
         Raises:
-            ValueError: nothing is trained yet, `last` is not between 1 and the number of generations trained, or
-                `weights` do not fit.
+            ValueError: no generation is trained, or `last` or `weights` do not fit.
         """
         self._check_trained()
         members = self.models[: len(self.history.members)]
@@ -376,20 +362,21 @@ class BornAgainSequence:
         return ensemble
 
     def evaluate(self, x, y, batch_size=None, data="test"):
-        """Score every generation, and the ensemble of all, on data that was not used to choose anything.
+        """Score every generation, and the ensemble of all, on data that chose nothing.
 
         Args:
-            x: arrays.
-            y: labels: whole numbers `(n,)` or `(n, 1)`, or one-hot `(n, classes)`, of a classifier.
+            x: arrays or a table (see `docs/data.md`).
+            y: labels of a classifier: whole numbers `(n,)` or `(n, 1)`, or one-hot `(n, classes)`.
             batch_size: as in `keras.Model.predict`.
-            data: what to call the data in titles.
+            data: the name of the data in titles.
 
         Returns:
-            `BornAgainHistory` of the same generations, with scores on these data. The best generation in it is the one
-            that was chosen on the validation data.
+            `BornAgainHistory` of the same generations with scores on these data. Its best generation is the one that
+            the validation data chose.
 
         Raises:
-            ValueError: nothing is trained yet, or the models are not classifiers with labels as above.
+            TypeError: `x` is a dataset.
+            ValueError: no generation is trained, or the models are not classifiers with labels as above.
         """
         self._check_trained()
         if isinstance(y, list) and not any(hasattr(each, "shape") for each in y):
@@ -407,18 +394,6 @@ class BornAgainSequence:
         history = self.history
         ensemble = scorer.score_ensemble(len(history.members))
         return BornAgainHistory(records, history.monitor, history.mode, data, ensemble)
-
-    def _entropy(self, run, resume):
-        """From which the generations' seeds are derived."""
-        if run is None or run.manifest is None or (not resume and run.holds_nothing):
-            drawn = process_group.chiefs(np.random.SeedSequence().entropy % 2**32, "agree on a seed")
-            return int(drawn) if self.seed is None else self.seed
-        if not resume:
-            raise ValueError(
-                f"{run.path} holds a run, and `resume=False` begins another, which would have to be written over it: "
-                "choose a new directory."
-            )
-        return run.manifest["seed"] if self.seed is None else self.seed
 
     def _check_trained(self):
         if not self.models:

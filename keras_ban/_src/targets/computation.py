@@ -12,9 +12,7 @@ from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import size_of, take
 from keras_ban._src.files import row_file
 from keras_ban._src.targets import augmented_views, key_index, teacher_rows
-from keras_ban._src.targets.stored_rows import StoredRows
-
-COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
+from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, StoredRows
 
 # After this many batches the workers wait for each other, so that none waits longer than the engine allows.
 _BATCHES_APART = 64
@@ -122,12 +120,12 @@ def _outputs(outputs_of, teacher, x_batch, keys):
         raise
 
 
-def compute_again(teacher, x, wanted, targets, batch_size, augmentation):
+def compute_again(teacher, x, wanted, stored, batch_size, augmentation):
     """The teacher's outputs on some of the examples, and the rows in which the soft targets hold them.
 
     Args:
         wanted: which examples, by their place in `x`, int64 `(sample,)`.
-        targets: `SoftTargets` of `x`.
+        stored: the `StoredRows` of `x`.
 
     Returns:
         `(outputs (sample, ..., classes), rows (sample,))`.
@@ -137,23 +135,26 @@ def compute_again(teacher, x, wanted, targets, batch_size, augmentation):
     """
     found, rows, start = [], [], 0
     for x_batch, key in as_data(x, batch_size=batch_size).batches(batch_size):
-        if targets.by_key and key is None:
-            targets.check(x_batch)
+        if stored.by_key and key is None:
+            stored.check(x_batch)
         size = size_of(x_batch)
         here = wanted[(wanted >= start) & (wanted < start + size)] - start
         if len(here):
             found.append(take(x_batch, here))
-            rows.append(targets.rows_of(key)[here] if targets.by_key else here + start)
+            rows.append(stored.rows_of(key)[here] if stored.by_key else here + start)
         start += size
-    if start != len(targets):
+    if start != len(stored):
         raise ValueError(
-            f"The soft targets hold {len(targets)} examples but `x` holds {start}: they must come from the same data. "
+            f"The soft targets hold {len(stored)} examples but `x` holds {start}: they must come from the same data. "
             f"{COMPUTE_AGAIN}"
         )
     x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
     if augmentation is not None:
         augmented_views.build(augmentation, take(x_sample, slice(0, 1)))
-    outputs_of, keys = teacher_rows.look(teacher, augmentation, targets.views), example_keys(x_sample, targets.hashes)
+    outputs_of, keys = (
+        teacher_rows.look(teacher, augmentation, stored.description["views"]),
+        example_keys(x_sample, stored.hashes),
+    )
     parts = [slice(i, i + batch_size) for i in range(0, len(wanted), batch_size)]
     again = np.concatenate([outputs_of(take(x_sample, part), keys[part]) for part in parts])
     return again, np.concatenate(rows)

@@ -10,14 +10,13 @@ import numpy as np
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.dataset import no_pairing
-from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys, layer_fingerprint
+from keras_ban._src.data.fingerprints import data_fingerprint, layer_fingerprint
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.files import row_file
 from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.losses.outputs import check_stored
-from keras_ban._src.targets import augmented_views, computation, key_index, teacher_rows, top_k_rows
-from keras_ban._src.targets.computation import COMPUTE_AGAIN
-from keras_ban._src.targets.stored_rows import ROWS_AT_ONCE, StoredRows
+from keras_ban._src.targets import augmented_views, computation, teacher_rows, top_k_rows
+from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, ROWS_AT_ONCE, StoredRows
 
 _DTYPES = ("float16", "float32", "float64")
 
@@ -160,7 +159,7 @@ class SoftTargets:
 
     @property
     def by_key(self):
-        return bool(self._description.get("keyed"))
+        return self._stored.by_key
 
     @property
     def shape(self):
@@ -198,11 +197,6 @@ class SoftTargets:
     @property
     def version(self):
         return self._description["version"]
-
-    @property
-    def hashes(self):
-        """The version of the examples' fingerprints, see `fingerprints.example_keys`."""
-        return teacher_rows.HASHES_OF_FORMAT[self._description["format"]]
 
     @property
     def nbytes(self):
@@ -243,40 +237,21 @@ class SoftTargets:
         return f"<SoftTargets shape={self.shape}, dtype={self.dtype}{kept}, teacher={self.teacher_name!r}>"
 
     def to_dense(self):
-        """All of them, in memory: `(examples, ..., classes)`, logits or probabilities as the teacher gave."""
+        """All soft targets in memory, `(examples, ..., classes)`: logits or probabilities, as the teacher gave them."""
         self.check_content()
         return self._dense(self._stored.rows[:])
 
     def batch(self, rows, view=None):
-        """What a training batch brings of those rows: dense soft targets, or with `top_k` a dict of their columns.
-
-        Args:
-            rows: a slice or an index array.
-            view: which view; `None` where there are none.
-        """
+        """The soft targets of a training batch, for a slice or an index array: dense, or with `top_k` a dict."""
         return self.columns(np.asarray(self._stored.rows[rows] if view is None else self._stored.rows[rows, view]))
 
     def rows_of(self, keys):
-        """The rows of keys that data gave, int64 `(batch,)`; `ValueError` names one that there is none of."""
-        hashes, texts = key_index.hashed(keys)
-        self.check_kind(key_index.kind_of(texts))
-        rows, found = self._stored.index_keys().rows_of(hashes)
-        if not found.all():
-            first = int(np.flatnonzero(~found)[0])
-            key = hashes[first] if texts is None else texts[first]
-            raise ValueError(
-                f"The soft targets hold no row of the key {key_index.spoken(key)}, nor of "
-                f"{np.count_nonzero(~found) - 1} others in its batch: they are of other data, or of a part. "
-                "Compute them of all the data, `SoftTargets.from_teacher(teacher, dataset)`."
-            )
-        return rows
+        """The rows of keys of the data, int64 `(batch,)`; `ValueError` names a key without a row."""
+        return self._stored.rows_of(keys)
 
     def check_kind(self, kind):
-        """Raise `ValueError` where keys are of another kind than those that the rows are kept by."""
-        if kind != self._description["keyed"]:
-            raise ValueError(
-                f"The soft targets are kept by keys that are {self._description['keyed']}, but the data brings {kind}."
-            )
+        """Raise `ValueError` if keys of the data are of another kind than those of the rows."""
+        self._stored.check_kind(kind)
 
     def batch_and_seeds(self, rows, view):
         """`batch` of a view, and the seeds that make it again; the seeds are `None` where there are no views."""
@@ -299,63 +274,37 @@ class SoftTargets:
         return self._stored.records()
 
     def check(self, x, rows=None):
-        """Raise `ValueError` unless `x` are the examples that these soft targets are of, in the same order.
+        """Raise `ValueError` unless `x` are the examples of these soft targets, in the same order.
 
         Args:
-            x: arrays, nested as those that `from_teacher` was given.
+            x: arrays, nested as in `from_teacher`.
             rows: the rows that `x` should be, a slice or an index array; `None`: all.
         """
-        if self.by_key:
-            raise ValueError(
-                "The soft targets are kept by key, and arrays have none: pass a dataset whose `y` is `{'labels': y, "
-                "'key': key}`; or compute them of the arrays, by position."
-            )
-        wanted = self.keys if rows is None else self.keys[rows]
-        form = example_form(x)
-        if form != self._description["example_form"]:
-            raise ValueError(
-                f"The soft targets are of other data: of arrays of [dtype, shape of an example] "
-                f"{self._description['example_form']}, but `x` holds {form}. {COMPUTE_AGAIN}"
-            )
-        keys = example_keys(x, self.hashes)
-        if len(keys) != len(wanted):
-            raise ValueError(
-                f"`soft_targets` holds {len(wanted)} examples but `x` holds {len(keys)}: they must come from the same "
-                f"data in the same order. {COMPUTE_AGAIN}"
-            )
-        different = np.flatnonzero(keys != wanted)
-        if len(different):
-            same = np.array_equal(np.sort(keys), np.sort(wanted))
-            how = "the same examples in another order" if same else "other examples"
-            raise ValueError(
-                f"The soft targets do not belong to `x`: {len(different)} of {len(keys)} examples differ, the first at "
-                f"index {different[0]}. `x` holds {how}. {COMPUTE_AGAIN}"
-            )
+        self._stored.check(x, rows)
 
     def verify(self, teacher, x, sample=256, batch_size=32, augmentation=None):
-        """Compute a sample of rows again, and report how far they are off.
+        """Compute a sample of rows again, and return the largest difference.
 
         Args:
-            teacher: the model that they are said to come from.
-            x: the data, as for `from_teacher`.
-            sample: how many examples, spread evenly over the data.
-            batch_size: examples per batch, for the teacher and of arrays.
-            augmentation: the layer that made the views, where there are any.
+            teacher: the teacher of the rows.
+            x: the data, as in `from_teacher`.
+            sample: the number of examples, spread evenly over the data.
+            batch_size: the number of examples in a batch.
+            augmentation: the layer that made the views, if there are views.
 
         Returns:
-            The largest absolute difference, a float: between the outputs, or with `top_k` between the probabilities of
-            the kept classes. It is of the size of the dtype's rounding where all is well, and large where teacher,
-            data or order are not those that the rows come from.
+            The largest absolute difference, a float: of the outputs, or with `top_k` of the probabilities of the stored
+            classes. It is of the size of the dtype's rounding, or large if teacher, data or order are others.
 
         Raises:
-            ValueError: `x` holds another number of examples, or `augmentation` is not the one that made the views.
+            ValueError: `x` holds another number of examples, or `augmentation` is another layer.
         """
         teacher_rows.check_teacher(teacher)
         self.check_augmentation(augmentation)
         self.check_content()
         checks.check_count("batch_size", batch_size)
         wanted = np.unique(np.linspace(0, len(self) - 1, checks.check_count("sample", sample)).astype("int64"))
-        again, rows = computation.compute_again(teacher, x, wanted, self, batch_size, augmentation)
+        again, rows = computation.compute_again(teacher, x, wanted, self._stored, batch_size, augmentation)
         if again.shape[1:] != self.shape[1:]:
             raise ValueError(
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
@@ -389,8 +338,8 @@ class SoftTargets:
 
         Raises:
             TypeError: `dataset` is of another kind.
-            ValueError: it holds other data, or another number of examples. By key: it has no keys, or, when it is read,
-                a key without a row (a `tf.data.Dataset` raises `InvalidArgumentError` with the same message).
+            ValueError: it holds other data. By key: it has no keys, or, when it is read, a key without a row (a
+                `tf.data.Dataset` raises `InvalidArgumentError` with the same message).
         """
         self.check_content()
         data = as_data(dataset)
@@ -399,27 +348,27 @@ class SoftTargets:
         return data.with_soft_targets(self).dataset
 
     def check_augmentation(self, augmentation):
-        """Raise `ValueError` unless these soft targets are of the views that `augmentation` makes, `None` for none."""
-        if self.views is None and augmentation is not None:
+        """Raise `ValueError` unless `augmentation` makes the views of these soft targets; `None`: no views."""
+        if self.views is None and augmentation is None:
+            return
+        if self.views is None:
             raise ValueError(
                 "The soft targets are of the examples as they are, but `augmentation` makes other views of them: the "
                 "teacher must have seen what the student sees. Compute them of views, `SoftTargets.from_teacher("
                 "teacher, x, augmentation=augmentation, views=...)`, or let the teacher run at each step, without."
             )
-        if self.views is not None and augmentation is None:
+        if augmentation is None:
             raise ValueError(
-                f"The soft targets are of {self.views} views: pass the `augmentation` that made them (to the "
-                "Distiller, to train on them)."
+                f"The soft targets are of {self.views} views: pass the `augmentation` that made them to the Distiller."
             )
-        made_by = self._description["augmentation_fingerprint"]
-        if self.views is not None and layer_fingerprint(augmentation) != made_by:
+        if layer_fingerprint(augmentation) != self._description["augmentation_fingerprint"]:
             raise ValueError(
                 f"The soft targets are of views that another `augmentation` made, not {augmentation!r} as it is "
                 f"configured. {COMPUTE_AGAIN}"
             )
 
     def check_for(self, loss):
-        """Raise `ValueError` where a distillation loss cannot take them; warn where top-k is a poor stand-in."""
+        """Raise `ValueError` if a distillation loss cannot take them, and warn if top-k is a poor approximation."""
         check_stored(loss, self.from_logits)
         if self.top_k is None:
             return
@@ -427,9 +376,8 @@ class SoftTargets:
         temperature = getattr(loss, "temperature", 1.0)
         if temperature != 1:
             warnings.warn(
-                f"The soft targets are top-k, which is for temperature 1, but the distillation loss has "
-                f"temperature={temperature}: the classes left out count for more there, and all count alike. "
-                f"{self.describe_coverage()} Use temperature=1, or dense soft targets.",
+                f"The soft targets are top-k, which is for temperature 1, but the distillation loss has temperature="
+                f"{temperature}. {self.describe_coverage()} Use temperature=1, or dense soft targets.",
                 stacklevel=3,
             )
 

@@ -6,12 +6,14 @@ import pathlib
 import numpy as np
 
 from keras_ban._src.backend import process_group
+from keras_ban._src.data.fingerprints import example_form, example_keys
 from keras_ban._src.files import row_file
 from keras_ban._src.targets import key_index
 from keras_ban._src.targets.shards import ShardRows, shards_of
 from keras_ban._src.targets.teacher_rows import HASHES_OF_FORMAT
 
 ROWS_AT_ONCE = 4096
+COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
 
 
 class StoredRows:
@@ -69,6 +71,11 @@ class StoredRows:
         return self.rows.keys() if self._keys is None else self._keys
 
     @property
+    def by_key(self):
+        """Whether rows are found by a key of the data, not by position."""
+        return bool(self.description.get("keyed"))
+
+    @property
     def nbytes(self):
         """The size of rows and keys in bytes."""
         return self.rows.nbytes + 8 * len(self)
@@ -105,6 +112,61 @@ class StoredRows:
             self.check_content()  # A damaged file may show a key twice.
         index.check_unique(self.texts(), getattr(self.rows, "place", "row {}".format))
 
+    def rows_of(self, keys):
+        """See `SoftTargets.rows_of`."""
+        hashes, texts = key_index.hashed(keys)
+        self.check_kind(key_index.kind_of(texts))
+        rows, found = self.index_keys().rows_of(hashes)
+        if not found.all():
+            first = int(np.flatnonzero(~found)[0])
+            key = hashes[first] if texts is None else texts[first]
+            raise ValueError(
+                f"The soft targets hold no row of the key {key_index.spoken(key)}, nor of "
+                f"{np.count_nonzero(~found) - 1} others in its batch: they are of other data, or of a part. "
+                "Compute them of all the data, `SoftTargets.from_teacher(teacher, dataset)`."
+            )
+        return rows
+
+    def check_kind(self, kind):
+        """See `SoftTargets.check_kind`."""
+        if kind != self.description["keyed"]:
+            raise ValueError(
+                f"The soft targets are kept by keys that are {self.description['keyed']}, but the data brings {kind}."
+            )
+
+    @property
+    def hashes(self):
+        """The version of the examples' keys, see `fingerprints.example_keys`."""
+        return HASHES_OF_FORMAT[self.description["format"]]
+
+    def check(self, x, rows=None):
+        """See `SoftTargets.check`."""
+        if self.by_key:
+            raise ValueError(
+                "The soft targets are kept by key, and arrays have none: pass a dataset whose `y` is `{'labels': y, "
+                "'key': key}`; or compute them of the arrays, by position."
+            )
+        form = example_form(x)
+        if form != self.description["example_form"]:
+            raise ValueError(
+                "The soft targets are of other data: of arrays of [dtype, shape of an example] "
+                f"{self.description['example_form']}, but `x` holds {form}. {COMPUTE_AGAIN}"
+            )
+        wanted, keys = self.keys if rows is None else self.keys[rows], example_keys(x, self.hashes)
+        if len(keys) != len(wanted):
+            raise ValueError(
+                f"`soft_targets` holds {len(wanted)} examples but `x` holds {len(keys)}: they must come from the same "
+                f"data in the same order. {COMPUTE_AGAIN}"
+            )
+        different = np.flatnonzero(keys != wanted)
+        if len(different):
+            same = np.array_equal(np.sort(keys), np.sort(wanted))
+            how = "the same examples in another order" if same else "other examples"
+            raise ValueError(
+                f"The soft targets do not belong to `x`: {len(different)} of {len(keys)} examples differ, the first at "
+                f"index {different[0]}. `x` holds {how}. {COMPUTE_AGAIN}"
+            )
+
     def check_content(self):
         """Raise `ValueError` if the rows of a file are not what was written. They are read for this once."""
         if not self._unchecked:
@@ -118,7 +180,7 @@ class StoredRows:
     def save(self, path):
         """Write a file that `open` reads."""
         self.check_content()
-        if self.description.get("keyed"):
+        if self.by_key:
             self.check_unique()
         process_group.alone(lambda: self._write(path))  # Other workers do not take part.
 

@@ -1,0 +1,39 @@
+"""Keras's own `fit` for a generation, and the check of what came of it."""
+
+import keras
+import numpy as np
+
+from keras_ban._src import checks
+from keras_ban._src.backend import process_group
+from keras_ban._src.data import fit_arguments, reading
+from keras_ban._src.data.parts import part_of_batches
+
+
+def fit(model, data, options):
+    """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
+    validation_data = options["validation_data"]
+    validation_data = None if validation_data is None else validation_data.for_model(model)
+    data, validation_data = part_of_batches(data.for_model(model), validation_data)
+    with reading.watched(data, validation_data) as (data, validation_data):
+        arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
+        with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
+            return model.fit(**arguments)
+
+
+def check_finite(model, record):
+    loss = record.logs.get("loss", [0.0])[-1]
+    values = [(w.trainable, keras.ops.convert_to_numpy(w.value)) for w in model.weights]
+    # What is not trained may be infinite on purpose: a mask that is added to logits.
+    weights_finite = all((np.isfinite(value) if trained else ~np.isnan(value)).all() for trained, value in values)
+    if weights_finite and checks.is_finite(loss):
+        return
+    kept = (
+        "Nothing was trained before it"
+        if record.generation == 0
+        else (f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`")
+    )
+    raise FloatingPointError(
+        f"Generation {record.generation} ended with loss={loss} after epoch {record.epochs}"
+        f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. Try a lower learning "
+        "rate, `clipnorm` in the optimizer, or look for NaN in the data."
+    )
