@@ -338,8 +338,19 @@ REFUSED, PERHAPS = refusals(MUST_REFUSE), refusals(MAY_REFUSE)
 CELLS = [cell for cell in itertools.product(OPERATIONS, KINDS) if cell not in NOT_IN_KERAS]
 
 
-# Weights are made of labels in NumPy, and what is refused is refused in Python, whatever the backend.
-ON_ONE = {cell for cell in CELLS if cell in REFUSED or cell[0].endswith(("_one_hot", "_smoothed"))}
+# On each backend: every kind in four operations, and every operation with one kind of arrays and one dataset. For the
+# other cells the backend makes no difference: arrays become NumPy arrays first, and what is refused is refused in
+# Python.
+EVERYWHERE = ("online", "cached_weighted", "predict", "sequence")
+
+
+def on_one_backend(operation, kind):
+    if (operation, kind) in REFUSED or operation.endswith(("_one_hot", "_smoothed")):
+        return True
+    return operation not in EVERYWHERE and kind not in ("float32", "PyDataset")
+
+
+ON_ONE = {cell for cell in CELLS if on_one_backend(*cell)}
 
 
 def rows_of(cells):
