@@ -8,7 +8,7 @@ from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.any_data import AnyData
-from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.batch import inputs_for, split_targets
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.tf_dataset import error_in_pipeline
@@ -165,7 +165,7 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
         self._soft_targets_checked = False
         self._evaluating = False
         self._jit_wanted = "auto"
-        self._augmentation_is_ready = False
+        self._augmentation_is_ready = self.augmentation is None
         self._hears_labels = callable(label_weight) or label_weight > 0
         self._hears_teacher = hears_teacher
         self._needs_teacher = self._hears_teacher or feature_matching is not None
@@ -232,7 +232,7 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
         self._hidden.compare = Comparison(self.distillation_loss, weights, outputs, self._temperature_tracker)
         self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
         self._jit_wanted = kwargs.get("jit_compile", "auto")
-        self._augmentation_is_ready = False
+        self._augmentation_is_ready = self.augmentation is None
 
     def fit(self, x=None, y=None, *args, soft_targets=None, **kwargs):
         """As `keras.Model.fit`, with optional soft targets that were computed before.
@@ -280,7 +280,8 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
             trial.check_validation(self, validation_data, batch, measure=False)
         try:
             if self._needs_teacher:
-                self._prepare_soft_targets(data)
+                self._look_at(data)
+                self._prepare_teacher(data.soft_targets is not None)
             return self._train(data, options)
         except Exception as error:
             of_pipeline = error_in_pipeline(error)
@@ -327,10 +328,15 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
         """As `keras.Model.train_on_batch`."""
         if backend.BACKEND == "torch" and process_group.count() > 1:
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
-        data = as_data(x, y, models=(self.student, self.teacher))
-        self._prepare_augmentation(data)
+        if self._hears_teacher:
+            self._hidden.outputs.check()
+        if self._must_look() or not self._augmentation_is_ready:
+            data = as_data(x, y, models=(self.student, self.teacher))
+            self._prepare_augmentation(data)
+            if self._needs_teacher:
+                self._look_at(data)
         if self._needs_teacher:
-            self._prepare_soft_targets(data)
+            self._prepare_teacher(split_targets(y)[1] is not None)
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def make_train_function(self, force=False):
@@ -341,25 +347,30 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
             self._hidden.workers.begin(self)
 
     def _prepare_augmentation(self, data):
-        if self.augmentation is None or self._augmentation_is_ready:
+        if self._augmentation_is_ready:
             return
         may_compile = self._jit_wanted == "auto" and not self.run_eagerly
         if build_augmentation(self.augmentation, data, may_compile) and may_compile and backend.compiles_image_layers():
             self._jit_compile = augmented_views.compiles(self, self.augmentation)
         self._augmentation_is_ready = True
 
-    def _prepare_soft_targets(self, data):
-        """Make the teacher ready for training on the data, or check the soft targets that take its place."""
+    def _must_look(self):
+        """Whether the teacher is not built, or its outputs were not compared with the loss."""
+        unseen = self._hears_teacher and not self._soft_targets_checked
+        return unseen or not getattr(self.teacher, "built", True)
+
+    def _look_at(self, data):
+        """Build the teacher, and compare its outputs on the first batch, or soft targets, with the loss."""
         if self.teacher is None and data.soft_targets is None and not data.yields_batches:
             raise ValueError(NO_TEACHER)
-        unseen = self._hears_teacher and not self._soft_targets_checked
-        if self._hears_teacher:
-            self._hidden.outputs.check()
-        if unseen or not getattr(self.teacher, "built", True):
+        if self._must_look():
             models = (self.student, self._teaching, self._hidden.outputs)
             looked = check_first_batch(data, *models, in_step=backend.steps_see_values(self))
             self._soft_targets_checked |= looked
-        if self.teacher is None or data.soft_targets is not None:
+
+    def _prepare_teacher(self, has_soft_targets):
+        """Make the teacher ready for steps, unless soft targets take its place."""
+        if self.teacher is None or has_soft_targets:
             self._teaching.end()
         else:
             self._teaching.begin(self.student)
