@@ -98,6 +98,67 @@ def test_what_is_neither_keras_nor_numpy_is_imported_when_it_is_used():
         assert not early, f"{name}.py imports {early} as soon as it is imported"
 
 
+def without_docstring(node):
+    """How many lines a function has, its docstring apart."""
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node) is None:
+        return lines
+    return lines - (node.body[0].end_lineno - node.body[0].lineno + 1)
+
+
+def test_files_and_functions_are_short():
+    for name, path in FILES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert without_docstring(node) <= 60, f"{name}.py: {node.name}"
+
+
+# Keras has no public names for these. A comment beside each says what it is used for.
+PRIVATE_OF_KERAS = {"_flatten_layers", "_functional", "_initial_epoch", "_nodes_by_depth", "_value"}
+
+
+def test_no_object_reaches_into_private_attributes_of_others():
+    for name, path in FILES.items():
+        tree = ast.parse(path.read_text())
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        own = {method.name for each in classes for method in each.body if isinstance(method, ast.FunctionDef)}
+        private = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr)]
+        on_self = [node for node in private if ast.unparse(node.value) in ("self", "cls", "super()")]
+        # A class method sets up an object of its own class.
+        own |= {node.attr for node in on_self} | PRIVATE_OF_KERAS
+        for node in private:
+            assert node in on_self or node.attr in own, f"{name}.py, line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_no_package_imports_a_private_name():
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("keras_ban"):
+                private = [alias.name for alias in node.names if alias.name.startswith("_") and alias.name != "_src"]
+                assert not private, f"{name}.py imports {private}"
+
+
+def test_each_import_within_a_function_has_a_reason_beside_it():
+    for name, path in FILES.items():
+        text = path.read_text()
+        lines = text.splitlines()
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        within = {
+            node.lineno
+            for each in functions
+            for node in ast.walk(each)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        for number in within:
+            first = number
+            while first - 1 in within:
+                first -= 1
+            has_reason = lines[first - 2].strip().startswith("#") or "#" in lines[number - 1]
+            assert has_reason, f"{name}.py, line {number}"
+
+
 def public_signatures(body, prefix=""):
     """The public functions, classes and methods of a file, and their arguments."""
     found = {}

@@ -409,3 +409,30 @@ def test_a_seed_may_be_a_whole_number_of_numpy():
     targets, outputs = (np.random.default_rng(i).standard_normal((8, 6)).astype("float32") for i in (0, 1))
 
     assert float(same(targets, outputs)) == float(loss(targets, outputs))
+
+
+class Softened(keras.losses.CategoricalCrossentropy):
+    """A crossentropy that makes probabilities of the teacher's logits itself."""
+
+    def call(self, y_true, y_pred):
+        return super().call(keras.ops.softmax(y_true["soft_targets"]), y_pred)
+
+
+def mixed(softmax):
+    """A model whose last layer mixes the classes of a softmax."""
+    mixing = keras.layers.Dense(3, use_bias=False, kernel_initializer="identity")
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation=softmax), mixing])
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("case", ["a loss of one's own", "a layer that mixes probabilities"])
+def test_what_only_looks_like_a_contradiction_is_trained(case, blobs):
+    if case == "a loss of one's own":
+        models, loss, from_logits = (classifier(), classifier()), Softened(from_logits=True), True
+    else:
+        models, loss = (mixed("softmax"), mixed("softmax")), KnowledgeDistillation(from_logits=False)
+        from_logits = False
+    distiller = keras_ban.Distiller(student=models[0], teacher=models[1], distillation_loss=loss)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
+
+    distiller.fit(*blobs, verbose=0)

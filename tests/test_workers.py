@@ -16,6 +16,7 @@ from helpers.processes import Process
 
 import keras_ban
 from keras_ban._src.backend import process_group
+from keras_ban._src.sequence.generations import entropy_of
 
 BACKEND = keras.config.backend()
 not_on_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has no data parallelism of its own on torch")
@@ -128,7 +129,7 @@ def work_together():
     keep("sequence", {**history.records[1].logs, **history.records[1].metrics, **tested}, values(trained.models[1]))
     assert os.path.exists("run/.lock") and 2 == process_group.count()
 
-    seeds = process_group.gather(sequence(None, seed=None)._entropy(None, resume=True), "compare seeds").tolist()
+    seeds = process_group.gather(entropy_of(None, seed=None, resume=True), "compare seeds").tolist()
     assert seeds[0] == seeds[1]
 
     with pytest.raises(ValueError, match="2 devices, but batch_size=35 does not divide"):

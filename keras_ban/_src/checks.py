@@ -1,4 +1,4 @@
-"""Checks of what users pass in, made before anything is trained."""
+"""Checks of arguments, made before training."""
 
 import math
 import numbers
@@ -14,7 +14,7 @@ def check_model(name, model):
 
 
 def layer_names(layers):
-    """A list of names, or a dict from the student's to the teacher's, as such a dict; `None` where it is neither."""
+    """Return `{student's layer name: teacher's layer name}` for a list of names or such a dict, else `None`."""
     if isinstance(layers, (list, tuple)) and all(isinstance(name, str) for name in layers):
         return {name: name for name in layers}
     if isinstance(layers, dict) and all(isinstance(name, str) for pair in layers.items() for name in pair):
@@ -33,19 +33,6 @@ def check_label_weight(label_weight):
     return float(label_weight)
 
 
-def check_distillation_loss(loss):
-    losses = [each for each in keras.tree.flatten(loss) if each is not None]
-    for each in losses:
-        if not isinstance(each, (keras.losses.Loss, keras.distillation.DistillationLoss)):
-            raise TypeError(
-                "`distillation_loss` must be a `keras.losses.Loss` instance, such as "
-                "`keras_ban.losses.KnowledgeDistillation()`, a `keras.distillation.DistillationLoss`, or a list or "
-                f"dict of them for several outputs, received: {each!r}."
-            )
-    if not losses:
-        raise ValueError("`distillation_loss` is None for every output. To train on labels alone use `label_weight=1`.")
-
-
 def check_choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
         *others, last = [repr(choice) for choice in choices]
@@ -54,20 +41,20 @@ def check_choice(name, value, choices):
 
 
 def check_flag(name, value):
-    """Return `value` as a bool, or raise `ValueError`: what is merely true, the text "no" for instance, is refused."""
+    """Return `value` as a bool. Raise `ValueError` for values of other types, such as the text "no"."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False, received: {value!r}.")
     return bool(value)
 
 
 def check_text(name, value):
-    """Raise unless `value` is a text or `None`."""
+    """Raise `ValueError` unless `value` is a string or `None`."""
     if value is not None and not isinstance(value, str):
         raise ValueError(f"`{name}` must be a string or None, received: {value!r} (of type {type(value).__name__}).")
 
 
 def check_path(name, path):
-    """Raise where `path` names no file or folder."""
+    """Raise `TypeError` or `ValueError` if `path` is not the path of a file or folder."""
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise TypeError(f"`{name}` must be a path, received: {path!r} (of type {type(path).__name__}).")
     if os.fspath(path) == "" or "\0" in os.fspath(path):
@@ -79,23 +66,21 @@ def check_path(name, path):
 
 
 def check_count(name, value, below=None):
-    """Return `value` as an int of at least 1 (and `below` a limit), or raise `ValueError`."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < 1 or (below is not None and value >= below):
-        most = "" if below is None else f" and less than {below}"
-        raise ValueError(f"`{name}` must be a whole number of at least 1{most}, received: {value!r}.")
-    return int(value)
+    """Return `value` as an int of at least 1, and less than `below`. Raise `ValueError` otherwise."""
+    return _check_whole(name, value, 1, below)
 
 
 def check_seed(seed, below=None):
-    """Return `seed`, a whole number of at least 0 (and `below` a limit) or `None`, or raise `ValueError`."""
-    if seed is None:
-        return None
-    is_whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not is_whole or seed < 0 or (below is not None and seed >= below):
+    """Return `seed`, an int of at least 0, and less than `below`, or `None`. Raise `ValueError` otherwise."""
+    return None if seed is None else _check_whole("seed", seed, 0, below, ", or None")
+
+
+def _check_whole(name, value, least, below, others=""):
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (below is not None and value >= below):
         most = "" if below is None else f" and less than {below}"
-        raise ValueError(f"`seed` must be a whole number of at least 0{most}, or None, received: {seed!r}.")
-    return int(seed)
+        raise ValueError(f"`{name}` must be a whole number of at least {least}{most}{others}, received: {value!r}.")
+    return int(value)
 
 
 def is_finite(value):

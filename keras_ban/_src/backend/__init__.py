@@ -8,7 +8,7 @@ import importlib
 
 import keras
 
-from keras_ban._src.backend import common
+from keras_ban._src.backend.common import after, as_tensor, flat_layers, is_tf_dataset, reading, step_of, value_of  # noqa: F401
 
 BACKEND = keras.config.backend()
 if BACKEND not in ("tensorflow", "jax", "torch"):
@@ -16,14 +16,6 @@ if BACKEND not in ("tensorflow", "jax", "torch"):
 
 # The frameworks are optional: the files of the other backends could not be imported.
 _chosen = importlib.import_module(f"{__name__}.{BACKEND}")
-
-as_tensor = common.as_tensor
-value_of = common.value_of
-is_tf_dataset = common.is_tf_dataset
-step_of = common.step_of
-reading = common.reading
-after = common.after
-flat_layers = common.flat_layers
 
 # Returns a context in which no gradients are recorded.
 without_gradients = _chosen.without_gradients

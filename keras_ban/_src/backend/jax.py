@@ -177,8 +177,8 @@ def check_engine(model):
     """Raise an error if there are several JAX processes, but no `keras.distribution`."""
     if keras.distribution.distribution() is None and jax.distributed.is_initialized() and jax.process_count() > 1:
         raise ValueError(
-            f"{jax.process_count()} JAX processes are there, but each of them would train by itself. Call "
-            "`keras.distribution.set_distribution(keras.distribution.DataParallel())` before models are made."
+            f"Each of {jax.process_count()} JAX processes would train by itself. Call `keras.distribution."
+            "set_distribution(keras.distribution.DataParallel())` before models are made."
         )
 
 
@@ -188,8 +188,8 @@ def check_whole(models):
         for variable in model.variables:
             if not (variable.value.is_fully_replicated or variable.value.is_fully_addressable):
                 raise ValueError(
-                    f"{variable.path} of {model.name!r} is spread over several processes, so that none of them could "
-                    "keep the model. Use `keras.distribution.DataParallel`, or a `ModelParallel` within one process."
+                    f"{variable.path} of {model.name!r} is spread over several processes, so none of them can save the "
+                    "model. Use `keras.distribution.DataParallel`, or a `ModelParallel` within one process."
                 )
 
 
@@ -204,13 +204,10 @@ def engine_repairs(data):
     auto_shard = distribution.auto_shard_dataset
     if auto_shard and any(of_tf) and not all(of_tf):
         raise ValueError(
-            "Several workers train together, and `keras.distribution` divides either all data or none. Pass "
-            "both the training data and the validation data as `tf.data.Dataset`, or neither."
+            "With several workers, `keras.distribution` divides either all data or none. Pass both the training data "
+            "and the validation data as `tf.data.Dataset`, or neither."
         )
-    if any(of_tf):
-        yield
-        return
-    distribution.auto_shard_dataset = False
+    distribution.auto_shard_dataset = auto_shard and any(of_tf)
     try:
         yield
     finally:

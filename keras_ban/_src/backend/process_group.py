@@ -12,6 +12,7 @@ All workers run the same script. All of them must call `gather`, `chiefs` and `t
 waits for the other workers for up to `WAIT_SECONDS`.
 """
 
+import concurrent.futures
 import contextlib
 import threading
 import zlib
@@ -23,8 +24,7 @@ from keras_ban._src import backend
 # How long a worker waits for the others, in seconds.
 WAIT_SECONDS = 600
 _START_AGAIN = (
-    "What the run directory holds is kept. End the workers that are left, and start all of them again, with the same "
-    "script: they go on from there."
+    "End the other workers, and start all of them again with the same script: they resume from the run directory."
 )
 # Set while `alone` runs. This process then is the only worker.
 _by_itself = threading.Event()
@@ -108,8 +108,7 @@ def together(what):
     failed = np.flatnonzero(gather(False, what))
     if len(failed):
         raise RuntimeError(
-            f"Worker {failed[0]} of {workers} (counted from 0) failed to {what}: its own message says why. "
-            f"{_START_AGAIN}"
+            f"Worker {failed[0]} of {workers} (counted from 0) failed to {what}: see its own message. {_START_AGAIN}"
         )
 
 
@@ -141,9 +140,8 @@ def check_alike():
     checksums = gather(checksum, "compare their random numbers").tolist()
     if len(set(checksums)) > 1:
         raise ValueError(
-            f"The {count()} workers that train together have different random numbers, so that each would shuffle in "
-            "an order of its own. Call `keras.utils.set_random_seed` with the same seed in each of them, before models "
-            "are made."
+            f"The {count()} workers that train together have different random numbers, and would shuffle differently. "
+            "Call `keras.utils.set_random_seed` with the same seed in each of them, before models are made."
         )
     backend.seed_shuffling(checksum)
 
@@ -172,11 +170,21 @@ def engine_in_force(data):
     Args:
         data: the training data and the validation data (or `None`), as `fit` is called with them.
     """
-    if count() == 1:
+    workers = count()
+    if workers == 1:
         yield
         return
-    with _note_on_lost_workers(), backend.engine_repairs(data):
-        yield
+    try:
+        with backend.engine_repairs(data):
+            yield
+    except FloatingPointError:
+        raise
+    except Exception as error:
+        error.add_note(
+            f"This is worker {index()} of {workers} (counted from 0) that train together. If another one has ended "
+            f"(look for an earlier message), this one cannot continue. {_START_AGAIN}"
+        )
+        raise
 
 
 def alone(function):
@@ -193,42 +201,24 @@ def alone(function):
         _by_itself.clear()
 
 
-@contextlib.contextmanager
-def _note_on_lost_workers():
-    workers = count()
-    try:
-        yield
-    except FloatingPointError:
-        raise
-    except Exception as error:
-        error.add_note(
-            f"This is worker {index()} of {workers} (counted from 0) that train together. If another one has ended "
-            f"(look for an earlier message), this one cannot go on. {_START_AGAIN}"
-        )
-        raise
-
-
 def _bounded(function, what):
     """Call a function and return its result. Raise an error after `WAIT_SECONDS`."""
-    results = []
+    future = concurrent.futures.Future()
 
     def call():
         try:
-            results.append((function(), None))
+            future.set_result(function())
         except Exception as error:
-            results.append((None, error))
+            future.set_exception(error)
 
-    # The timeouts of the engines differ, and some wait forever. A waiting thread can be abandoned.
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(WAIT_SECONDS)
-    result, error = results[0] if results else (None, None)
-    if results and error is None:
-        return result
-    came = f"the engine failed ({type(error).__name__}, see above)"
-    if not results:
-        came = f"not all came within {WAIT_SECONDS} seconds"
-    raise RuntimeError(
-        f"Worker {index()} of {count()} (counted from 0) waited for the others to {what}, and {came}. One of them has "
-        f"ended, or does something else. {_START_AGAIN}"
-    ) from error
+    # The timeouts of the engines differ, and some wait forever. A waiting daemon thread can be abandoned.
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(WAIT_SECONDS)
+    except Exception as error:
+        failed = f"the engine failed ({type(error).__name__}, see above)"
+        reason = failed if future.done() else f"not all came within {WAIT_SECONDS} seconds"
+        raise RuntimeError(
+            f"Worker {index()} of {count()} (counted from 0) waited for the others to {what}, and {reason}. One has "
+            f"ended, or does something else. {_START_AGAIN}"
+        ) from error

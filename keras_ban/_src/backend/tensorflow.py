@@ -1,7 +1,7 @@
 """The backend functions for TensorFlow."""
 
+import concurrent.futures
 import contextlib
-import threading
 
 import keras
 import tensorflow as tf
@@ -162,11 +162,11 @@ def device_shares():
 def check_engine(model):
     """Raise an error if the model was created in the scope of a strategy that is no longer in force."""
     strategy = getattr(model, "distribute_strategy", None)
-    made_in = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    if made_in and not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+    multi_worker = tf.distribute.MultiWorkerMirroredStrategy
+    if isinstance(strategy, multi_worker) and not isinstance(tf.distribute.get_strategy(), multi_worker):
         raise ValueError(
-            "The model was made in the scope of a `MultiWorkerMirroredStrategy`, but `fit` makes the generations "
-            "where it is called: call it in `with strategy.scope():`, too."
+            "The model was made in the scope of a `MultiWorkerMirroredStrategy`: call `fit` in `with "
+            "strategy.scope():`, too."
         )
 
 
@@ -199,19 +199,10 @@ def engine_repairs(data):
 
 def run_outside_engine(function):
     """Call the function in a new thread, because TensorFlow keeps the current strategy per thread."""
-    policy, results = keras.config.dtype_policy(), []
-
-    def call():
-        keras.config.set_dtype_policy(policy)  # Keras keeps the policy per thread, too.
-        try:
-            results.append((function(), None))
-        except BaseException as error:
-            results.append((None, error))
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    result, error = results[0]
-    if error is not None:
-        raise error
-    return result
+    # Keras keeps the dtype policy per thread, too.
+    policy = (keras.config.dtype_policy(),)
+    thread = concurrent.futures.ThreadPoolExecutor(1, initializer=keras.config.set_dtype_policy, initargs=policy)
+    try:
+        return thread.submit(function).result()
+    finally:
+        thread.shutdown(wait=False)

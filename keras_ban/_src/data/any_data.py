@@ -17,8 +17,13 @@ class AnyData:
         """As `keras.Model.predict`, for all kinds of data that `fit` takes."""
         return self._read(super().predict, "predict", (x, *args), kwargs, ("x", "batch_size"))
 
+    def models_within(self):
+        """The models that get the inputs."""
+        return []
+
     def _read(self, method, name, args, kwargs, names):
         arguments = fit_arguments.bound(self, args, kwargs, name)
         given = {name: arguments.pop(name) for name in names if name in arguments}
         with reading.watched(as_data(**given, models=(self,))) as (data,):
-            return method(**{**arguments, **data.for_keras()})
+            inputs = {name: value for name, value in data.for_keras().items() if name in names}
+            return method(**{**arguments, **inputs})

@@ -1,4 +1,4 @@
-"""Data that are arrays: rows by position, in one order."""
+"""Data that are arrays, with the examples in rows."""
 
 import copy
 import math
@@ -10,12 +10,12 @@ from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import inputs_for, join_targets, pack, split_targets, unpack, weights_like
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
-from keras_ban._src.data.leaves import as_array, leaves_of, size_of, take
+from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.parts import check_shares
 from keras_ban._src.data.py_dataset import PyDatasetData
-from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows
+from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows, WorkerPart
 
-# A weight's loss, summed over a batch, is still a number in float32.
+# A loss with this weight, summed over a batch, is finite in float32.
 LARGEST_WEIGHT = 1e30
 
 
@@ -23,16 +23,15 @@ class Arrays:
     """Inputs, labels and sample weights, as nested arrays with one row for each example.
 
     Attributes:
-        x, y, sample_weight: nested NumPy arrays or SciPy CSR matrices; `y` and `sample_weight` may be `None`.
-        batch_size: the number of examples in a batch; `None`: not given.
-        shuffle: as in `keras.Model.fit`; `None`: not given.
-        names: what messages call the three parts.
+        x, y, sample_weight: nested NumPy arrays or SciPy CSR matrices. `y` and `sample_weight` may be `None`.
+        batch_size, shuffle: as the user passed them to `keras.Model.fit`, or `None`.
+        names: the names of the three parts in messages.
     """
 
     yields_batches = False
-    # Whether all workers read the same, which is divided among them.
+    # Whether all workers read the same batches, which are then divided among them.
     is_whole = True
-    # Whether an epoch's view can be chosen.
+    # Whether each epoch can have its own view.
     takes_views = True
     # Whether the examples and their order never change.
     fixed = True
@@ -44,13 +43,13 @@ class Arrays:
 
     def __init__(self, x, y=None, sample_weight=None, batch_size=None, shuffle=None, names=None):
         self.names = names or ("x", "y", "sample_weight")
-        parts = zip(self.names, (x, y, sample_weight), strict=False)
-        self.x, self.y, self.sample_weight = (_from_user(name, part) for name, part in parts)
+        self.x = _from_user(self.names[0], x, is_input=True)
+        labels = zip(self.names[1:], (y, sample_weight), strict=False)
+        self.y, self.sample_weight = (_from_user(name, part, is_input=False) for name, part in labels)
         self.batch_size, self.shuffle = batch_size, shuffle
         self._check_sizes()
-        if self.sample_weight is not None:
-            for leaf in leaves_of(self.sample_weight):
-                _check_weights(self.names[2], leaf)
+        for leaf in leaves_of(self.sample_weight):
+            _check_weights(self.names[2], leaf)
 
     def __len__(self):
         return size_of(self.x)
@@ -80,15 +79,14 @@ class Arrays:
 
     def first_batch(self):
         """`(x, y, sample_weight)` of the first examples, as NumPy arrays."""
-        rows = slice(0, self.batch_size or 32)
-        parts = (self.x, self.y, self.sample_weight)
-        return keras.tree.map_structure(lambda leaf: leaves.numeric(None if leaf is None else leaf[rows]), parts)
+        parts = slice_rows((self.x, self.y, self.sample_weight), slice(0, self.batch_size or 32))
+        return keras.tree.map_structure(leaves.numeric, parts)
 
     def number_of_batches(self):
         return math.ceil(len(self) / (self.batch_size or 32))
 
     def check_finite(self):
-        """The number of batches, or for a dataset without end `ValueError`."""
+        """The number of batches. For datasets, see `Dataset.check_finite`."""
         return self.number_of_batches()
 
     def batches(self, batch_size):
@@ -96,32 +94,31 @@ class Arrays:
         return ((take(self.x, slice(i, i + batch_size)), None) for i in range(0, len(self), batch_size))
 
     def check_labels(self, loss, model):
-        """Raise `ValueError` if the labels cannot be meant for the loss and the model's outputs, or hold NaN."""
+        """Raise `ValueError` if the labels do not fit the loss and the model's outputs, or hold NaN."""
         if self.labels is not None:
             check_labels(self.labels, loss, model, self.names[1])
             check_label_values(self.names[1], self.labels, loss)
 
     def check_shares(self, steps_per_epoch=None):
-        """Raise `ValueError` if batches do not divide over the devices that share each of them."""
+        """Raise `ValueError` if batches do not divide evenly over the devices."""
         check_shares(len(self), self.batch_size or 32, steps_per_epoch)
 
     def with_parts(self, x, y, sample_weight):
-        """Other arrays, of the same batch size."""
+        """Other arrays with the same options."""
         other = copy.copy(self)
         other.x, other.y, other.sample_weight = x, y, sample_weight
         return other
 
     def rows(self, rows):
         """A part of the examples."""
-        parts = (self.x, self.y, self.sample_weight)
-        return self.with_parts(*keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], parts))
+        return self.with_parts(*slice_rows((self.x, self.y, self.sample_weight), rows))
 
     def for_model(self, model):
-        """The inputs that the model takes, of a dict with more."""
+        """The same data, without entries of an input dict that the model does not take."""
         return self.with_parts(inputs_for(model, self.x), self.y, self.sample_weight)
 
     def split(self, validation_split):
-        """`(training data, validation data)`, as `keras.Model.fit` splits arrays: the last part is for validation."""
+        """`(training data, validation data)`, split like arrays in `keras.Model.fit`."""
         at = math.floor(len(self) * (1.0 - validation_split))
         if at in (0, len(self)):
             raise ValueError(f"`validation_split={validation_split}` of {len(self)} examples leaves a part empty.")
@@ -129,27 +126,24 @@ class Arrays:
         return kept, validation.with_parts(validation.x, validation.labels, validation.sample_weight)
 
     def weighted(self, class_weight):
-        """Arrays whose sample weights are the weights of their classes, as Keras computes them."""
+        """The same data, with `class_weight` as sample weights, as Keras computes them."""
         if class_weight is None:
             return self
         return self.with_parts(self.x, self.y, _weights_of_classes(self.labels, self.sample_weight, class_weight))
 
     def with_soft_targets(self, soft_targets):
-        """The same data with soft targets beside the labels, as one of the kinds of data."""
+        """The same data with soft targets beside the labels."""
         if soft_targets.views is not None or not soft_targets.in_memory:
             arrays = (self.x, self.labels, self.sample_weight)
             rows = ArrayRows(arrays, soft_targets, self.batch_size or 32, self.shuffles)
             return PyDatasetData(rows, shuffle=False)
         return self.with_parts(self.x, join_targets(self.labels, soft_targets.batch(slice(None))), self.sample_weight)
 
-    def in_batches(self):
-        """A dataset of batches, shuffled as `keras.Model.fit` shuffles arrays."""
-        _, *others = unpack(self.packed())
-        return PyDatasetData(ArrayBatches((self.x, *others), self.batch_size or 32, self.shuffles), shuffle=False)
-
     def part_of_worker(self):
-        """What this worker reads of the data, if the engine leaves it to the data to be divided."""
-        return self.in_batches().part_of_worker()
+        """The part of the data that this worker reads, if the engine does not divide the data."""
+        _, *others = unpack(self.packed())
+        batches = ArrayBatches((self.x, *others), self.batch_size or 32, self.shuffles)
+        return PyDatasetData(WorkerPart(batches), shuffle=False)
 
     @property
     def shuffles(self):
@@ -159,21 +153,21 @@ class Arrays:
     @property
     def is_numeric(self):
         """Whether all parts are NumPy arrays of numbers."""
-        leaves = leaves_of((self.x, self.y, self.sample_weight))
-        return all(isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" for leaf in leaves)
+        parts = leaves_of((self.x, self.y, self.sample_weight))
+        return all(isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" for leaf in parts)
 
     def without_labels(self):
-        """Itself: `packed` keeps the sample weights of data without labels."""
+        """The same data: `packed` keeps sample weights without labels."""
         return self
 
     def for_keras(self):
-        """The arguments of Keras's `fit`, `evaluate` and `predict` that bring the data."""
+        """The data as arguments of Keras's `fit`, `evaluate` and `predict`."""
         _, y, weights = unpack(self.packed())
         options = {"y": y, "sample_weight": weights, "batch_size": self.batch_size}
         return {"x": self.x, **{name: value for name, value in options.items() if value is not None}}
 
     def packed(self):
-        """The data as a dataset of one batch would yield them, with the weights in the structure of `y`."""
+        """The data as one batch of a dataset, with the weights in the structure of `y`."""
         weights = self.sample_weight
         if weights is not None and keras.tree.is_nested(self.y):
             if self.brings_soft_targets:
@@ -189,15 +183,8 @@ class Arrays:
     def callbacks(self):
         return []
 
-    def keys(self):
-        return example_keys(self.x)
-
     def description(self, hashes):
-        """Plain data by which a run knows its data again: a fingerprint for each array, by part.
-
-        Args:
-            hashes: the version of the fingerprints, see `fingerprints.example_keys`.
-        """
+        """Plain data for the run's manifest: fingerprints of each array, of version `hashes`."""
         parts = {"x": self.x, "y": self.y, "sample_weight": self.sample_weight}
         return {name: None if part is None else _described(part, hashes) for name, part in parts.items()}
 
@@ -227,20 +214,20 @@ def _described(part, hashes):
     ]
 
 
-def _from_user(name, part):
+def _from_user(name, part, is_input):
     if part is None:
         return None
-    if not all(hasattr(leaf, "shape") for leaf in leaves_of(part)):
+    if not all(leaves.is_array(leaf) for leaf in leaves_of(part)):
         raise TypeError(
-            f"`{name}` must be arrays, as the inputs are, received: {short(part)} (of type {type(part).__name__}). "
-            f"Make an array of a list of numbers: `np.asarray({name})`."
+            f"`{name}` must be arrays, received: {short(part)} (of type {type(part).__name__}). Convert a list of "
+            f"numbers with `np.asarray({name})`."
         )
-    part = keras.tree.map_structure(lambda leaf: None if leaf is None else leaves.from_user(name, leaf), part)
+    part = keras.tree.map_structure(lambda leaf: None if leaf is None else leaves.from_user(name, leaf, is_input), part)
     for leaf in leaves_of(part):
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcSU" and not _holds_texts(leaf):
             raise ValueError(
-                f"`{name}` is of dtype {leaf.dtype}: neither numbers nor texts. Rows of unequal length, or `None` "
-                f"among numbers, make an array of objects. Make numbers of it: `{name}.astype('float32')`."
+                f"`{name}` must hold numbers or texts, received dtype {leaf.dtype} (perhaps rows of unequal length, or "
+                f"`None` among numbers). Convert it: `{name}.astype('float32')`."
             )
     return part
 
@@ -257,13 +244,13 @@ def _check_weights(name, leaf):
     largest = np.abs(as_array(leaf)).max()
     if largest > LARGEST_WEIGHT:
         raise ValueError(
-            f"`{name}` must hold weights of {LARGEST_WEIGHT:g} at most, received one of {largest:g}: a loss weighted "
-            "by it would be infinite. Divide all of them by the largest."
+            f"`{name}` must hold weights of {LARGEST_WEIGHT:g} at most, received {largest:g}: the loss would be "
+            "infinite. Divide all of them by the largest."
         )
 
 
 def _weights_of_classes(labels, sample_weight, class_weight):
-    """The weight of each example's class; 1 for classes that are not named."""
+    """The weight of each example's class. It is 1 for classes without a weight."""
     if sample_weight is not None:
         raise ValueError("You cannot use `class_weight` and `sample_weight` at the same time.")
     if labels is None or keras.tree.is_nested(labels):
@@ -278,6 +265,6 @@ def _weights_of_classes(labels, sample_weight, class_weight):
 
 
 def short(value):
-    """A value as messages show it."""
+    """A value as text of at most 203 characters, for messages."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

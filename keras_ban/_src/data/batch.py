@@ -2,6 +2,8 @@
 
 import keras
 
+# The name under which data without labels bring their sample weights.
+WEIGHTS_ALONE = "weights_without_labels"
 _TARGETS = {"labels", "soft_targets", "view_seeds", "teacher_features"}
 
 
@@ -14,7 +16,7 @@ def split_targets(y):
     """`y` as `(labels, soft targets)`, either of which may be `None`."""
     if isinstance(y, dict) and "soft_targets" in y and set(y) <= _TARGETS:
         return y.get("labels"), y["soft_targets"]
-    return (None if isinstance(y, dict) and set(y) == {"sample_weight"} else y), None
+    return (None if isinstance(y, dict) and set(y) == {WEIGHTS_ALONE} else y), None
 
 
 def join_targets(labels, soft_targets, view_seeds=None, teacher_features=None):
@@ -34,16 +36,16 @@ def join_targets(labels, soft_targets, view_seeds=None, teacher_features=None):
 def pack(x, y, sample_weight):
     """The reverse of `unpack`. Keras's own function drops the sample weights of data without labels.
 
-    Those are passed as `y={"sample_weight": ...}`, where `weights_without_labels` finds them.
+    Those are passed as `y={WEIGHTS_ALONE: ...}`, where `weights_without_labels` finds them.
     """
     if y is None and sample_weight is not None:
-        y, sample_weight = {"sample_weight": sample_weight}, None
+        y, sample_weight = {WEIGHTS_ALONE: sample_weight}, None
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
 
 def weights_without_labels(y, sample_weight):
     """The sample weights of a batch, wherever `pack` put them."""
-    return y["sample_weight"] if isinstance(y, dict) and set(y) == {"sample_weight"} else sample_weight
+    return y[WEIGHTS_ALONE] if isinstance(y, dict) and set(y) == {WEIGHTS_ALONE} else sample_weight
 
 
 def key_of(y):
@@ -88,9 +90,20 @@ def inputs_for(model, x):
 
 def input_names(model):
     """The names of a model's inputs, if it is a functional model of a dict of inputs, or holds such models."""
-    within = [getattr(model, "student", None), *getattr(model, "members", [])]
-    names = [input_names(each) for each in within if each is not None]
-    if any(names):
-        return set().union(*(each or set() for each in names))
-    declared = model.input if getattr(model, "inputs", None) and not isinstance(model, keras.Sequential) else None
+    if hasattr(type(model), "models_within"):
+        names = [input_names(each) for each in model.models_within()]
+        return set().union(*(each or set() for each in names)) if any(names) else None
+    declared = model.input if _is_functional(model) else None
     return set(declared) if isinstance(declared, dict) else None
+
+
+def names_of_inputs(model):
+    """The names of all inputs of a model, as far as they are known."""
+    if hasattr(type(model), "models_within"):
+        return [name for each in model.models_within() for name in names_of_inputs(each)]
+    names = [tensor.name for tensor in model.inputs] if _is_functional(model) else []
+    return [*names, *(input_names(model) or ())]
+
+
+def _is_functional(model):
+    return bool(getattr(model, "inputs", None)) and not isinstance(model, keras.Sequential)

@@ -21,19 +21,19 @@ class Dataset:
         batch_size, shuffle: as the user passed them to `keras.Model.fit`; `None`: not given.
     """
 
-    #: What messages call the kind.
+    #: The name of the kind in messages.
     kind = "dataset"
     yields_batches = True
     is_whole = False
     takes_views = False
     fixed = False
     brings_soft_targets = False
-    # What a dataset brings is known from its batches alone.
+    # Only the batches of a dataset show what it brings.
     labels = soft_targets = sample_weight = None
     has_processes = lacks_labels = False
     # Whether the data can be read only once.
     read_once = False
-    #: What chooses the examples of each batch, if it is known.
+    #: The sampler of a torch `DataLoader`.
     sampler = None
 
     def __init__(self, dataset, batch_size=None, shuffle=None):
@@ -47,11 +47,11 @@ class Dataset:
         return hasattr(data, "__iter__")
 
     def iterate(self):
-        """The user's batches, from the first one."""
+        """The user's batches, from the first."""
         return iter(self.dataset)
 
     def number_of_batches(self):
-        """The number of batches; `None` if it is not known, infinity if they have no end."""
+        """The number of batches. `None` if it is unknown, infinity if they have no end."""
         try:
             return len(self.dataset)
         except TypeError:  # A torch `DataLoader` of an `IterableDataset` may have a `__len__` without an answer.
@@ -60,32 +60,32 @@ class Dataset:
     def first_batch(self):
         """`(x, y, sample_weight)` of the first batch, as NumPy arrays."""
         if self._first is None:
-            batch = next(self.iterate(), None)
+            batch = self._read_first()
             if batch is None:
                 raise ValueError("`x` yields no batch: there is nothing to train on.")
             self._first = keras.tree.map_structure(leaves.numeric, unpack(batch))
         return self._first
 
+    def _read_first(self):
+        return next(self.iterate(), None)
+
     def check_alone(self, y, sample_weight):
         """Raise `ValueError` if arrays come with the dataset, which brings its own labels and weights."""
         for name, part in (("y", y), ("sample_weight", sample_weight)):
             if part is not None:
-                raise ValueError(
-                    f"When `x` is a {self.kind}, `{name}` should not be passed: let its batches be `(x, y)` or `(x, y, "
-                    "sample_weight)`."
-                )
+                batches = "`(x, y)` or `(x, y, sample_weight)`"
+                raise ValueError(f"When `x` is a {self.kind}, `{name}` should not be passed: let it yield {batches}.")
 
     def check_not_empty(self):
         if self.number_of_batches() == 0:
             raise ValueError("`x` holds no examples: there is nothing to train on.")
 
     def check_finite(self):
-        """The number of batches, or `ValueError` if they have no end."""
+        """The number of batches. Raise `ValueError` if they have no end."""
         count = self.number_of_batches()
         if count == math.inf:
             raise ValueError(
-                f"The dataset {self.dataset!r} has no end, and soft targets need a fixed number of examples. Leave out "
-                "what repeats it, `.repeat()` for instance."
+                f"The dataset {self.dataset!r} has no end, so it cannot have soft targets: do not repeat it."
             )
         return count
 
@@ -99,16 +99,14 @@ class Dataset:
         return ((_inputs(batch), key_of_batch(batch)) for batch in self.iterate())
 
     def check_order(self):
-        """Raise `ValueError` if the first batch differs when it is read again. With keys, any order will do."""
+        """Raise `ValueError` if the first batch differs when it is read again. With keys, any order is allowed."""
         batch = next(self.iterate(), None)
         if key_of_batch(batch) is not None:
             return
-        if self.is_shuffled() or not np.array_equal(*map(_keys_of_first, (batch, next(self.iterate(), None)))):
+        if self.is_shuffled() or not np.array_equal(_keys(batch), _keys(next(self.iterate(), None))):
             raise ValueError(
-                "The data come in another order, or augmented, each time they are read: their soft targets cannot be "
-                "stored. Read them without shuffling and without augmentation (a torch `DataLoader` with "
-                "`shuffle=False`, a `tf.data.Dataset` before its `.shuffle`); or let the teacher run at each step, "
-                "without soft targets."
+                "The data come in another order, or augmented, each time they are read: soft targets cannot be stored. "
+                "Do not shuffle or augment them, or let the teacher run at each step, without soft targets."
             )
 
     def is_shuffled(self):
@@ -116,16 +114,16 @@ class Dataset:
         return False
 
     def with_soft_targets(self, soft_targets):
-        """The same data with the soft targets of its examples beside the labels, by position or by key."""
+        """The same data with soft targets beside the labels, paired by position or by key."""
         raise no_pairing(soft_targets, self.dataset)
 
     def for_model(self, model):
-        """Itself; `ValueError` if the inputs are a dict with more entries than the model takes."""
+        """The same data. Raise `ValueError` if the inputs are a dict with entries that the model does not take."""
         names, x = input_names(model), self.first_batch()[0]
         if names is not None and isinstance(x, dict) and set(x) > names:
             raise ValueError(
-                f"The model {model.name!r} takes the inputs {sorted(names)}, but the {self.kind} yields more: "
-                f"{sorted(x)}. Keras would pair them by position. Leave out what the model does not take."
+                f"The model {model.name!r} takes the inputs {sorted(names)}, but the {self.kind} yields {sorted(x)}. "
+                "Leave out what the model does not take, because Keras would pair them by position."
             )
         return self
 
@@ -133,34 +131,34 @@ class Dataset:
         raise ValueError("`validation_split` is for arrays. Pass `validation_data` with a dataset.")
 
     def weighted(self, class_weight):
-        """Itself; Keras weighs the classes of some datasets."""
+        """The same data: Keras weighs the classes of some datasets."""
         return self
 
     def check_labels(self, loss, model):
-        """Labels of arrays are checked before training, those of a dataset are not read for it."""
+        """Do nothing: labels of a dataset are not read before training."""
 
     def check_shares(self, steps_per_epoch=None):
-        """The batches of a dataset are checked when they are read."""
+        """Do nothing: batches of a dataset are checked when they are read."""
 
     def without_labels(self):
-        """The data for training without labels: their sample weights must be where a `Distiller` finds them."""
+        """The data for training without labels. Raise `ValueError` if Keras would lose their sample weights."""
         _, y, sample_weight = self.first_batch()
         if y is None and sample_weight is not None:
             raise ValueError(
                 f"The {self.kind} yields batches `(x, None, sample_weight)`, which Keras does not take on TensorFlow. "
-                "To train on the teacher alone with weights, let them be `(x, {'sample_weight': sample_weight})`."
+                "Use `(x, {'weights_without_labels': sample_weight})` to train on the teacher alone with weights."
             )
         return self
 
     def for_keras(self):
-        """The arguments of Keras's `fit`, `evaluate` and `predict` that bring the data."""
+        """The data as arguments of Keras's `fit`, `evaluate` and `predict`."""
         return {"x": self.dataset} | ({} if self.batch_size is None else {"batch_size": self.batch_size})
 
     def part_of_worker(self):
-        """What this worker reads of the data, if the engine leaves it to the data to be divided."""
+        """The part of the data that this worker reads, if the engine does not divide the data."""
         raise TypeError(
             f"Several workers train together, and {type(self.dataset).__name__} cannot be divided among them. Pass "
-            "arrays, a `keras.utils.PyDataset` that yields whole batches, or a `tf.data.Dataset` of whole batches."
+            "arrays, or a `keras.utils.PyDataset` or a `tf.data.Dataset` that yields whole batches."
         )
 
     def for_validation(self):
@@ -168,24 +166,23 @@ class Dataset:
         return self.dataset
 
     def callbacks(self):
-        """Callbacks that the data need while they are trained on."""
+        """Callbacks that the data need during training."""
         return []
 
     def description(self, hashes):
-        """Plain data by which a run knows its data again: the form of the first batch, because data may be shuffled."""
+        """Plain data for the run's manifest: only the form of the first batch, because the order may change."""
         form = [example_form(part) for part in self.first_batch() if part is not None]
         x = {"dataset": type(self.dataset).__name__, "first_batch": form}
         return {"x": x, "y": None, "sample_weight": None}
 
 
 def no_pairing(soft_targets, data):
-    """The error that soft targets cannot be paired with data."""
+    """Return the error that soft targets cannot be paired with data."""
     received = f"received: {data!r} (of type {type(data).__name__})"
     if soft_targets.by_key:
         return TypeError(
             "Soft targets are paired by key with a `keras.utils.PyDataset`, a `tf.data.Dataset`, a torch `DataLoader`, "
-            f"or a `MapDataset` or `IterDataset` of Grain, {received}. They are found by the key that a dataset gives "
-            "beside the labels: arrays have none."
+            f"or a `MapDataset` or `IterDataset` of Grain, {received}. Arrays have no keys."
         )
     return TypeError(
         "Soft targets are paired with a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, "
@@ -206,19 +203,23 @@ class Stream(Dataset):
     def number_of_batches(self):
         return None
 
-    def first_batch(self):
-        if self._first is None:
-            head = list(itertools.islice(self.dataset, 1))
-            self.dataset = (batch for batch in itertools.chain(head, self.dataset))
-            if not head:
-                raise ValueError("`x` yields no batch: there is nothing to train on.")
-            self._first = keras.tree.map_structure(leaves.numeric, unpack(head[0]))
-        return self._first
+    def _read_first(self):
+        head = list(itertools.islice(self.dataset, 1))
+        self.dataset = (batch for batch in itertools.chain(head, self.dataset))
+        return head[0] if head else None
+
+    def for_keras(self):
+        # Keras takes generators of tuples, no other iterators.
+        batches = (tuple(batch) if isinstance(batch, (list, tuple)) else (batch,) for batch in self.dataset)
+        return {**super().for_keras(), "x": batches}
+
+    def for_validation(self):
+        return self.for_keras()["x"]
 
     def check_order(self):
         raise ValueError(
-            "`x` is a generator or an iterator, which can be read once only: nothing would be left to train on. Pass "
-            "arrays, a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
+            "`x` is a generator or an iterator, which can be read once only. Pass arrays, a `keras.utils.PyDataset`, a "
+            "`tf.data.Dataset` or a torch `DataLoader`."
         )
 
 
@@ -231,5 +232,5 @@ def _inputs(batch):
     return x
 
 
-def _keys_of_first(batch):
+def _keys(batch):
     return example_keys(_inputs(batch))

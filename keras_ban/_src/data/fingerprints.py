@@ -1,4 +1,4 @@
-"""Fingerprints of examples and of models, by which soft targets are held to the data and the teacher they came from."""
+"""Fingerprints of examples and models, which tie soft targets to their data and their teacher."""
 
 import functools
 import hashlib
@@ -9,28 +9,20 @@ import numpy as np
 
 from keras_ban._src.data.leaves import as_array, leaves_of
 
-#: The version of the keys that new files are written with.
+#: The version of the keys in new files.
 HASHES = 2
-# This many bytes are read at a time: memory-mapped arrays stay on disk.
+# The number of bytes read at a time. Memory-mapped arrays stay on disk.
 _CHUNK_BYTES = 2**20
-# What two serialized layers of the same kind may differ in.
+# Keys in which two serialized layers of the same kind may differ.
 INESSENTIAL = {"name", "seed", "build_config", "build_input_shape", "shared_object_id", "compile_config"}
 
 
 def example_keys(x, version=HASHES):
-    """A 64-bit fingerprint of each example.
+    """A 64-bit fingerprint of each example in nested arrays of numbers or strings, as a uint64 array `(examples,)`.
 
-    Each example's bytes are taken as 64-bit words. The bits of a word are mixed, the words are multiplied by fixed
-    random odd numbers, and the products are added modulo 2**64. Two examples that differ in a single word never have
-    the same key.
-
-    Args:
-        x: arrays `(examples, ...)`, or a nest of them, of numbers or strings.
-        version: 1 or 2. Version 1 did not mix the bits, so that rows of few different floats often had the same key.
-            It is used for files that were written with it.
-
-    Returns:
-        uint64 array `(examples,)`.
+    The bytes of an example are read as 64-bit words. The bits of a word are mixed, the words are multiplied by fixed
+    random odd numbers, and the products are added modulo 2**64. Two examples that differ in one word never have the
+    same key. `version=1`, for old files, does not mix the bits. Rows of few different floats then often have one key.
     """
     total = np.uint64(0)
     for position, leaf in enumerate(leaves_of(x)):
@@ -42,16 +34,13 @@ def example_keys(x, version=HASHES):
 
 
 def example_form(x):
-    """`[[dtype, shape of an example], ...]` of the arrays in `x`: what a fingerprint is a fingerprint of."""
-    form = []
-    for leaf in leaves_of(x):
-        array = as_array(leaf[:1])
-        form.append([str(array.dtype), list(array.shape[1:])])
-    return form
+    """`[[dtype, shape of an example], ...]` of the arrays in `x`."""
+    arrays = [as_array(leaf[:1]) for leaf in leaves_of(x)]
+    return [[str(array.dtype), list(array.shape[1:])] for array in arrays]
 
 
 def model_fingerprint(model):
-    """The SHA-256 of a model's (or layer's) weights, of their shapes and dtypes; the same on each backend."""
+    """The SHA-256 of a model's or layer's weights, their shapes and dtypes. It is the same on each backend."""
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
@@ -61,28 +50,25 @@ def model_fingerprint(model):
 
 
 def layer_fingerprint(layer):
-    """The SHA-256 of a layer's configuration and weights; names, seeds, and whether it is built play no part."""
+    """The SHA-256 of a layer's configuration and weights, without names, seeds, and whether it is built."""
     config = essence(keras.saving.serialize_keras_object(layer))
     text = json.dumps(config, sort_keys=True, default=repr) + model_fingerprint(layer)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def data_fingerprint(form, keys):
-    """The SHA-256 of the examples' form and keys, in their order."""
+    """The SHA-256 of the form and the keys of examples, in their order."""
     return hashlib.sha256(json.dumps(form).encode() + np.ascontiguousarray(keys).tobytes()).hexdigest()
 
 
 def essence(config, names=None, inessential=INESSENTIAL):
-    """A serialized layer without what differs between two of the same kind.
+    """A serialized layer, as plain data, without the keys in which two of the same kind may differ.
 
-    Args:
-        config: plain data.
-        names: those met so far.
-        inessential: the keys that are left out.
+    Names of layers become numbers in their order, by the dict `names`.
     """
     names = {} if names is None else names
     if isinstance(config, dict):
-        if isinstance(config.get("name"), str):  # Told apart by the order in which they come.
+        if isinstance(config.get("name"), str):
             names.setdefault(config["name"], len(names))
         return {key: essence(value, names, inessential) for key, value in config.items() if key not in inessential}
     if isinstance(config, (list, tuple)):
@@ -93,7 +79,7 @@ def essence(config, names=None, inessential=INESSENTIAL):
 
 
 def _bytes_of(leaf):
-    """The bytes of an array if it were dense."""
+    """The size of an array in bytes, if it were dense."""
     itemsize = getattr(leaf.dtype, "itemsize", 8)
     return int(np.prod([int(size) for size in leaf.shape], dtype="int64")) * itemsize
 
@@ -113,15 +99,12 @@ def _keys_of_rows(array, position, version):
 
 def _mixed(words):
     """Words whose bits depend on all bits of the original: the finalizer of MurmurHash3 (Appleby, 2011), one to one."""
-    words = words ^ (words >> np.uint64(33))
-    words *= np.uint64(0xFF51AFD7ED558CCD)
-    words ^= words >> np.uint64(33)
-    words *= np.uint64(0xC4CEB9FE1A85EC53)
-    words ^= words >> np.uint64(33)
-    return words
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        words = (words ^ (words >> np.uint64(33))) * np.uint64(factor)
+    return words ^ (words >> np.uint64(33))
 
 
 @functools.lru_cache(maxsize=16)
 def _multipliers(position, size):
-    # The raw stream of a bit generator is the one that NumPy keeps the same in all versions.
+    # NumPy keeps the raw stream of a bit generator the same in all versions.
     return np.random.PCG64(position).random_raw(size) | np.uint64(1)

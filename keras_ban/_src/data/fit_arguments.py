@@ -1,6 +1,6 @@
 """The arguments of `keras.Model.fit`, checked before training.
 
-Inputs are not searched for NaN: they may be large, and lie on disk. NaN in them shows in the loss.
+Inputs are not searched for NaN, because they may be large or on disk. NaN in them shows in the loss.
 """
 
 import inspect
@@ -17,24 +17,19 @@ from keras_ban._src.data.leaves import leaves_of
 
 
 def bound(model, args, kwargs, method="fit"):
-    """The arguments of a method of `keras.Model`, by name."""
+    """Return the arguments of a method of `keras.Model`, by name."""
     arguments = inspect.signature(getattr(keras.Model, method)).bind(model, *args, **kwargs).arguments
     names = {name: value for name, value in arguments.items() if name not in ("self", "kwargs")}
     return {**names, **arguments.get("kwargs", {})}
 
 
 def read(arguments, models=()):
-    """The training data, and the other arguments of a `fit`.
+    """Return `(data, options)`: the training data, and the other arguments of `fit`, from its arguments by name.
 
-    Args:
-        arguments: by name, as `keras.Model.fit` takes them.
-        models: see `as_data`.
-
-    Returns:
-        `(data, options)`. `options["validation_data"]` is data as `as_validation_data` gives them, or `None`.
+    `options["validation_data"]` is the result of `as_validation_data`. For `models`, see `as_data`.
 
     Raises:
-        TypeError, ValueError: an argument is not what `fit` takes, or arguments do not go together.
+        TypeError, ValueError: an argument is not what `fit` takes, or arguments contradict each other.
     """
     _check_values(arguments)
     options = {name: value for name, value in arguments.items() if name not in ("x", "y", "sample_weight")}
@@ -49,7 +44,7 @@ def read(arguments, models=()):
 
 
 def split_and_weigh(data, options):
-    """`(data, options)`, with `validation_split` and `class_weight` of arrays applied."""
+    """Return `(data, options)` with `validation_split` and `class_weight` of arrays applied."""
     options = dict(options)
     split = options.pop("validation_split", 0.0)
     if split and options["validation_data"] is None:
@@ -60,7 +55,7 @@ def split_and_weigh(data, options):
 
 
 def for_keras(data, options):
-    """All arguments of a `fit`, as Keras takes them."""
+    """Return all arguments of `fit`, as Keras takes them."""
     validation_data, callbacks = options.get("validation_data"), data.callbacks()
     if callbacks:
         options = with_callbacks(callbacks, options)
@@ -74,7 +69,7 @@ def for_keras(data, options):
 
 
 def with_callbacks(more, options):
-    """`fit`'s arguments with more callbacks; they come first if `callbacks` is a list."""
+    """Return the arguments of `fit` with more callbacks, at the front if `callbacks` is a list."""
     callbacks = options.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):
         for callback in more:
@@ -84,7 +79,7 @@ def with_callbacks(more, options):
 
 
 def check_soft_target_values(soft_targets):
-    """Raise `ValueError` if soft targets in `y` hold NaN or inf. A class that the teacher masks out has -inf."""
+    """Raise `ValueError` if soft targets in `y` hold NaN or inf. -inf is allowed, for classes that are masked out."""
     for leaf in leaves_of(soft_targets):
         check_numbers("y['soft_targets']", leaf)
         check_finite("y['soft_targets']", leaf, masked=True)
@@ -113,8 +108,8 @@ def _check_read_once(arguments, name, data, steps):
     epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)
     if data is not None and data.read_once and epochs > 1 and arguments.get(steps) is None:
         raise ValueError(
-            f"`{name}` is a generator or an iterator, which is used up after one of {epochs} epochs. Pass arrays or a "
-            f"dataset that can be read again, `epochs=1`, or `{steps}` and a generator that lasts for all epochs."
+            f"`{name}` is a generator or an iterator, which is used up after one of {epochs} epochs. Pass arrays, a "
+            f"dataset, `epochs=1`, or `{steps}` and a generator that lasts for all epochs."
         )
 
 
@@ -124,6 +119,6 @@ def _check_class_weight(class_weight):
     )
     if not is_dict or not all(isinstance(w, numbers.Real) and abs(w) <= LARGEST_WEIGHT for w in class_weight.values()):
         raise ValueError(
-            f"`class_weight` must be a dict from classes, whole numbers, to finite numbers, of {LARGEST_WEIGHT:g} at "
-            f"most, received: {short(class_weight)}."
+            f"`class_weight` must be a dict from whole numbers to finite numbers of {LARGEST_WEIGHT:g} at most, "
+            f"received: {short(class_weight)}."
         )

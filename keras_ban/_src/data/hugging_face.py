@@ -3,38 +3,84 @@
 import numpy as np
 
 from keras_ban._src.data.arrays import Arrays
-from keras_ban._src.data.batch import input_names
+from keras_ban._src.data.batch import input_names, names_of_inputs
 
 _LABELS = ("label", "labels")
 
 
 class HuggingFaceDataset(Arrays):
-    """A `datasets.Dataset`, whose columns are loaded into memory.
+    """A `datasets.Dataset`, whose columns are loaded into memory, through the dataset's own transform.
 
-    The inputs are the columns that are named as the model's inputs. A model without named inputs takes the columns of
-    numbers; a single column is passed as an array, not as a dict. The labels are `y`, or the column `label` or
-    `labels`.
+    The inputs are the columns that are named as the models' inputs, or all columns of numbers if there are none. A
+    single column is passed as an array, not as a dict. The labels are `y`, or the column `label` or `labels`.
     """
 
     @classmethod
     def accepts(cls, data):
-        return any(c.__name__ == "Dataset" and c.__module__.split(".")[0] == "datasets" for c in type(data).__mro__)
+        return any(name in ("Dataset", "DatasetDict", "IterableDataset") for name in _classes(data))
 
     def __init__(self, dataset, y=None, sample_weight=None, batch_size=None, shuffle=None, names=None, models=()):
-        rows = dataset.with_format("numpy")
-        labels = [name for name in _LABELS if name in dataset.column_names]
-        if y is None and labels:
-            y = rows[labels[0]][:]
-        wanted = set().union(*(input_names(model) or set() for model in models))
-        lacking = sorted(wanted - set(dataset.column_names))
-        if lacking:
-            raise ValueError(
-                f"The models take the inputs {sorted(wanted)}, but the dataset has the columns {dataset.column_names}: "
-                f"{lacking} are missing. Rename columns with `dataset.rename_column`."
+        if "Dataset" not in _classes(dataset):
+            raise TypeError(
+                f"`x` must be a `datasets.Dataset`, received: {type(dataset).__name__}. Choose one split, "
+                "`dataset['train']`, or load it without `streaming=True`."
             )
-        names_of_inputs = sorted(wanted) or [name for name in dataset.column_names if name not in labels]
-        x = {name: np.asarray(rows[name][:]) for name in names_of_inputs}
-        if not wanted:
-            x = {name: column for name, column in x.items() if column.dtype.kind in "biuf"}
-            x = next(iter(x.values())) if len(x) == 1 else x
+        columns = _columns(dataset)
+        labels = [name for name in _LABELS if name in columns]
+        if y is None and labels:
+            y = _array(columns, labels[0])
+        x = {name: _array(columns, name) for name in _chosen(columns, labels, models)}
+        if len(x) == 1 and not any(input_names(model) for model in models):
+            x = next(iter(x.values()))
         super().__init__(x, y, sample_weight, batch_size, shuffle, names)
+
+
+def column_as_array(value):
+    """A column of a `datasets.Dataset` as an array; anything else as it is."""
+    return np.asarray(value[:]) if "Column" in _classes(value) else value
+
+
+def _classes(data):
+    """The names of a value's classes in the package `datasets`."""
+    return [base.__name__ for base in type(data).__mro__ if base.__module__.split(".")[0] == "datasets"]
+
+
+def _columns(dataset):
+    """All columns, as arrays or lists by name."""
+    if dataset.format["type"] == "custom":
+        return dataset[:]
+    chosen = dataset.format["columns"]
+    table = dataset.with_format("arrow", columns=chosen)[:]
+    missing = [name for name in chosen if table.column(name).null_count]
+    if missing:
+        raise ValueError(f"The columns {missing} of the dataset have missing values. Fill or drop those rows.")
+    return dataset.with_format("numpy", columns=chosen)[:]
+
+
+def _array(columns, name):
+    try:
+        array = np.asarray(columns[name])
+    except ValueError:
+        array = np.array(None)
+    if array.ndim == 0 or (array.dtype == object and not isinstance(array.flat[0], str)):
+        raise ValueError(f"The rows of the column {name!r} differ in length. Pad them to one length.")
+    return array
+
+
+def _chosen(columns, labels, models):
+    """The names of the columns that are inputs."""
+    wanted = {name for model in models for name in names_of_inputs(model) or () if name in columns}
+    needed = set().union(*(input_names(model) or set() for model in models))
+    if needed - set(columns):
+        raise ValueError(
+            f"The models take the inputs {sorted(needed)}, but the dataset has the columns {sorted(columns)}. Rename "
+            "columns with `dataset.rename_column`."
+        )
+    numbers = [name for name in columns if name not in labels and np.asarray(columns[name]).dtype.kind in "biuf"]
+    chosen = sorted(wanted) or numbers
+    if not chosen:
+        raise ValueError(
+            f"The dataset has the columns {sorted(columns)}: none is named as an input of the models, and none holds "
+            "numbers in rows of one length."
+        )
+    return chosen

@@ -5,8 +5,8 @@ import numpy as np
 from keras_ban._src.data.arrays import Arrays, short
 from keras_ban._src.data.dataset import Dataset, Stream
 from keras_ban._src.data.grain_dataset import GrainDataset
-from keras_ban._src.data.hugging_face import HuggingFaceDataset
-from keras_ban._src.data.leaves import leaves_of
+from keras_ban._src.data.hugging_face import HuggingFaceDataset, column_as_array
+from keras_ban._src.data.leaves import is_array, leaves_of
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.tf_dataset import TensorFlowDataset
 from keras_ban._src.data.torch_loader import TorchDataLoader
@@ -33,6 +33,7 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     """
     if isinstance(x, (Arrays, Dataset)):
         return x
+    x, y, sample_weight = (column_as_array(each) for each in (x, y, sample_weight))
     names = names or ("x", "y", "sample_weight")
     if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
         raise ValueError(f"`{names[0]}` is {x!r}: there is no data to train on.")
@@ -40,7 +41,7 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
         if kind.accepts(x):
             return kind(x, y, sample_weight, batch_size, shuffle, names, models)
     leaves = leaves_of(x)
-    if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
+    if leaves and all(is_array(leaf) for leaf in leaves):
         return Arrays(x, y, sample_weight, batch_size, shuffle, names)
     if isinstance(x, (list, tuple, dict, set, str, bytes)) or np.isscalar(x):
         raise TypeError(

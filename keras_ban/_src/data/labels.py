@@ -6,45 +6,39 @@ import numpy as np
 from keras_ban._src.data.leaves import as_array, leaves_of
 
 
-def check_labels(labels, loss, model, name="y"):
-    """Raise `ValueError` where labels in memory cannot be meant for the loss and the model's outputs."""
-    outputs = getattr(model, "outputs", None)
-    if keras.tree.is_nested(labels):
-        return  # One output each: Keras pairs labels, losses and outputs, and says what does not match.
-    if not _is_sparse_crossentropy(loss):
+def check_labels(labels, loss, model, name):
+    """Raise `ValueError` if labels in memory fit neither the loss nor the model's outputs."""
+    # For nested labels, Keras pairs labels, losses and outputs, and raises errors itself.
+    if keras.tree.is_nested(labels) or not _is_sparse_crossentropy(loss):
         return
-    shape = tuple(outputs[0].shape) if outputs and len(outputs) == 1 else None
-    array = labels
-    dtype = getattr(array, "dtype", None)
-    if not isinstance(array, np.ndarray) or dtype.kind not in "biu":
-        hint = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`. " if _one_hot(array) else ""
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biu":
+        advice = "Cast whole numbers that are floats with `y.astype('int32')`."
+        if _one_hot(labels):
+            advice = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`."
+        form = f"dtype {getattr(labels, 'dtype', None)} and shape {getattr(labels, 'shape', None)}"
         raise ValueError(
-            f"A sparse categorical crossentropy wants labels as whole numbers, received `{name}` of dtype {dtype} and "
-            f"shape {getattr(labels, 'shape', None)}. {hint}Whole numbers held as floats are cast with "
-            "`y.astype('int32')`."
+            f"A sparse categorical crossentropy wants labels as whole numbers, received `{name}` of {form}. {advice}"
         )
-    if shape is None or array.size == 0:
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) != 1 or labels.size == 0:
         return
-    classes, ignored = _class_count(shape, array.shape), getattr(loss, "ignore_class", None)
+    classes, ignored = _class_count(tuple(outputs[0].shape), labels.shape), getattr(loss, "ignore_class", None)
     if classes is None:
         return
-    wrong = (array < 0) | (array >= classes)
+    wrong = (labels < 0) | (labels >= classes)
     if ignored is not None:
-        wrong &= array != ignored
+        wrong &= labels != ignored
     if wrong.any():
-        example = array[wrong].ravel()[0]
         raise ValueError(
             f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `{name}` holds "
-            f"{int(wrong.sum())} others, {example} for instance (labels range from {array.min()} to {array.max()})."
+            f"{wrong.sum()} others, {labels[wrong].ravel()[0]} for instance."
         )
 
 
 def _class_count(shape, labels_shape):
-    """The size of the axis of the outputs that whole-number labels lack: the last, or that of channels that come first.
+    """The size of the axis of the outputs that whole-number labels lack: the last axis, or that of leading channels.
 
-    Args:
-        shape: of the outputs, `(None, ...)`.
-        labels_shape: `(n, ...)`, or `(n, ..., 1)`.
+    `shape` is that of the outputs, `(None, ...)`. `labels_shape` is `(n, ...)` or `(n, ..., 1)`.
     """
 
     def fits(axis):
@@ -55,13 +49,9 @@ def _class_count(shape, labels_shape):
 
 
 def _is_sparse_crossentropy(loss):
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return True
-    return loss in (
-        "sparse_categorical_crossentropy",
-        "SparseCategoricalCrossentropy",
-        keras.losses.sparse_categorical_crossentropy,
-    )
+    function = keras.losses.sparse_categorical_crossentropy
+    names = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
+    return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (*names, function)
 
 
 def _one_hot(array):
@@ -70,15 +60,14 @@ def _one_hot(array):
 
 
 def check_label_values(name, labels, loss):
-    """Raise `ValueError` if labels in memory hold NaN or inf, and the loss is Keras's own."""
+    """Raise `ValueError` if labels in memory hold NaN or inf, and the loss is from Keras."""
     if all(_is_of_keras(each) for each in leaves_of(loss)):
         for leaf in leaves_of(labels):
             check_finite(name, leaf)
 
 
 def check_finite(name, leaf, masked=False):
-    """Raise `ValueError` if an array in memory holds NaN or inf; with `masked`, -inf is allowed."""
-    # Data on disk are not read for this.
+    """Raise `ValueError` if an array in memory holds NaN or inf. With `masked`, -inf is allowed."""
     if isinstance(leaf, np.memmap) or leaf.dtype.kind != "f":
         return
     leaf = as_array(leaf)
@@ -86,18 +75,17 @@ def check_finite(name, leaf, masked=False):
     if wrong.any():
         first = tuple(int(place) for place in np.argwhere(wrong)[0])
         raise ValueError(
-            f"`{name}` holds NaN or inf in {int(wrong.sum())} places, the first at index {first}: training on it ends "
-            "in NaN."
+            f"`{name}` holds NaN or inf in {wrong.sum()} places, the first at index {first}. Training would end in NaN."
         )
 
 
 def check_numbers(name, leaf):
-    """Raise `ValueError` if an array holds something else than numbers."""
+    """Raise `ValueError` if an array does not hold numbers."""
     if leaf.dtype.kind not in "biuf":
         raise ValueError(f"`{name}` must hold numbers, received an array of dtype {leaf.dtype}.")
 
 
 def _is_of_keras(loss):
-    """Whether a loss is one of Keras's own, by name, as an object or as a function."""
+    """Whether a loss is from Keras: a name, an object or a function."""
     name = getattr(loss, "__name__", type(loss).__name__)
     return isinstance(loss, str) or getattr(keras.losses, name, None) in (loss, type(loss))

@@ -4,23 +4,22 @@ import keras
 import numpy as np
 
 
-def is_leaf(value):
-    """Whether a value is an array or a tensor of any library, or a single number."""
-    return hasattr(value, "shape") or isinstance(value, (int, float))
+def is_array(value):
+    """Whether a value is an array, a tensor or a table of any library."""
+    return hasattr(value, "shape") and (hasattr(value, "dtype") or hasattr(value, "iloc"))
 
 
-def from_user(name, leaf):
+def from_user(name, leaf, is_input=True):
     """A user's array in the form in which this package reads it.
 
-    - NumPy arrays and what is sliced like them on disk (a memory map, an HDF5 dataset): as they are.
+    - NumPy arrays, and objects on disk that are sliced like them (a memory map, an HDF5 dataset): unchanged.
     - Tensors of TensorFlow, JAX and torch: NumPy arrays.
-    - pandas: rows by position, as Keras reads them. A `Series` gets shape `(examples, 1)`.
-    - Sparse matrices and tensors: SciPy CSR, of rank 2; of a higher rank dense arrays.
+    - pandas: rows by position, as Keras reads them. A `Series` of inputs gets shape `(examples, 1)`.
+    - Sparse matrices and tensors: SciPy CSR for inputs of rank 2, dense arrays for others.
+    - Texts in tensors, or of a rank above 1: NumPy's own texts, which Keras converts.
     - bfloat16 and other floats that NumPy does not have: `keras.config.floatx()`, to which Keras casts them.
 
-    Args:
-        name: the argument that messages name.
-        leaf: an array or a tensor.
+    Messages call the argument `name`.
 
     Raises:
         TypeError: a symbol, which has no values.
@@ -32,17 +31,18 @@ def from_user(name, leaf):
         raise ValueError(f"`{name}` must hold a row for each example, received a single value: {leaf!r}.")
     if hasattr(leaf, "iloc"):
         leaf = _from_pandas(name, leaf)
+        leaf = np.expand_dims(leaf, -1) if is_input and leaf.ndim == 1 else leaf
     elif hasattr(leaf, "tocsr"):
-        leaf = leaf.tocsr()
+        leaf = leaf.tocsr() if is_input else leaf.toarray()
     elif type(leaf).__name__ == "RaggedTensor":
-        raise ValueError(
-            f"`{name}` is a `tf.RaggedTensor`, whose rows differ in length. Pad them: `{name}.to_tensor()`."
-        )
+        raise ValueError(f"`{name}` is a ragged tensor, whose rows differ in length. Pad them: `{name}.to_tensor()`.")
     elif _is_sparse_tensor(leaf):
-        leaf = _from_sparse_tensor(leaf)
+        leaf = _from_sparse_tensor(leaf, dense=not is_input)
     elif not _is_sliced_on_disk(leaf):
         leaf = as_array(leaf)
-    return leaf.astype(keras.config.floatx()) if _is_foreign_float(leaf.dtype) else leaf
+    if _is_foreign_float(leaf.dtype):
+        return leaf.astype(keras.config.floatx())
+    return _as_texts(leaf) if leaf.dtype == object else leaf
 
 
 def as_array(leaf):
@@ -53,13 +53,19 @@ def as_array(leaf):
         return _from_sparse_tensor(leaf, dense=True)
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
+        leaf = leaf if str(leaf.layout) == "torch.strided" else leaf.to_dense()
         # NumPy has no bfloat16.
         return (leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf).numpy()
     return np.asarray(leaf)
 
 
+def slice_rows(arrays, rows):
+    """Rows of nested arrays."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], arrays)
+
+
 def take(arrays, rows):
-    """Those rows of nested arrays, dense."""
+    """Rows of nested arrays, as dense NumPy arrays."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else as_array(leaf[rows]), arrays)
 
 
@@ -74,7 +80,7 @@ def size_of(arrays):
 
 
 def numeric(leaf):
-    """A leaf of a batch as a NumPy array; if it holds no numbers, as it is."""
+    """A leaf of a batch as a NumPy array; unchanged if it holds no numbers."""
     if leaf is None:
         return None
     array = as_array(leaf)
@@ -82,24 +88,37 @@ def numeric(leaf):
 
 
 def _from_pandas(name, table):
-    if not hasattr(table, "columns"):
-        values = table.to_numpy()
-        # Nullable numbers come as objects.
-        values = values.astype("float64") if values.dtype.kind == "O" and table.dtype.kind in "biuf" else values
-        return np.expand_dims(values, -1)
-    others = [str(column) for column, dtype in table.dtypes.items() if getattr(dtype, "kind", "O") not in "biuf"]
+    is_table = hasattr(table, "columns")
+    columns = table.dtypes.items() if is_table else ()
+    others = [str(column) for column, dtype in columns if getattr(dtype, "kind", "O") not in "biuf"]
     if others:
         raise ValueError(
             f"`{name}` must hold numbers, but the columns {others} of the table do not. Encode them, or pass a dict of "
             "columns to a model with an input for each."
         )
     values = table.to_numpy()
-    return values.astype("float64") if values.dtype.kind == "O" else values
+    if values.dtype.kind == "O" and (is_table or getattr(table.dtype, "kind", "O") in "biuf"):  # Nullable numbers
+        if table.isna().to_numpy().any():
+            raise ValueError(f"`{name}` has missing values (`pd.NA`). Fill or drop those rows.")
+        values = values.astype("float64")
+    return values
+
+
+def _as_texts(array):
+    """Texts in an array of objects as NumPy's own, if Keras does not convert the objects."""
+    for kind, dtype in ((bytes, "S"), (str, "U")):
+        if all(isinstance(each, kind) for each in array.flat) and (kind is bytes or array.ndim > 1):
+            return array.astype(dtype)
+    return array
 
 
 def _is_sparse_tensor(leaf):
-    kinds = {(base.__module__.split(".")[0], base.__name__) for base in type(leaf).__mro__}
-    return not kinds.isdisjoint({("tensorflow", "SparseTensor"), ("jax", "JAXSparse")})
+    return not {("tensorflow", "SparseTensor"), ("jax", "JAXSparse")}.isdisjoint(_classes_of(leaf))
+
+
+def _classes_of(leaf):
+    """`{(library, name)}` of all classes of an object."""
+    return {(base.__module__.split(".")[0], base.__name__) for base in type(leaf).__mro__}
 
 
 def _from_sparse_tensor(leaf, dense=False):
@@ -108,7 +127,7 @@ def _from_sparse_tensor(leaf, dense=False):
     values = np.asarray(leaf.values if hasattr(leaf, "values") else leaf.data)
     shape = tuple(int(size) for size in leaf.shape)
     if len(shape) == 2 and places.shape[-1] == 2 and not dense:
-        import scipy.sparse  # Installed by whoever has sparse data, and by JAX.
+        import scipy.sparse  # A dependency of JAX, and of libraries with sparse data.
 
         return scipy.sparse.coo_array((values, tuple(places.T)), shape).tocsr()
     if places.shape[-1] != len(shape):
@@ -119,8 +138,8 @@ def _from_sparse_tensor(leaf, dense=False):
 
 
 def _is_sliced_on_disk(leaf):
-    """Whether a leaf is no tensor, so that rows are read by slicing it alone."""
-    libraries = {base.__module__.split(".")[0] for base in type(leaf).__mro__}
+    """Whether a leaf is not a tensor, so that rows can be read by slicing it."""
+    libraries = {library for library, _ in _classes_of(leaf)}
     return isinstance(leaf, np.ndarray) or libraries.isdisjoint({"tensorflow", "jax", "jaxlib", "torch"})
 
 

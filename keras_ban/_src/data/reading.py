@@ -1,7 +1,7 @@
-"""Keras's `PyDataset(use_multiprocessing=True)`, but that a process which dies ends training with an error.
+"""`PyDataset(use_multiprocessing=True)` with an error if a process dies.
 
-Keras 3.15 reads such a dataset through a `multiprocessing.Pool`, which waits for ever for what a dead process was to
-bring; the standard library's `ProcessPoolExecutor` does not.
+Keras 3.15 reads such a dataset through a `multiprocessing.Pool`, which waits forever for the result of a dead process.
+The standard library's `ProcessPoolExecutor` raises an error.
 """
 
 import contextlib
@@ -11,47 +11,42 @@ from concurrent.futures.process import BrokenProcessPool
 
 from keras_ban._src.data.wrappers import Wrapped
 
-# In a process that reads: the dataset.
+# The dataset, in a process that reads it.
 _dataset = None
 
 
 @contextlib.contextmanager
 def watched(*data):
-    """A context in which a process that reads data and dies ends training with an error.
+    """Return a context that yields the data for Keras to read, with an error if a process that reads them dies.
 
-    Args:
-        data: `Arrays`, kinds of `Dataset`, or `None`.
-
-    Yields:
-        The same data, for Keras to read.
+    `data` are `Arrays`, kinds of `Dataset`, or `None`.
 
     Raises:
         RuntimeError: a process that read a dataset has died.
     """
     read = [each if each is None or not each.has_processes else each.read_by(_InProcesses) for each in data]
-    ours = [each.dataset for each, original in zip(read, data, strict=True) if each is not original]
+    wrapped = [each.dataset for each, original in zip(read, data, strict=True) if each is not original]
     try:
         yield read
     except Exception as error:
-        if any(each.died for each in ours):
+        if any(each.died for each in wrapped):
             raise RuntimeError(
-                "A process that read the `PyDataset(use_multiprocessing=True)` has died: the system ended it (it may "
-                "have run out of memory), or code in `__getitem__` did. Call `fit` again, with fewer `workers` or with "
-                "`use_multiprocessing=False` if it happens again."
+                "A process that read the `PyDataset(use_multiprocessing=True)` has died, perhaps because memory ran "
+                "out. Call `fit` again, with fewer `workers` or with `use_multiprocessing=False`."
             ) from error
         raise
     finally:
-        for each in ours:
+        for each in wrapped:
             each.end(wait=False)
 
 
 class _InProcesses(Wrapped):
-    """A dataset whose batches are made in `dataset.workers` processes, new ones in each epoch, as Keras has it."""
+    """A dataset whose batches are made in `dataset.workers` processes. They are new in each epoch, as in Keras."""
 
     def __init__(self, dataset):
         super().__init__(dataset)
         self.use_multiprocessing = False
-        # Keras's threads wait for the processes; a single one would make each batch only when it is asked for.
+        # Keras's threads wait for the processes. With a single thread, a batch would be made only when it is needed.
         self.workers = max(2, dataset.workers)
         self.died = False
         self._executor, self._lock = None, threading.Lock()
@@ -69,7 +64,7 @@ class _InProcesses(Wrapped):
             raise
 
     def __getstate__(self):
-        # Keras sends all datasets that it has in use to the processes that it starts for any of them.
+        # Keras sends all datasets in use to each process that it starts.
         return {**self.__dict__, "_executor": None, "_lock": None}
 
     def on_epoch_end(self):
@@ -77,7 +72,7 @@ class _InProcesses(Wrapped):
         super().on_epoch_end()
 
     def end(self, wait=True):
-        """End the processes; the next batch starts others, with the dataset as it is then."""
+        """End the processes. The next batch starts new ones, with the dataset's state at that time."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:

@@ -1,6 +1,6 @@
 """Soft targets and orders of examples inside a `tf.data` pipeline.
 
-Imports TensorFlow, which need not be installed: a function imports this file when it has a `tf.data.Dataset`.
+Imports TensorFlow, which may not be installed. Functions import this file when they have a `tf.data.Dataset`.
 """
 
 import keras
@@ -9,23 +9,17 @@ import tensorflow as tf
 
 
 def map_tf_dataset(dataset, key, rows_of, like, put):
-    """Put rows that NumPy finds into a dataset of batches.
+    """Add rows to a dataset of batches. Python finds them, because TensorFlow cannot read scattered rows of a file.
 
-    TensorFlow has no operation that reads scattered rows of a file, so Python finds them, once a batch.
-
-    Args:
-        key: a function of a batch that returns its keys.
-        rows_of: a function of keys, as arrays, that returns nested arrays.
-        like: nested arrays of their dtypes and, but for the first axis, shapes.
-        put: puts a batch and its rows together.
+    `key` returns the keys of a batch, `rows_of` nested arrays for an array of keys, and `put` joins a batch and its
+    rows. `like` is nested arrays with the dtypes of the rows and, except for the first axis, their shapes.
     """
     like_flat = keras.tree.flatten(like)
 
     def paired(*batch):
         keys = key(batch)
-        found = tf.numpy_function(
-            lambda values: keras.tree.flatten(rows_of(values)), [keys], [leaf.dtype for leaf in like_flat]
-        )
+        dtypes = [leaf.dtype for leaf in like_flat]
+        found = tf.numpy_function(lambda values: keras.tree.flatten(rows_of(values)), [keys], dtypes)
         for leaf, array in zip(found, like_flat, strict=True):
             leaf.set_shape((keys.shape[0], *array.shape[1:]))
         return put(batch, keras.tree.pack_sequence_as(like, found))
@@ -36,10 +30,9 @@ def map_tf_dataset(dataset, key, rows_of, like, put):
 def pair_tf_dataset(dataset, columns, records, batch_size, join):
     """Zip a dataset of batches with rows in the same order.
 
-    Args:
-        columns: a function from rows (an array, or for a structured dtype a dict of its fields) to what a batch brings.
-        records: the rows, as an array; or `(path, offset, footer, dtype, row_shape)` of a file to read them from.
-        join: puts a batch and its soft targets together.
+    `records` are the rows as an array, or `(path, offset, footer, dtype, row_shape)` of a file to read them from.
+    `columns` converts rows (an array, or a dict of the fields of a structured dtype) to soft targets, and `join` joins
+    a batch and its soft targets.
     """
     if isinstance(records, tuple):
         path, offset, footer, dtype, row_shape = records
@@ -49,7 +42,7 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
     else:
         fields = records if records.dtype.names is None else {name: records[name] for name in records.dtype.names}
         rows = tf.data.Dataset.from_tensor_slices(fields).batch(batch_size)
-    # A dataset that goes on where the rows end would be cut off without a word: it meets an empty batch.
+    # Without the empty batch at the end, a dataset with more batches than rows would be cut off silently.
     rows = rows.concatenate(rows.take(1).map(lambda batch: tf.nest.map_structure(lambda field: field[:0], batch)))
 
     def join_checked(batch, soft_targets):
@@ -60,18 +53,19 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
             soft_targets = tf.nest.map_structure(tf.identity, soft_targets)
         return join(batch, columns(soft_targets))
 
+    paired = tf.data.Dataset.zip(dataset, rows).map(join_checked, num_parallel_calls=tf.data.AUTOTUNE)
+    return paired.with_options(_divided_by_rows())
+
+
+def _divided_by_rows():
+    """Return options by which workers divide each batch. TensorFlow may otherwise divide files."""
     options = tf.data.Options()
-    # By files, workers would be given rows of other examples than theirs.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return (
-        tf.data.Dataset.zip(dataset, rows)
-        .map(lambda *parts: join_checked(parts[0], parts[1]), num_parallel_calls=tf.data.AUTOTUNE)
-        .with_options(options)
-    )
+    return options
 
 
 def _decode(texts, dtype, row_shape):
-    """Rows of a NumPy dtype from their bytes, `(batch,)` strings."""
+    """Decode rows of a NumPy dtype from their bytes, `(batch,)` strings."""
     if dtype.names is None:
         return tf.reshape(tf.io.decode_raw(texts, dtype), (-1, *row_shape))
     count = int(np.prod(row_shape, dtype="int64"))
@@ -87,23 +81,18 @@ def _decode(texts, dtype, row_shape):
 
 
 def tf_batches(data, order, batch_size):
-    """Arrays as a `tf.data.Dataset` of batches, in an order that is asked for each time that it is iterated.
+    """Return arrays `(n, ...)`, in lists, tuples and dicts, as a `tf.data.Dataset` of batches.
 
-    Args:
-        data: arrays `(n, ...)` in lists, tuples and dicts.
-        order: a function that returns indices `(n,)`; it is called in another thread.
+    Each iteration calls `order`, in another thread, which returns indices `(n,)`.
     """
 
-    def tensors(nest):
-        if isinstance(nest, dict):
-            return {name: tensors(each) for name, each in nest.items()}
-        if isinstance(nest, (list, tuple)):
-            return tuple(tensors(each) for each in nest)  # A list would be taken for a tensor.
-        if nest is None:
+    def tensor(leaf):
+        if leaf is None:
             return None
-        return tf.convert_to_tensor(nest, keras.config.floatx() if nest.dtype.kind == "f" else None)
+        return tf.convert_to_tensor(leaf, keras.config.floatx() if leaf.dtype.kind == "f" else None)
 
-    data = tensors(data)
+    # TensorFlow converts lists to tensors.
+    data = keras.tree.map_structure(tensor, keras.tree.lists_to_tuples(data))
     size = len(tf.nest.flatten(data)[0])
     orders = tf.data.Dataset.from_generator(lambda: [order()], output_signature=tf.TensorSpec((size,), "int64"))
     starts = tf.data.Dataset.range(0, size, batch_size)
@@ -112,11 +101,9 @@ def tf_batches(data, order, batch_size):
         lambda some: tf.nest.map_structure(lambda leaf: leaf if leaf is None else tf.gather(leaf, some), data),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    options = tf.data.Options()
-    # As Keras: the batches are small, and to rewrite the pipeline each epoch would take longer than it saves.
+    options = _divided_by_rows()
+    # As in Keras. Rewriting the pipeline in each epoch would take longer than it saves.
     options.experimental_optimization.apply_default_optimizations = False
-    # Several workers divide each batch; from a generator TensorFlow would infer files to divide.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return (
         batches.with_options(options)
         .apply(tf.data.experimental.assert_cardinality(-(-size // batch_size)))
@@ -125,5 +112,5 @@ def tf_batches(data, order, batch_size):
 
 
 def cast_tf(tensor, dtype):
-    """Cast within a `tf.data` pipeline, whatever the backend."""
+    """Cast within a `tf.data` pipeline, on any backend."""
     return tf.cast(tensor, dtype)

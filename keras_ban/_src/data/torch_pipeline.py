@@ -1,6 +1,6 @@
 """Soft targets inside a torch `DataLoader`.
 
-Imports torch, which need not be installed: a function imports this file when it has a `DataLoader`.
+Imports torch, which may not be installed. Functions import this file when they have a `DataLoader`.
 """
 
 import keras
@@ -11,33 +11,27 @@ from keras_ban._src.data.soft_target_rows import join
 
 
 def pair_data_loader(loader, rows_of):
-    """A torch `DataLoader` that also brings the soft targets of its examples.
-
-    Args:
-        rows_of: a function of a batch and the indices of its examples that returns their soft targets.
-    """
-    options = _workers_of(loader)
+    """Return a `DataLoader` that adds soft targets: `rows_of(batch, indices of its examples)`."""
     collate = _CollatePaired(loader.collate_fn, rows_of)
-    dataset = _WithIndex(loader.dataset)
-    return torch.utils.data.DataLoader(dataset, batch_sampler=loader.batch_sampler, collate_fn=collate, **options)
+    options = {"batch_sampler": loader.batch_sampler, **_workers_of(loader)}
+    return torch.utils.data.DataLoader(_WithIndex(loader.dataset), collate_fn=collate, **options)
 
 
 def map_data_loader(loader, function):
-    """A torch `DataLoader` whose workers apply `function` to each batch, with NumPy arrays put in place of tensors."""
+    """Return a `DataLoader` whose workers apply `function` to each batch, and convert NumPy arrays to tensors."""
     options = _workers_of(loader)
-    if loader.batch_sampler is not None and not isinstance(loader.dataset, torch.utils.data.IterableDataset):
+    is_iterable = isinstance(loader.dataset, torch.utils.data.IterableDataset)
+    if loader.batch_sampler is not None and not is_iterable:
         options["batch_sampler"] = loader.batch_sampler
     else:
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-        if not isinstance(loader.dataset, torch.utils.data.IterableDataset):
-            options["sampler"] = loader.sampler
-    return torch.utils.data.DataLoader(
-        loader.dataset, collate_fn=_CollateMapped(loader.collate_fn, function), generator=loader.generator, **options
-    )
+        options |= {} if is_iterable else {"sampler": loader.sampler}
+    collate = _CollateMapped(loader.collate_fn, function)
+    return torch.utils.data.DataLoader(loader.dataset, collate_fn=collate, generator=loader.generator, **options)
 
 
 def _workers_of(loader):
-    """A `DataLoader`'s options, but for those that say which examples make a batch."""
+    """Return a `DataLoader`'s options, except those that choose the examples of a batch."""
     names = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
     return {name: getattr(loader, name) for name in (*names, "prefetch_factor", "persistent_workers")}
 
@@ -54,7 +48,7 @@ class _CollateMapped:
 
 
 class _WithIndex:
-    """A map-style dataset whose examples come with their index."""
+    """A map-style dataset of pairs of an index and an example."""
 
     def __init__(self, dataset):
         self._dataset = dataset

@@ -1,8 +1,7 @@
-"""Whether a model takes data of this form: asked without training.
+"""Check that data fit a model, without training.
 
-Keras finds it out in the first step, where all that is said may be a backend's error, and of validation data after a
-whole epoch. A trial calls model, loss and metrics once, on a first batch and in inference mode; nothing that they would
-write is kept.
+In training, Keras raises an error in the first step, which may be a backend's error, or for validation data after an
+epoch. A trial calls model, loss and metrics once on a first batch, in inference mode, and keeps none of their changes.
 """
 
 import inspect
@@ -17,12 +16,10 @@ from keras_ban._src.data.symbols import symbol
 
 
 def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
-    """Raise `ValueError` where a model cannot be trained, or measured, on data of this form.
+    """Raise `ValueError` if a model cannot be trained or evaluated on data of this form.
 
-    Args:
-        model: a built `keras.Model`, compiled if there is a `y`.
-        x, y, sample_weight: a first batch of arrays; `None` where there is none.
-        names: what to call `x` and `y`.
+    The model is built, and compiled if there is a `y`. `x`, `y` and `sample_weight` are a first batch of arrays, or
+    `None`. `names` are the names of `x` and `y` in messages.
     """
     labels, trial = split_targets(y)[0], _Trial(model)
     inputs = getattr(getattr(model, "student", model), "inputs", None)
@@ -33,7 +30,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     batch = [_converted(backend.as_tensor if on_values else symbol, name, part) for name, part in parts]
     try:
         if on_values:
-            # With the values themselves, which Keras asks the scope for where weights have a penalty.
+            # With the values, because Keras reads weights with a penalty from the scope.
             values = [(variable, variable) for variable in model.variables]
             with backend.without_gradients(), keras.StatelessScope(values):
                 trial.call(*batch)
@@ -42,35 +39,27 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     except Exception as error:
         error = trial.found.error or error
         if trial.found.outputs is None:
-            raise ValueError(
-                f"`{names[0]}`, of which a first batch is {_form(x)}, does not fit the model {model.name!r}: {error}"
-            ) from error
-        weights = "" if sample_weight is None else f" with `sample_weight`, {_form(sample_weight)},"
-        outputs = keras.tree.map_structure(lambda output: tuple(output.shape), trial.found.outputs)
-        raise ValueError(
-            f"`{names[1]}`, of which a first batch is {_form(labels)},{weights} does not fit the loss or the metrics "
-            f"for outputs of shape {outputs}: {error}"
-        ) from error
+            name, form, target = names[0], _form(x), f"the model {model.name!r}"
+        else:
+            weights = "" if sample_weight is None else f", with `sample_weight` {_form(sample_weight)}"
+            name, form = names[1], f"{_form(labels)}{weights}"
+            outputs = keras.tree.map_structure(lambda output: tuple(output.shape), trial.found.outputs)
+            target = f"the loss or the metrics for outputs of shape {outputs}"
+        raise ValueError(f"`{name}`, of which a first batch is {form}, does not fit {target}: {error}") from error
 
 
 def check_validation(model, validation_data, batch=None, measure=True):
-    """Raise `ValueError` if a compiled model cannot be measured on these data.
+    """Raise `ValueError` if a built and compiled model cannot be evaluated on the result of `as_validation_data`.
 
-    Args:
-        model: a built `keras.Model`.
-        validation_data: data, as `as_validation_data` gives them; or `None`.
-        batch: `(x, y, sample_weight)`, a first batch of the training data: what is of the same form fits, too.
-        measure: whether loss and metrics are called, too. If they are not built yet, that builds them: Keras then skips
-            a step for which it draws random numbers, and trains otherwise than it would.
+    Validation data fit if they have the same form as `batch`, `(x, y, sample_weight)` of the training data. With
+    `measure`, loss and metrics are called, too. This builds them. Keras then skips a step that draws random numbers,
+    and the training differs.
     """
-    first = _look(validation_data)
+    first = _first_batch(validation_data)
     if first is None:
         return
     if first[1] is None and model.loss is not None:
-        raise ValueError(
-            "`validation_data` has no labels, on which the loss is measured: pass `(x_val, y_val)`, or a dataset of "
-            "such batches."
-        )
+        raise ValueError("`validation_data` has no labels, which the loss needs: pass `(x_val, y_val)` or a dataset.")
     names = ("validation_data", "validation_data") if validation_data.yields_batches else validation_data.names[:2]
     validation_data.check_labels(model.loss, getattr(model, "student", model))
     if batch is None or _kind(first) != _kind(batch):
@@ -78,8 +67,8 @@ def check_validation(model, validation_data, batch=None, measure=True):
 
 
 def explain(model, data, validation_data=None):
-    """After a `Distiller` failed to train: raise `ValueError` if the reason is the data's form, else return."""
-    batch = _look(data)
+    """Raise `ValueError` if the form of the data is the reason why a `Distiller` failed to train."""
+    batch = _first_batch(data)
     if batch is None:
         return
     _converted(backend.as_tensor, "y['soft_targets']", split_targets(batch[1])[1])
@@ -93,23 +82,21 @@ def explain(model, data, validation_data=None):
         positions = len(np.shape(leaf)) - (np.shape(leaf)[-1:] == (1,))
         if leaf is not None and outputs and positions >= max(len(output.shape) for output in outputs):
             raise ValueError(
-                "`sample_weight` must hold a number for each example, or for each position that the loss gives a value "
-                f"of, received weights of shape {np.shape(leaf)} for outputs of shape {outputs[0].shape}."
+                "`sample_weight` must hold a number for each example, or for each position with a loss value, received "
+                f"weights of shape {np.shape(leaf)} for outputs of shape {outputs[0].shape}."
             )
 
 
-def _look(data):
-    """A first batch, `(x, y, sample_weight)`; `None` if the data cannot be read for it."""
-    if data is None:
-        return None
+def _first_batch(data):
+    """Return `(x, y, sample_weight)`, or `None` if the data cannot be read."""
     try:
-        return data.first_batch()
+        return None if data is None else data.first_batch()
     except Exception:
-        return None  # The data themselves fail, and say so where they are read.
+        return None  # Training raises the error of the data.
 
 
 class _Trial(keras.layers.Layer):
-    """A layer, because those are what Keras evaluates symbolically for whoever asks."""
+    """A call of model, loss and metrics. A layer, because Keras evaluates layers symbolically."""
 
     def __init__(self, model):
         super().__init__(name="trial", autocast=False)
@@ -126,14 +113,14 @@ class _Trial(keras.layers.Layer):
                 model.compute_loss(x, y, outputs, sample_weight, **in_training)
                 model.compute_metrics(x, y, outputs, sample_weight)
         except Exception as error:
-            # Kept as it is: Keras would wrap it in what it says of layers.
+            # Kept, because Keras adds its own text to errors in layers.
             self.found.error = error
             raise
         return outputs
 
 
 def _takes_training(compute_loss):
-    """Whether it has that argument; Keras, too, asks those of users, who may leave it out."""
+    """Whether a user's `compute_loss` has the argument `training`."""
     parameters = inspect.signature(compute_loss).parameters.values()
     return any(each.name == "training" or each.kind is each.VAR_KEYWORD for each in parameters)
 
@@ -146,17 +133,15 @@ def _converted(convert, name, part):
 
 
 def _form(part):
-    def dtype_and_shape(leaf):
-        return None if leaf is None else f"{getattr(leaf, 'dtype', type(leaf).__name__)}{tuple(np.shape(leaf))}"
-
-    return keras.tree.map_structure(dtype_and_shape, part)
+    """The dtypes and shapes of arrays, as text."""
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else f"{getattr(leaf, 'dtype', type(leaf).__name__)}{tuple(np.shape(leaf))}",
+        part,
+    )
 
 
 def _kind(batch):
-    """The dtypes and shapes of single examples."""
-
-    def kind(leaf):
-        # A table of pandas has a dtype for each column.
-        return None if leaf is None else (getattr(leaf, "dtype", None), *np.shape(leaf)[1:])
-
-    return keras.tree.map_structure(kind, batch)
+    """The dtypes and shapes of single examples. A table of pandas has no single dtype."""
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else (getattr(leaf, "dtype", None), *np.shape(leaf)[1:]), batch
+    )

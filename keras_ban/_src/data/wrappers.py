@@ -1,24 +1,36 @@
-"""`PyDataset`s made of other data: with soft targets, of arrays, or one worker's part."""
+"""`PyDataset`s that wrap other data: with soft targets, of arrays, or one worker's part."""
+
+import math
 
 import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import join_targets, pack, unpack
-from keras_ban._src.data.leaves import leaves_of, size_of, take
+from keras_ban._src.data.leaves import leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.soft_target_rows import join
 
 
 class Wrapped(keras.utils.PyDataset):
     """A `PyDataset` with the batches of another one. A subclass's `__getitem__` changes them."""
 
-    # How many views the soft targets have, and the one that is due; `None`: they are not of views.
-    views = None
-    view = 0
-
     def __init__(self, dataset):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self._dataset = dataset
+
+    @property
+    def views(self):
+        """The number of views of the soft targets; `None` without views."""
+        return getattr(self._dataset, "views", None)
+
+    @property
+    def view(self):
+        """The view of the current epoch."""
+        return self._dataset.view
+
+    @view.setter
+    def view(self, view):
+        self._dataset.view = view
 
     @property
     def num_batches(self):
@@ -32,7 +44,10 @@ class Wrapped(keras.utils.PyDataset):
 
 
 class PairedDataset(Wrapped):
-    """A `PyDataset` and the soft targets of its rows: batch `i` begins at row `i * size of batch 0`."""
+    """A `PyDataset` with the soft targets of its rows. Batch `i` starts at row `i * batch_size`."""
+
+    views = None
+    view = 0
 
     def __init__(self, dataset, soft_targets, count, batch_size):
         super().__init__(dataset)
@@ -42,7 +57,7 @@ class PairedDataset(Wrapped):
         if not (count - 1) * batch_size < len(soft_targets) <= count * batch_size:
             raise ValueError(
                 f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of "
-                f"{batch_size}: they must come from the same data, in batches of equal size (but the last)."
+                f"{batch_size}: they must come from the same data, in batches of equal size (except the last)."
             )
 
     def __getitem__(self, index):
@@ -55,7 +70,7 @@ class PairedDataset(Wrapped):
 
 
 class PairedByKey(Wrapped):
-    """A `PyDataset` and the soft targets of its keys."""
+    """A `PyDataset` with the soft targets of its keys."""
 
     def __init__(self, dataset, join):
         super().__init__(dataset)
@@ -66,9 +81,9 @@ class PairedByKey(Wrapped):
 
 
 class ArrayBatches(keras.utils.PyDataset):
-    """Arrays `(x, y, sample_weight)` in batches, shuffled as `fit(shuffle=...)` shuffles them.
+    """Arrays `(x, y, sample_weight)` in batches, shuffled as by `fit(shuffle=...)` with NumPy's global random numbers.
 
-    All rows are shuffled, or with `"batch"` the rows within each batch, by NumPy's global random numbers.
+    `shuffle="batch"` shuffles the rows within each batch.
     """
 
     views = None
@@ -76,14 +91,14 @@ class ArrayBatches(keras.utils.PyDataset):
 
     def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
-        self._arrays = keras.tree.lists_to_tuples(arrays)  # TensorFlow would take a list for a tensor.
+        self._arrays = keras.tree.lists_to_tuples(arrays)  # TensorFlow converts lists to tensors.
         self._batch_size = batch_size
         self._shuffle = shuffle
         self._order = np.arange(size_of(arrays[0]))
 
     @property
     def num_batches(self):
-        return -(-len(self._order) // self._batch_size)
+        return math.ceil(len(self._order) / self._batch_size)
 
     def on_epoch_begin(self):
         if self._shuffle and self._shuffle != "batch":
@@ -99,7 +114,7 @@ class ArrayBatches(keras.utils.PyDataset):
 
 
 class ArrayRows(ArrayBatches):
-    """Arrays, with soft targets that are of several views, or too large for memory: each batch reads its own rows."""
+    """Arrays with soft targets of several views, or on disk: each batch reads its own rows."""
 
     def __init__(self, arrays, soft_targets, batch_size, shuffle):
         super().__init__(arrays, batch_size, shuffle)
@@ -121,7 +136,7 @@ class Packed(Wrapped):
 
 
 class WorkerPart(Wrapped):
-    """A dataset of whole batches, of which each worker yields its own rows."""
+    """One worker's rows of each batch of a dataset."""
 
     def __init__(self, dataset):
         super().__init__(dataset)
@@ -134,15 +149,14 @@ class WorkerPart(Wrapped):
         if size % self._shares:
             raise ValueError(
                 f"Batch {index} has {size} examples, which do not divide evenly over {self._shares} devices. Use a "
-                f"batch size that does, for validation too, and leave out as many examples as make the last one divide."
+                "multiple as batch size, for validation too, and leave out the rest of the examples."
             )
         each = size // self._parts
-        rows = slice(self._this * each, (self._this + 1) * each)
-        return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], batch)
+        return slice_rows(batch, slice(self._this * each, (self._this + 1) * each))
 
 
 class ViewOfEpoch(keras.callbacks.Callback):
-    """Epoch `e` trains on view `e mod views` of a dataset."""
+    """Selects view `e mod views` of a dataset for epoch `e`."""
 
     def __init__(self, dataset):
         super().__init__()

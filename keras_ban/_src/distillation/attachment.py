@@ -1,4 +1,4 @@
-"""Soft targets that were computed before training: checked, and put into the data."""
+"""Checks stored soft targets, and adds them to the training data."""
 
 import keras
 
@@ -9,27 +9,25 @@ from keras_ban._src.targets.soft_targets import SoftTargets
 
 
 def attach(data, options, soft_targets=None):
-    """`(data, options)` of a `fit`, ready for training: split, weighted by class, and with soft targets beside `y`."""
+    """Return `(data, options)` of a `fit`: validation data split off, classes weighted, and soft targets in `y`."""
     if soft_targets is not None and data.yields_batches and options.get("class_weight") is not None:
         raise ValueError(
-            "`class_weight` does not go with a dataset and `soft_targets`: let the dataset yield `(x, y, "
-            "sample_weight)`."
+            "With a dataset and `soft_targets`, let the dataset yield `sample_weight` in place of `class_weight`."
         )
     data, options = fit_arguments.split_and_weigh(data, options)
     if soft_targets is None:
         return data, options
     if not data.yields_batches and len(data) < len(soft_targets):
-        soft_targets = soft_targets[: len(data)]  # The others belong to the validation data.
+        soft_targets = soft_targets[: len(data)]  # The rest belongs to the validation data.
     return data.with_soft_targets(soft_targets), options
 
 
 def check_stored(distiller, soft_targets, data):
-    """Raise if soft targets are not of these data, of this teacher, or not what the loss takes."""
+    """Raise an error if stored soft targets belong to other data or another teacher, or do not suit the loss."""
     if not isinstance(soft_targets, SoftTargets):
         raise TypeError(
-            "`soft_targets` must be `keras_ban.SoftTargets`, made by `SoftTargets.from_teacher(teacher, x)`, "
-            f"received: {type(soft_targets).__name__}. Arrays of a teacher's outputs go into "
-            "`y={'labels': y, 'soft_targets': array}`."
+            f"`soft_targets` must be `keras_ban.SoftTargets`, received: {type(soft_targets).__name__}. Pass an array "
+            "of a teacher's outputs in `y={'labels': y, 'soft_targets': array}`."
         )
     if data.soft_targets is not None:
         raise ValueError("Both `soft_targets` and `y` bring soft targets: pass one of them.")
@@ -38,9 +36,8 @@ def check_stored(distiller, soft_targets, data):
     teacher = distiller.teacher
     if teacher is not None and model_fingerprint(teacher) != soft_targets.teacher_fingerprint:
         raise ValueError(
-            f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights are not "
-            f"those of this Distiller's teacher, {teacher.name!r}. Compute them with "
-            "`SoftTargets.from_teacher(teacher, x)`, or build the Distiller without a teacher."
+            f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights are not those "
+            f"of this Distiller's teacher, {teacher.name!r}. Compute them again, or leave `teacher` out."
         )
     if keras.tree.is_nested(distiller.distillation_loss):
         raise ValueError("`soft_targets` are of one output, but `distillation_loss` is a list or dict of losses.")

@@ -1,23 +1,22 @@
-"""A student's outputs against its teacher's: the distillation losses of all outputs, added up."""
+"""The sum of the distillation losses of all outputs."""
 
 import keras
 
 from keras_ban._src.distillation.loss_targets import has_schedule, loss_target, own_weights
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.losses.keras_distillation import compare_whole_batch, is_of_keras_distillation
-from keras_ban._src.losses.outputs import check_target
 from keras_ban._src.losses.precision import add_up
 from keras_ban._src.losses.schedules import value_at
 
 
 class Comparison:
-    """The sum of the outputs' distillation losses, each weighted as `compile` weighs the output.
+    """Computes the sum of the outputs' distillation losses, weighted by the `loss_weights` of `compile`.
 
     Args:
         losses: the distillation losses, one for all outputs or nested.
         loss_weights: as in `keras.Model.compile`.
-        outputs: the `Outputs` that say which values belong to which output.
-        temperature_tracker: a metric, the mean of temperatures that change; or `None`.
+        outputs: the `Outputs` of student and teacher.
+        temperature_tracker: the metric that averages temperature schedules, or `None`.
     """
 
     def __init__(self, losses, loss_weights, outputs, temperature_tracker):
@@ -27,14 +26,7 @@ class Comparison:
         self._temperature_tracker = temperature_tracker
 
     def __call__(self, labels, targets, y_pred, sample_weight, step):
-        """The loss of a batch.
-
-        Args:
-            labels, sample_weight: as for the student's own loss.
-            targets: the soft targets, in the order of the flat outputs.
-            y_pred: the student's outputs.
-            step: the training step, where something changes with it, or `None`.
-        """
+        """Compute the loss of a batch. `targets` are in the order of the flat outputs. `step` is for schedules."""
         outputs = keras.tree.flatten(y_pred)
         if is_of_keras_distillation(self._losses) and len(outputs) > 1:
             return self._of_all(targets, y_pred, sample_weight)
@@ -44,7 +36,7 @@ class Comparison:
         for loss, weight, label, each_weight, target, output in zip(*columns, targets, outputs, strict=True):
             if loss is None:
                 continue
-            check_target(target, list(y_pred) if isinstance(y_pred, dict) else self._outputs.names)
+            self._outputs.check_target(target, y_pred)
             check_comparable(loss, target, output)
             value = self._of_one(loss, label, target, output, each_weight, step)
             terms.append(value if weight is None else weight * value)
@@ -60,10 +52,10 @@ class Comparison:
     def _of_all(self, targets, y_pred, sample_weight):
         if self._loss_weights is not None:
             raise ValueError(
-                f"One `{type(self._losses).__name__}` of keras.distillation for all outputs cannot be weighted by "
-                "`loss_weights`: pass a list or dict of losses, one for each output."
+                f"One `{type(self._losses).__name__}` for all outputs cannot be weighted by `loss_weights`: pass a "
+                "list or dict of losses, one for each output."
             )
         for target in targets:
-            check_target(target, list(y_pred) if isinstance(y_pred, dict) else self._outputs.names)
+            self._outputs.check_target(target, y_pred)
         targets = keras.tree.pack_sequence_as(y_pred, targets)
         return compare_whole_batch(self._losses, targets, y_pred, sample_weight)

@@ -1,4 +1,4 @@
-"""What a student's gradient is made of: the ground truth, and the teacher's dark knowledge."""
+"""The parts of a student's gradient: the ground truth, and the teacher's dark knowledge."""
 
 import dataclasses
 
@@ -20,15 +20,15 @@ from keras_ban._src.targets.soft_targets import SoftTargets
 class GradientDecomposition:
     """The gradient of distillation with respect to the student's logits, in two parts (BAN section 3.2, eq. 7).
 
-    With `q` the student's probabilities and `p` the teacher's, softened, an example's gradient is `T * (q - p)`: one
-    number at the true class, and all others. The two parts are orthogonal, so their squared norms add up to that of the
-    whole, and a share is a share of the squared norm. (Eq. 7 adds up the numbers themselves, over examples and classes.
-    Since `q` and `p` both sum to 1, its second sum is always minus the first, whatever the teacher knows.)
+    With softened probabilities `q` of the student and `p` of the teacher, an example's gradient is `T * (q - p)`. Its
+    parts are the value at the true class, and the values at all other classes. They are orthogonal, so their squared
+    norms add up to that of the whole. A share is a share of the squared norm. (Eq. 7 adds the values themselves, over
+    examples and classes. `q` and `p` both sum to 1, so its second sum is always minus the first.)
 
     Attributes:
-        ground_truth: `(batch, ...)` float64: the gradient at the true class. Negative where the student is less sure of
-            it than the teacher.
-        dark_knowledge: `(batch, ..., classes)` float64: the gradient at all other classes; 0 at the true one.
+        ground_truth: `(batch, ...)` float64, the gradient at the true class. Negative if the student is less confident
+            in it than the teacher.
+        dark_knowledge: `(batch, ..., classes)` float64, the gradient at all other classes. 0 at the true class.
     """
 
     ground_truth: np.ndarray
@@ -36,53 +36,53 @@ class GradientDecomposition:
 
     @property
     def ground_truth_norm(self):
-        """The norm of the first part, `(batch, ...)`."""
+        """Norm of the ground truth part, `(batch, ...)`."""
         return np.abs(self.ground_truth)
 
     @property
     def dark_knowledge_norm(self):
-        """The norm of the second part, `(batch, ...)`."""
+        """Norm of the dark knowledge part, `(batch, ...)`."""
         return np.linalg.norm(self.dark_knowledge, axis=-1)
 
     @property
     def dark_knowledge_share(self):
-        """The second part's share of the squared norm, `(batch, ...)`, in [0, 1]; NaN where there is no gradient."""
+        """Share of dark knowledge in the squared norm, `(batch, ...)`, in [0, 1]. NaN without a gradient."""
         return _share(np.square(self.dark_knowledge_norm), np.square(self.ground_truth))
 
     @property
     def batch_ground_truth_norm(self):
-        """The norm of the first part of the gradient of the batch's mean, with respect to all of its logits."""
+        """Norm of the ground truth part of the gradient of the batch's mean loss, with respect to all logits."""
         return float(np.linalg.norm(self.ground_truth) / self.ground_truth.size)
 
     @property
     def batch_dark_knowledge_norm(self):
-        """The norm of the second part of the gradient of the batch's mean, with respect to all of its logits."""
+        """Norm of the dark knowledge part of the gradient of the batch's mean loss, with respect to all logits."""
         return float(np.linalg.norm(self.dark_knowledge) / self.ground_truth.size)
 
     @property
     def batch_dark_knowledge_share(self):
-        """The second part's share of the squared norm over the batch, in [0, 1]; NaN where there is no gradient."""
+        """Share of dark knowledge in the squared norm over the batch, in [0, 1]. NaN without a gradient."""
         return float(_share(np.square(self.dark_knowledge).sum(), np.square(self.ground_truth).sum()))
 
 
 def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logits=True, batch_size=None):
-    """Tell how much of the distillation gradient comes from the labels' classes, and how much from dark knowledge.
+    """Split the distillation gradient into the true classes' part and the dark knowledge.
 
     Example:
 
     ```python
     parts = keras_ban.gradient_decomposition(student, teacher, x, y)
     print(f"{parts.batch_dark_knowledge_share:.0%} of the squared gradient is dark knowledge")
-    sure = parts.dark_knowledge_share < 0.1  # the examples of which the teacher has little else to say
+    confident = parts.dark_knowledge_share < 0.1  # examples with little dark knowledge
     ```
 
     Args:
         student: a `keras.Model` with one output, `(batch, ..., classes)`.
-        teacher: a `keras.Model` with the same output, or what it says of `x`: `SoftTargets`, or an array.
-        x: the batch, arrays as `predict` takes them.
-        y: labels: whole numbers `(batch, ...)` or `(batch, ..., 1)`, or one-hot `(batch, ..., classes)`.
-        temperature: of `KnowledgeDistillation`, whose gradient it is.
-        from_logits: whether outputs are logits; else probabilities. The gradient is that of the logits in either case.
+        teacher: a `keras.Model` with the same output, or its outputs for `x`: `SoftTargets` or an array.
+        x: the batch, arrays as in `predict`.
+        y: labels, whole numbers `(batch, ...)` or `(batch, ..., 1)`, or one-hot `(batch, ..., classes)`.
+        temperature: the temperature of `KnowledgeDistillation`.
+        from_logits: whether outputs are logits. Otherwise probabilities. The gradient is always that of the logits.
         batch_size: as in `keras.Model.predict`.
 
     Returns:
@@ -90,9 +90,9 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
 
     Raises:
         TypeError: the student is not a `keras.Model`.
-        ValueError: the outputs are several or of one class, the teacher's are of another shape, the labels do not fit
-            them, `SoftTargets` are of other data or of another kind, or the last layer of a model gives other outputs
-            than `from_logits` says.
+        ValueError: the student has several outputs or one class, the teacher's outputs have another shape, the labels
+            do not fit, `SoftTargets` belong to other data or to another `from_logits`, or `from_logits` contradicts the
+            last layer of a model.
     """
     checks.check_model("student", student)
     temperature = check_temperature(temperature)
@@ -105,10 +105,8 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     Outputs(loss, None, student, teacher if isinstance(teacher, keras.Model) else None).check()
     outputs = _predict(student, data)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
-        raise ValueError(
-            "The gradient is taken apart for one output `(batch, ..., classes)` of a softmax, but the student gives "
-            f"{keras.tree.map_structure(np.shape, outputs)}."
-        )
+        shapes = keras.tree.map_structure(np.shape, outputs)
+        raise ValueError(f"This is for one output `(batch, ..., classes)` of a softmax, the student gives: {shapes}.")
     if isinstance(teacher, keras.Model):
         soft_targets = _predict(teacher, data)
     elif isinstance(teacher, SoftTargets):
@@ -122,10 +120,8 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     else:
         soft_targets = _array("teacher", teacher)
     if np.shape(soft_targets) != outputs.shape:
-        raise ValueError(
-            f"The teacher's outputs have shape {np.shape(soft_targets)}, the student's {outputs.shape}: they must be "
-            "equal."
-        )
+        shapes = f"shape {np.shape(soft_targets)}, the student's {outputs.shape}"
+        raise ValueError(f"The teacher's outputs have {shapes}: they must be equal.")
     is_target = _one_hot(_array("y", y), outputs.shape)
     q, p = _softened(outputs, temperature, from_logits), _softened(soft_targets, temperature, from_logits)
     gradient = temperature * (q - p)
@@ -153,7 +149,7 @@ def _predict(model, data):
 
 
 def _one_hot(labels, shape):
-    """Whether a class is the true one, `(batch, ..., classes)`."""
+    """Return whether a class is the true one, `(batch, ..., classes)`."""
     classes = shape[-1]
     if labels.size == 0:
         raise ValueError("`y` holds no labels.")

@@ -1,20 +1,18 @@
-"""The parts of a `Distiller` in a file."""
+"""Saving and loading a `Distiller`."""
 
 import pathlib
 
 import keras
 
-from keras_ban._src.losses.schedules import serialize
-
 _PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
 
 
 class DistillerFile:
-    """What Keras calls to save and load a `Distiller`."""
+    """The methods of a `Distiller` that Keras calls to save and load it."""
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        # Keras notes what "auto" came to; where the file is loaded it may come to something else.
+        # Keras writes the resolved value of "auto", which may differ where the file is loaded.
         return config and {**config, "jit_compile": self._jit_wanted}
 
     def compile_from_config(self, config):
@@ -23,24 +21,15 @@ class DistillerFile:
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self):
-        return {
-            "name": self.name,
-            "student": keras.saving.serialize_keras_object(self.student),
-            "teacher": keras.saving.serialize_keras_object(self.teacher),
-            "distillation_loss": keras.saving.serialize_keras_object(self.distillation_loss),
-            "label_weight": serialize(self.label_weight),
-            "feature_matching": keras.saving.serialize_keras_object(self.feature_matching),
-            "augmentation": keras.saving.serialize_keras_object(self.augmentation),
-        }
+        parts = {part: keras.saving.serialize_keras_object(getattr(self, part)) for part in _PARTS}
+        return {"name": self.name, **parts}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        parts = {
-            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects) for key in _PARTS
-        }
+        parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in _PARTS}
         return cls(**{**config, **parts})
 
-    # Keras saves no generators by itself.
+    # Keras does not save the generators of losses.
     def save_own_variables(self, store):
         for index, generator in enumerate(self._loss_seed_generators):
             store[f"seed_generator_{index}"] = generator.state
@@ -51,7 +40,7 @@ class DistillerFile:
                 generator.state.assign(store[f"seed_generator_{index}"])
 
     def save_assets(self, directory):
-        # An empty folder would be left out of the file, and `load_assets` not be called.
+        # Keras leaves an empty folder out of the file, and then does not call `load_assets`.
         pathlib.Path(directory, "contents.txt").write_text("student, teacher\n")
         self._hidden.found_by_keras = True
 
@@ -59,7 +48,7 @@ class DistillerFile:
         self._hidden.found_by_keras = True
 
     def __dir__(self):
-        # Keras saves and loads what it finds among the attributes. The teacher is found for a `.keras` file, for which
-        # Keras asks for assets first, and not for a weights file.
+        # Keras saves and loads the attributes that it finds here. It finds the teacher only for a `.keras` file, for
+        # which it calls `save_assets` or `load_assets` first. A weights file does not hold the teacher.
         found, self._hidden.found_by_keras = self._hidden.found_by_keras, False
         return [name for name in super().__dir__() if name != "teacher" or found]

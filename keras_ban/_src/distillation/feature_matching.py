@@ -4,27 +4,26 @@ import keras
 from keras import ops
 
 from keras_ban._src import checks
-from keras_ban._src.losses.base import is_finite_number, same_shape
+from keras_ban._src.losses.base import check_positive, same_shape
 from keras_ban._src.losses.precision import precision
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class FeatureMatching:
-    """Which layers of a student are to give what which layers of its teacher give (FitNets, Romero et al., 2015).
+    """Pairs of student and teacher layers whose outputs should match (FitNets, Romero et al., 2015).
 
-    The feature loss is the sum over the pairs of layers of `loss(teacher's features, student's features)`, reduced as
-    Keras reduces a loss; a `Distiller` adds it, times `weight`, to the loss that it trains. With `"mse"` a pair costs
-    the mean squared difference over examples, positions and width (the paper's eq. 3 has half the sum of squares).
+    The feature loss is the sum of `loss(teacher_features, student_features)` over the pairs of layers, each reduced as
+    in Keras. A `Distiller` adds `weight * feature loss` to its loss. With `"mse"`, a pair costs the mean squared
+    difference over examples, positions and width (the paper's eq. 3 has half the sum of squares).
 
-    Features are compared at the same positions: all axes must be equal, but for the last, the width. Where the widths
-    differ, the student's features pass a linear projection first, `features @ kernel` without bias (for images: a 1x1
-    convolution; the paper's regressor), which the Distiller holds, trains and saves, and which is no part of the
-    student.
+    All axes of the features must be equal, except the last, the width. If the widths differ, a linear projection
+    `features @ kernel` without bias is applied to the student's features (for images, a 1x1 convolution; the paper's
+    regressor). It is trained and saved with the Distiller, and is not part of the student.
 
-    Outputs and features come from one and the same forward pass, of the student in training mode, of the teacher in
-    inference mode and without gradients. They are compared in the loss's precision, float32 unless it says otherwise.
-    Sample weights weigh the features of an example too (of several outputs, their mean), and padding counts nothing
-    where Keras knows the features' mask.
+    Outputs and features come from the same forward pass: of the student in training mode, of the teacher in inference
+    mode and without gradients. They are compared in the dtype of the loss, float32 by default. Sample weights also
+    weight the features of an example (with several outputs, by the mean of their weights). Padding does not count, if
+    Keras knows the mask of the features.
 
     Example:
 
@@ -34,13 +33,13 @@ class FeatureMatching:
     ```
 
     Args:
-        layers: a dict from names of the student's layers to names of the teacher's; or a list of names that both have.
-        loss: a loss of Keras: its name, a `keras.losses.Loss`, or a function `(teacher, student)` that gives one value
-            for each position. With sample weights, a `Loss` too must give one for each.
-        weight: of the feature loss, a positive number.
+        layers: a dict from names of student layers to names of teacher layers, or a list of names that both have.
+        loss: a Keras loss: its name, a `keras.losses.Loss`, or a function `(teacher, student)` that returns one value
+            for each position. With sample weights, the `call` of a `Loss` must also return one for each position.
+        weight: the weight of the feature loss, a positive number.
 
     Raises:
-        TypeError: `layers` are no names, or the loss is none.
+        TypeError: `layers` are not names, or the loss is not a loss.
         ValueError: `layers` are empty, `weight` is not positive and finite, or the loss does not reduce.
     """
 
@@ -48,61 +47,50 @@ class FeatureMatching:
         self._layers = _check_layers(layers)
         self._loss = loss
         self._compared_by = _as_loss(loss)
-        self._weight = _check_weight(weight)
+        self._weight = check_positive("weight", weight)
 
-    # Read-only: a compiled step would go on with the old value, without a word.
     @property
     def layers(self):
-        """A dict from names of the student's layers to names of the teacher's."""
+        """A dict from names of student layers to names of teacher layers."""
         return dict(self._layers)
 
-    @property
-    def loss(self):
-        return self._loss
-
-    @property
-    def weight(self):
-        return self._weight
+    # Settings are read-only, because a compiled training step would ignore a new value.
+    loss = property(lambda self: self._loss)
+    weight = property(lambda self: self._weight)
 
     def make_projections(self, student_features, teacher_features):
-        """What bridges the widths, where they differ.
+        """Create a projection for each pair of layers whose widths differ.
 
         Args:
-            student_features, teacher_features: symbolic tensors, a pair of layers at a time.
+            student_features, teacher_features: symbolic tensors, one for each pair of layers.
 
         Returns:
-            A dict of built layers by the name of the student's layer.
-
-        Raises:
-            ValueError: the shapes differ in more than the width, or a width is not known.
+            A dict of built layers by student layer name.
         """
         projections = {}
-        for (ours, theirs), student, teacher in zip(
-            self._layers.items(), student_features, teacher_features, strict=True
-        ):
-            came, wanted = tuple(student.shape), tuple(teacher.shape)
-            if not same_shape(came[1:-1], wanted[1:-1]) or not came[1:] or None in (came[-1], wanted[-1]):
+        names = self._layers.items()
+        for (name, teacher_name), student, teacher in zip(names, student_features, teacher_features, strict=True):
+            shape, wanted = tuple(student.shape), tuple(teacher.shape)
+            if not same_shape(shape[1:-1], wanted[1:-1]) or not shape[1:] or None in (shape[-1], wanted[-1]):
                 raise ValueError(
-                    f"The student's layer {ours!r} gives features of shape {came}, the teacher's layer {theirs!r} of "
-                    f"shape {wanted}: they may differ in the last axis alone, whose size must be known. Choose layers "
-                    "that see the same positions, or pool one of the two."
+                    f"The student's layer {name!r} gives features of shape {shape}, the teacher's layer "
+                    f"{teacher_name!r} of shape {wanted}: they may differ only in the last axis, whose size must be "
+                    "known. Choose layers with the same positions, or pool one of the two."
                 )
-            if came[-1] != wanted[-1]:
-                name = f"{ours}_projection"
-                projections[ours] = keras.layers.Dense(wanted[-1], use_bias=False, dtype=precision(), name=name)
-                projections[ours].build(came)
+            if shape[-1] != wanted[-1]:
+                projections[name] = keras.layers.Dense(
+                    wanted[-1], use_bias=False, dtype=precision(), name=f"{name}_projection"
+                )
+                projections[name].build(shape)
         return projections
 
     def compare(self, teacher_features, student_features, sample_weight=None):
-        """The feature loss, a number; tensors as above, those of the student projected."""
+        """Compute the feature loss of lists of tensors. Those of the student are projected. See `feature_loss`."""
         return feature_loss(self._compared_by, teacher_features, student_features, sample_weight)
 
     def get_config(self):
-        return {
-            "layers": self.layers,
-            "loss": keras.saving.serialize_keras_object(self.loss),
-            "weight": self.weight,
-        }
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {"layers": self.layers, "loss": loss, "weight": self.weight}
 
     @classmethod
     def from_config(cls, config):
@@ -110,31 +98,27 @@ class FeatureMatching:
 
 
 def feature_loss(loss, teacher_features, student_features, sample_weight=None):
-    """The sum over pairs of features of their loss.
+    """Compute the sum of a loss over pairs of features.
 
     Args:
-        loss: a `keras.losses.Loss` that gives one value for each position.
-        teacher_features: tensors `(batch, ..., width)`, a list.
-        student_features: tensors of the same shapes, a list.
-        sample_weight: of each example `(batch,)` or `(batch, 1)`, or of each position; or a nest of those, one for each
-            of the student's outputs, of which the mean counts; or `None`.
-
-    Returns:
-        A tensor `()`.
+        loss: a `keras.losses.Loss` that computes one value for each position.
+        teacher_features, student_features: lists of tensors `(batch, ..., width)`.
+        sample_weight: weights of examples, `(batch,)` or `(batch, 1)`, or of positions; a nest of them, one for each
+            output of the student, which are averaged; or `None`.
     """
     total = 0.0
     for teacher, student in zip(teacher_features, student_features, strict=True):
         if not same_shape(teacher.shape, student.shape):
             raise ValueError(
-                f"The teacher's features have shape {tuple(teacher.shape)}, the student's {tuple(student.shape)}: the "
-                "two must see the same positions."
+                f"The teacher's features have shape {tuple(teacher.shape)}, the student's {tuple(student.shape)}: they "
+                "must be equal."
             )
         total += loss(teacher, student, _weights_of_positions(sample_weight, student))
     return total
 
 
 def _weights_of_positions(sample_weight, features):
-    """Weights of each position, `(batch, ...)`, without the width; Keras would line up the wrong axes."""
+    """Return weights of positions, `(batch, ...)` without the width. Keras would align them with the wrong axes."""
     weights = [ops.cast(each, precision()) for each in keras.tree.flatten(sample_weight) if each is not None]
     if not weights:
         return None
@@ -143,15 +127,15 @@ def _weights_of_positions(sample_weight, features):
     if any(len(each.shape) > positions for each in weights):
         raise ValueError(
             f"Sample weights of shape {[tuple(each.shape) for each in weights]} do not fit features of shape "
-            f"{tuple(features.shape)}: pass one weight for each example, or one for each position of the features."
+            f"{tuple(features.shape)}: pass one weight for each example, or one for each position."
         )
     weights = [ops.reshape(each, (*ops.shape(each), *[1] * (positions - len(each.shape)))) for each in weights]
-    # A copy, because torch multiplies them by a mask in place, which it does not do to a broadcast.
+    # A copy, because Keras on torch multiplies weights by a mask in place, which fails for a broadcast tensor.
     return ops.copy(ops.broadcast_to(sum(weights) / len(weights), ops.shape(features)[:-1]))
 
 
 class _FunctionLoss(keras.losses.Loss):
-    """A function of `(y_true, y_pred)`, reduced and scaled over replicas as Keras does a loss."""
+    """A function of `(y_true, y_pred)` as a Keras loss, which is reduced, and scaled by the number of replicas."""
 
     def __init__(self, function):
         super().__init__(name="feature_loss", dtype=precision())
@@ -168,9 +152,7 @@ def _as_loss(loss):
         raise ValueError(f"`loss` must be a loss of Keras, received: {loss!r}. {error}") from None
     if isinstance(found, keras.losses.Loss):
         if found.reduction in (None, "none"):
-            raise ValueError(
-                f"`loss` must reduce to one number, received: {found!r} with reduction={found.reduction!r}."
-            )
+            raise ValueError(f"`loss` must reduce to one number, received reduction={found.reduction!r}: {found!r}.")
         return found
     if not callable(found) or isinstance(found, type):
         raise TypeError(f"`loss` must be a loss's name, a `keras.losses.Loss` or a function, received: {loss!r}.")
@@ -178,22 +160,13 @@ def _as_loss(loss):
 
 
 def _check_layers(layers):
-    """Names as a dict from the student's to the teacher's, or an error."""
+    """Return names of layers as a dict from student to teacher, or raise an error."""
     names = checks.layer_names(layers)
     if names is None:
         raise TypeError(
-            "`layers` must be a dict from names of the student's layers to names of the teacher's, or a list of names "
-            f"that both have, received: {layers!r}."
+            "`layers` must be a dict from names of student layers to names of teacher layers, or a list of names that "
+            f"both have, received: {layers!r}."
         )
     if not names:
         raise ValueError("`layers` names none: without feature matching leave `feature_matching` out.")
     return names
-
-
-def _check_weight(weight):
-    if not is_finite_number(weight) or weight <= 0:
-        raise ValueError(
-            f"`weight` must be a positive, finite number, received: {weight!r}. Without feature matching leave "
-            "`feature_matching` out."
-        )
-    return float(weight)

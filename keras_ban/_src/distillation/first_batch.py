@@ -1,4 +1,4 @@
-"""A look at the first batch: a teacher that is not built is built by it, and soft targets must fit the loss."""
+"""Builds the teacher on the first batch, and checks that the soft targets suit the loss."""
 
 import keras
 
@@ -11,17 +11,17 @@ from keras_ban._src.targets.top_k_rows import is_top_k
 
 
 def check_first_batch(data, student, teaching, outputs, in_step):
-    """Look at the teacher's outputs on the first examples, or at their soft targets.
+    """Check the teacher's outputs on the first batch, or the soft targets of the batch.
 
     Args:
         data: the training data.
-        student: the `keras.Model` that is trained.
-        teaching: a `Teaching`, which has the teacher, if there is one.
-        outputs: the `Outputs` of both.
-        in_step: whether the first step sees values, and can look at no cost.
+        student: the student.
+        teaching: the `Teaching` of the Distiller.
+        outputs: the `Outputs` of student and teacher.
+        in_step: whether the first step sees values, and can check them at no cost.
 
     Returns:
-        Whether soft targets were looked at.
+        Whether soft targets were checked.
     """
     teacher = teaching.teacher
     must_build = data.soft_targets is None and teacher is not None and not teacher.built
@@ -31,7 +31,7 @@ def check_first_batch(data, student, teaching, outputs, in_step):
     first_x = keras.tree.map_structure(backend.as_tensor, first_x)
     _, first = split_targets(first_y)
     if is_top_k(first):
-        return False  # `SoftTargets` were checked when they were made.
+        return False  # `SoftTargets` were checked when they were created.
     if first is None and teacher is not None:
         if must_build:
             teacher(inputs_for(teacher, first_x))
@@ -44,6 +44,6 @@ def check_first_batch(data, student, teaching, outputs, in_step):
 
 
 def look_at_soft_targets(soft_targets, y_pred, outputs):
-    """Compare soft targets, as values, with each output's loss: raise an error, or warn."""
+    """Check that the values of soft targets suit each output's loss. Raise an error, or warn."""
     targets = targets_of(soft_targets, y_pred)
     outputs.check_soft_targets([None if each is None else keras.ops.convert_to_numpy(each) for each in targets], y_pred)

@@ -8,7 +8,7 @@ from keras_ban._src.data.batch import join_targets
 
 
 def loss_target(loss, labels, soft_targets, step=None):
-    """`y_true` for a distillation loss."""
+    """Return `y_true` for a distillation loss. Losses of `keras.losses` get the soft targets only."""
     if getattr(keras.losses, type(loss).__name__, None) is type(loss):
         return soft_targets
     y_true = join_targets(labels, soft_targets)
@@ -16,17 +16,17 @@ def loss_target(loss, labels, soft_targets, step=None):
 
 
 def own_weights(sample_weight):
-    """The sample weights for one loss alone: on torch Keras multiplies them by a mask in place."""
+    """Return a copy of the sample weights, because Keras on torch multiplies them by a mask in place."""
     return keras.tree.map_structure(lambda each: None if each is None else keras.ops.copy(each), sample_weight)
 
 
 def has_schedule(loss):
-    """Whether a distillation loss's temperature changes over the run."""
+    """Return whether the temperature of a distillation loss is a schedule."""
     return callable(getattr(loss, "temperature", None))
 
 
 def with_own_seed(loss):
-    """The loss itself; of one that draws random numbers a copy, whose generator is as new."""
+    """Return the loss. If it draws random numbers, return a copy with a new generator."""
     if not hasattr(loss, "seed_generator"):
         return loss
     loss = copy.copy(loss)

@@ -12,24 +12,22 @@ from keras_ban._src.targets import augmented_views
 
 def check_independent(student, teacher):
     if student is teacher:
-        raise ValueError(
-            "`student` and `teacher` are the same model. For a new student use `keras_ban.reborn(teacher)`."
-        )
+        raise ValueError("`student` and `teacher` are the same model. For a new student use `keras_ban.reborn`.")
     trained = {id(v) for v in student.trainable_variables}
     shared = [v.path for v in teacher.variables if id(v) in trained]
-    # A layer that trains may also move what is not trained by gradients, as BatchNorm does.
+    # A layer that is trained may also change variables without gradients, as BatchNorm does.
     of_teacher = {id(layer) for layer in backend.flat_layers(teacher)}
     layers = [layer for layer in backend.flat_layers(student) if id(layer) in of_teacher]
     shared += [f"{layer.name} (layer)" for layer in layers if layer.trainable and layer.variables]
     if shared:
         raise ValueError(
             f"`student` and `teacher` share weights that would be trained, and the teacher must not change: {shared}. "
-            "Freeze the shared layers, or use `keras_ban.reborn(teacher)`, which shares nothing."
+            "Freeze the shared layers, or use `keras_ban.reborn(teacher)`."
         )
 
 
 def check_augmentation(augmentation, teacher):
-    """Raise an error if the augmentation cannot be trained with, or would change the teacher."""
+    """Raise an error if the augmentation is not supported, or would change the teacher."""
     augmented_views.check_augmentation(augmentation)
     of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
     if any(id(weight) in of_teacher for weight in augmentation.weights):
@@ -51,7 +49,7 @@ def warn_of_own_steps(student):
     own = [f"`{name}`" for name in names if getattr(type(student), name) is not getattr(keras.Model, name)]
     if own:
         warnings.warn(
-            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls: "
-            "it trains the compiled loss and the distillation loss. What the student adds by `add_loss` counts.",
+            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls. "
+            "Use the compiled loss, or `add_loss`.",
             stacklevel=3,
         )

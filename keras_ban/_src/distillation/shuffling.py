@@ -1,8 +1,8 @@
-"""The order in which arrays are trained on, where Keras's own does not do.
+"""The order of arrays in each epoch, on backends where Keras does not shuffle correctly.
 
-Keras shuffles arrays under JAX and torch by random numbers that go on from epoch to epoch. Under TensorFlow, once
-`keras.utils.set_random_seed` was called, each epoch of a `fit` begins with the same random numbers, and so has the same
-order. There the order is derived here, from the generation's seed and the epoch.
+On JAX and torch, Keras shuffles arrays by random numbers that continue from epoch to epoch. On TensorFlow, after
+`keras.utils.set_random_seed`, each epoch of a `fit` starts with the same random numbers, and has the same order. There,
+`OrderOfEpoch` derives the order from the generation's seed and the epoch.
 """
 
 import keras
@@ -14,19 +14,13 @@ from keras_ban._src.data.tf_dataset import TensorFlowDataset
 
 
 def in_order_of_epoch(data, options, seed):
-    """`(data, options)` of a `fit`, with the arrays in a dataset that shuffles as above.
+    """Return `(data, options)` of a `fit`, with the arrays in a dataset that shuffles by `OrderOfEpoch`.
 
-    As they are, if Keras does as well, or if they are not NumPy arrays of numbers, not shuffled, or read for a given
-    number of steps in an epoch.
-
-    Args:
-        data: the training data.
-        options: the other arguments of `fit`, by name.
-        seed: the generation's.
+    They stay unchanged if Keras shuffles correctly, if the data are not NumPy arrays of numbers or not shuffled, and
+    with `steps_per_epoch`. `options` are the other arguments of `fit` by name, `seed` is that of the generation.
     """
-    if _keras_orders() or data.yields_batches or not data.shuffles or "steps_per_epoch" in options:
-        return data, options
-    if not data.is_numeric:
+    by_keras = _keras_shuffles() or "steps_per_epoch" in options
+    if by_keras or data.yields_batches or not data.shuffles or not data.is_numeric:
         return data, options
     # Imports TensorFlow, which is the backend.
     from keras_ban._src.data.tf_pipeline import tf_batches
@@ -37,18 +31,15 @@ def in_order_of_epoch(data, options, seed):
     return dataset, {**options, "callbacks": [order, *options["callbacks"]]}
 
 
-def _keras_orders():
-    # Each of several workers would draw an order of its own, did Keras draw it (for JAX see `parts`).
+def _keras_shuffles():
+    # On TensorFlow, Keras draws a different order in each worker. For JAX see `keras_ban._src.data.parts`.
     return backend.shuffles_each_epoch_anew() and (backend.BACKEND != "tensorflow" or process_group.count() == 1)
 
 
 class OrderOfEpoch(keras.callbacks.Callback):
-    """Gives the examples' order in the epoch that is being trained, from `seed` and the epoch alone.
+    """Computes the order of the `size` examples in the current epoch from `seed` and the epoch.
 
-    Args:
-        seed: a whole number.
-        size: how many examples there are.
-        within: shuffle within batches of this size; `None`: over all.
+    With `within`, examples are shuffled within batches of this size.
     """
 
     def __init__(self, seed, size, within=None):
@@ -62,7 +53,7 @@ class OrderOfEpoch(keras.callbacks.Callback):
         self._epoch = epoch
 
     def __call__(self):
-        """The indices `(size,)` in their order."""
+        """Return the indices of the examples in their order, `(size,)`."""
         rng = np.random.default_rng([self._seed, self._epoch])
         if self._within is None:
             return rng.permutation(self._size)

@@ -1,4 +1,4 @@
-"""A training step: the teacher's outputs beside the labels, and the terms of the loss."""
+"""The training step of a `Distiller`: the teacher's outputs, and the terms of the loss."""
 
 import keras
 from keras import ops
@@ -15,8 +15,8 @@ from keras_ban._src.losses.structure import targets_of
 from keras_ban._src.targets.top_k_rows import expand, is_top_k
 
 NO_FEATURES = (
-    "`feature_matching` compares layers, so the teacher must run at each step; soft targets hold its outputs alone. "
-    "Pass `Distiller(teacher=..., feature_matching=...)`, and data without soft targets."
+    "`feature_matching` compares layers, so the teacher must run at each step. Pass `Distiller(teacher=..., "
+    "feature_matching=...)`, and data without soft targets."
 )
 
 NO_LABELS = (
@@ -67,8 +67,8 @@ class DistillationStep:
         y_pred, features = split_observed(y_pred)
         sample_weight = _of_labels(sample_weight)
         if soft_targets is None or not training:
-            # Plain training, or evaluation: what the student itself would report.
-            # While Keras builds the model, a batch without labels passes through here too.
+            # Training on labels only, or evaluation: the student's own loss.
+            # While Keras builds the model, it also calls this for a batch without labels.
             if getattr(self, "loss", None) is None or (labels is None and not self._evaluating):
                 return self._student_losses()
             loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
@@ -105,13 +105,13 @@ class DistillationStep:
         return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.step)
 
     def _aggregate_additional_loss(self, loss):
-        # Of Keras, which sums up by it what `losses` holds.
+        # Keras calls this method for each of `losses`.
         loss = super()._aggregate_additional_loss(loss)
         workers = self._hidden.workers
         return workers.add_up(loss) if workers is not None and workers.in_step else loss
 
     def _student_losses(self):
-        """What `add_loss` and the regularizers add, scaled as Keras scales it."""
+        """Return the sum of `add_loss` terms and regularizers, scaled as in Keras."""
         return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
 
     def _track(self, tracker, loss, x):
@@ -120,7 +120,7 @@ class DistillationStep:
 
 
 def _of_labels(sample_weight):
-    """The labels' part of sample weights that came in the structure of `y`."""
+    """Return the labels' part of sample weights in the structure of `y`."""
     if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
         return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
     return sample_weight

@@ -1,4 +1,4 @@
-"""A teacher inside a training step."""
+"""The teacher in a training step."""
 
 import keras
 
@@ -7,14 +7,10 @@ from keras_ban._src.data.batch import inputs_for
 
 
 class Teaching:
-    """What a Distiller's teacher says within a training step: in inference mode, without gradients, never changed.
+    """Calls a Distiller's teacher in a training step: in inference mode, without gradients, and without changes to it.
 
-    Held by the Distiller as a plain object, where Keras does not look for layers: so the teacher is no part of the
-    model, of its weights, of its `trainable` flag, of its checkpoints.
-
-    Args:
-        teacher: the `keras.Model`, or `None`.
-        observer: calls the teacher so that its features are `Observed` beside its outputs; `None`: outputs alone.
+    It is not a Keras object, so the teacher is not part of the Distiller's weights, `trainable` flag and checkpoints.
+    With an `Observer`, it returns `Observed`.
     """
 
     def __init__(self, teacher, observer=None):
@@ -24,11 +20,11 @@ class Teaching:
 
     @property
     def in_state(self):
-        """Variables that a step needs in its state, at the end of the non-trainable ones."""
+        """The variables that a step needs at the end of its non-trainable state."""
         return [] if self._constants is None else self._constants.in_state
 
     def begin(self, student):
-        """Before training: hand the teacher's values to the steps."""
+        """Prepare the teacher's variables for training."""
         if self._constants is None or not self._constants.are_current():
             backend.separate(student.variables, self.teacher.variables)
             self._constants = backend.StepConstants(self.teacher.variables)
@@ -37,7 +33,7 @@ class Teaching:
         self._constants = None
 
     def in_step(self, x, state):
-        """The teacher's outputs, `Observed` with an observer, within a training step; `state` is JAX's, else empty."""
+        """Return the outputs in a training step, or `Observed`. `state` is JAX's, and empty on the other backends."""
         if self.teacher is None:
             raise ValueError(NO_TEACHER)
         if self._constants is None:
@@ -45,7 +41,7 @@ class Teaching:
         return self.outputs(x, self._constants.in_step(state[0][1] if state else None))
 
     def outputs(self, x, values=()):
-        # In a scope, so that whatever the teacher's layers would write back is dropped.
+        # The scope drops all updates of variables by the teacher's layers.
         with backend.without_gradients(), keras.StatelessScope(state_mapping=values):
             return self._call(inputs_for(self.teacher, x), training=False)
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
+from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.export.formats import check_importable, write
 from keras_ban._src.export.served import ServedModel, input_specs, named_inputs, random_inputs
@@ -20,8 +21,6 @@ from keras_ban._src.sequence.sequence import BornAgainSequence
 
 # The packages that each format needs besides TensorFlow, to be written and to be run.
 _PACKAGES = {"tf_saved_model": [], "onnx": ["tf2onnx", "onnxruntime"], "litert": ["ai_edge_litert"]}
-
-
 FORMATS = tuple(_PACKAGES)
 
 
@@ -118,7 +117,8 @@ def export(
 
     say = print if verbose else lambda *_: None
     with temporary_folder(path) as folder:
-        say(f"Writing {model.name!r} as {format}" + ("" if _in_this_process(format) else ", in a separate process"))
+        in_this_process = format == "tf_saved_model" and backend.BACKEND == "tensorflow"
+        say(f"Writing {model.name!r} as {format}" + ("" if in_this_process else ", in a separate process"))
         artefact = write(served, specs, format, folder, named_inputs(specs, examples) if int8 else None)
         if labels is not None:
             _add_labels(artefact, format, labels)
@@ -131,22 +131,17 @@ def export(
                 report |= _measure(expected, actual, y, sum(BATCH_SIZES))
             elif not report["difference"] <= tolerance:
                 raise RuntimeError(
-                    f"The exported {format} differs from {model.name!r} by up to {report['difference']:.3g}, but "
-                    f"`tolerance` is {tolerance:.3g}: nothing was kept. Check that the model gives the same outputs in "
-                    "each call, at any batch size. Half precision, GPUs and large outputs need a larger `tolerance`."
+                    f"The exported {format} differs from {model.name!r} by {report['difference']:.3g}, more than "
+                    f"`tolerance={tolerance:.3g}`: nothing was kept. Half precision, GPUs and large outputs need a "
+                    "larger `tolerance`. The model must give the same outputs in each call, at any batch size."
                 )
         put_in_place(artefact, path, folder, format, overwrite)
     say(f"Exported to {path}" + "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in report.items()))
     return report
 
 
-def _in_this_process(format):
-    return format == "tf_saved_model" and backend.BACKEND == "tensorflow"
-
-
 def _resolve(model, choose):
-    if choose not in ("ensemble", "best"):
-        raise ValueError(f"`choose` must be 'ensemble' or 'best', received: {choose!r}.")
+    checks.check_choice("choose", choose, ("ensemble", "best"))
     if isinstance(model, BornAgainSequence):
         return model.best_model if choose == "best" else model.ensemble()
     if choose != "ensemble":
@@ -154,10 +149,7 @@ def _resolve(model, choose):
     if isinstance(model, Distiller):
         return model.student
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a `keras.Model`, a `Distiller`, an `EnsembleModel` or a `BornAgainSequence`, received: "
-            f"{model!r} (of type {type(model).__name__})."
-        )
+        raise TypeError(f"`model` must be a `keras.Model`, `Distiller` or `BornAgainSequence`, received: {model!r}.")
     return model
 
 
@@ -173,19 +165,16 @@ def _check_layers(preprocessing):
 def _check_packages(format):
     missing = [name for name in ["tensorflow", *_PACKAGES[format]] if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(
-            f"To export to {format}, {' and '.join(missing).replace('_', '-')} must be installed: "
-            '`pip install "keras-ban[export]"`.'
-        )
+        names = " and ".join(missing).replace("_", "-")
+        raise ImportError(f'To export to {format}, {names} must be installed: `pip install "keras-ban[export]"`.')
 
 
 def _check_choices(model, members, examples, int8, format, tolerance):
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {FORMATS}, received: {format!r}.")
     if members and not isinstance(model, EnsembleModel):
-        raise ValueError(
-            f"`members=True` is for an `EnsembleModel`, received a {type(model).__name__}: {model.name!r}."
-        )
+        name = type(model).__name__
+        raise ValueError(f"`members=True` is for an `EnsembleModel`, received a {name}: {model.name!r}.")
     if not isinstance(tolerance, numbers.Real) or not tolerance >= 0:
         raise ValueError(f"`tolerance` must be a number, 0 or more, received: {tolerance!r}.")
     if int8 and (format != "litert" or examples is None):
@@ -217,26 +206,23 @@ def _split(examples):
     inputs, y = examples if isinstance(examples, tuple) else (examples, None)
     inputs = keras.tree.map_structure(np.asarray, inputs)
     inputs = keras.tree.map_structure(lambda x: x.astype("float32") if x.dtype == "float64" else x, inputs)
-    lengths = {
-        len(leaf) if leaf.ndim else 0 for leaf in keras.tree.flatten((inputs, [] if y is None else np.asarray(y)))
-    }
+    y = None if y is None else np.asarray(y)
+    lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves_of((inputs, y))}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
-            f"`examples` must be arrays with as many rows as each other, and at least one, received {sorted(lengths)}."
+            f"`examples` must be arrays with as many rows as each other, at least one, received {sorted(lengths)}."
         )
-    return inputs, None if y is None else np.asarray(y).reshape(-1)
+    return inputs, None if y is None else y.reshape(-1)
 
 
 def _fit(specs, examples):
     """Convert the examples to the dtypes of the specs. Raise `ValueError` if their structure or shapes differ."""
     if examples is None:
         return None
-    if len(keras.tree.flatten(examples)) != len(keras.tree.flatten(specs)):
-        raise ValueError(
-            f"`examples` must have the structure of the model's inputs, "
-            f"{keras.tree.map_structure(lambda spec: spec.name, specs)}, received "
-            f"{len(keras.tree.flatten(examples))} arrays."
-        )
+    count = len(keras.tree.flatten(examples))
+    if count != len(keras.tree.flatten(specs)):
+        names = keras.tree.map_structure(lambda spec: spec.name, specs)
+        raise ValueError(f"`examples` must have the structure of the inputs, {names}, received {count} arrays.")
 
     def fit(spec, example):
         sizes = zip(spec.shape[1:], example.shape[1:], strict=False)
@@ -253,6 +239,7 @@ def _add_labels(artefact, format, labels):
         (artefact / "assets").mkdir(exist_ok=True)
         (artefact / "assets" / "labels.txt").write_text(text)
     elif format == "onnx":
+        # Optional: for this format alone.
         import onnx
 
         model = onnx.load(artefact)

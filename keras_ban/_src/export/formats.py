@@ -73,9 +73,9 @@ def check_importable(model):
     for each in users_objects(model):
         if each.__module__ == "__main__" or "." in each.__qualname__:
             raise ValueError(
-                f"Under {backend.BACKEND}, a separate process exports the model. It must import the model's classes "
-                f"and functions, but it cannot import {each.__qualname__!r} from {each.__module__!r}. Move it "
-                "to the top level of a separate module, or export under TensorFlow (KERAS_BACKEND=tensorflow)."
+                f"Under {backend.BACKEND}, a separate process exports the model, but it cannot import "
+                f"{each.__qualname__!r} from {each.__module__!r}. Move it to the top level of a separate module, or "
+                "export under TensorFlow (KERAS_BACKEND=tensorflow)."
             )
 
 
@@ -85,6 +85,7 @@ def litert_from(saved_model, representative=None):
     The signature `serving_default` is converted. With `representative`, inputs by name `(examples, ...)`, weights and
     activations are quantised to int8. Inputs and outputs keep their dtype.
     """
+    # Optional on other backends.
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
@@ -108,6 +109,7 @@ def _run(job):
         specs = keras.tree.map_structure(by_name.get, job["structure"])
         write_saved_model(served, specs, job["saved_model"])
     if job["format"] == "onnx":
+        # Optional: for this format alone.
         from tf2onnx import convert
 
         # tf2onnx documents its command line only. `serving_default` names the inputs and outputs.

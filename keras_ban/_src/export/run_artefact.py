@@ -11,6 +11,7 @@ import numpy as np
 
 
 def saved_model(path):
+    # Only one of the three need be installed.
     import tensorflow as tf
 
     signatures = tf.saved_model.load(path).signatures
@@ -26,6 +27,7 @@ def saved_model(path):
 
 
 def onnx(path):
+    # Only one of the three need be installed.
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -34,6 +36,7 @@ def onnx(path):
 
 
 def litert(path):
+    # Only one of the three need be installed.
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(path).get_signature_runner("serving_default")

@@ -50,15 +50,12 @@ class ServedModel(keras.Model):
         ensemble = self.model
         members = [run(member, inputs) for member in ensemble.members]
         if keras.tree.is_nested(members[0]):
-            raise ValueError(
-                "`members=True` is for ensembles of one output, but the members of this one have several. Leave it out."
-            )
+            raise ValueError("`members=True` is for ensembles of one output, but these members have several.")
         members = ops.stack(members, axis=1)
         served = {"output_0": run(ensemble, inputs), "members": members}
         if ensemble.average != "outputs":
-            entropy, information = disagreement(
-                members, ensemble.member_weights, ensemble.from_logits, ensemble.activation
-            )
+            meaning = ensemble.from_logits, ensemble.activation
+            entropy, information = disagreement(members, ensemble.member_weights, *meaning)
             served |= {"predictive_entropy": entropy, "mutual_information": information}
         return served
 
@@ -88,7 +85,7 @@ def _without(config, key):
 
 def named_outputs(outputs):
     """Return outputs by name: the keys of a dict, else `output_0`, `output_1`, ..."""
-    if isinstance(outputs, dict) and not any(keras.tree.is_nested(output) for output in outputs.values()):
+    if isinstance(outputs, dict) and not _is_nested(outputs):
         return dict(outputs)
     return {f"output_{i}": output for i, output in enumerate(keras.tree.flatten(outputs))}
 
@@ -112,11 +109,13 @@ def input_specs(model, preprocessing, examples):
         first = first.members[0]
     if not first.built:
         raise ValueError(
-            f"The model {first.name!r} is not built, so nothing is known of what it takes: call it on a batch first."
+            f"The model {first.name!r} is not built, so nothing is known of its inputs: call it on a batch."
         )
     specs = _declared_specs(first)
+    if specs is None and examples is None:
+        raise ValueError(f"The model {first.name!r} does not declare its inputs. Pass some inputs as `examples`.")
     if specs is None:
-        specs = _specs_like(_need_examples(first, examples))
+        specs = keras.tree.map_structure(lambda x: keras.InputSpec(x.dtype.name, (None, *x.shape[1:])), examples)
     if preprocessing:
         specs = keras.tree.map_structure(lambda spec: keras.InputSpec("uint8", spec.shape, name=spec.name), specs)
         if examples is not None:
@@ -142,19 +141,6 @@ def _specs_of_shapes(shapes, dtype):
     return [_specs_of_shapes(shape, dtype) for shape in shapes]
 
 
-def _need_examples(model, examples):
-    if examples is None:
-        raise ValueError(
-            f"The model {model.name!r} (of type {type(model).__name__}) does not declare its inputs. Pass some inputs "
-            "as `examples`."
-        )
-    return examples
-
-
-def _specs_like(examples):
-    return keras.tree.map_structure(lambda x: keras.InputSpec(x.dtype.name, (None, *x.shape[1:])), examples)
-
-
 def _spec_of_example(spec, example):
     sizes = example.shape[1:]
     if len(sizes) == len(spec.shape) - 1:
@@ -165,14 +151,12 @@ def _spec_of_example(spec, example):
 def _give_names(specs):
     if isinstance(specs, dict):
         specs = {key: keras.InputSpec(spec.dtype, spec.shape, name=key) for key, spec in specs.items()}
-    flat = [
-        keras.InputSpec(spec.dtype, spec.shape, name=_name_of(spec.name, i))
-        for i, spec in enumerate(keras.tree.flatten(specs))
-    ]
-    names = [spec.name for spec in flat]
+    flat = keras.tree.flatten(specs)
+    names = [_name_of(spec.name, i) for i, spec in enumerate(flat)]
     if len(set(names)) < len(names):
         raise ValueError(f"Inputs must have names that differ as identifiers: in the graph these would be {names}.")
-    return keras.tree.pack_sequence_as(specs, flat)
+    named = [keras.InputSpec(spec.dtype, spec.shape, name=name) for spec, name in zip(flat, names, strict=True)]
+    return keras.tree.pack_sequence_as(specs, named)
 
 
 def _name_of(name, position):

@@ -16,10 +16,8 @@ def check_may_replace(path, format, overwrite):
     if not overwrite:
         raise ValueError(f"{path} exists. Choose another path, or pass `overwrite=True` to replace it.")
     if path.is_dir() != (format == "tf_saved_model") or (path.is_dir() and not (path / SAVED_MODEL).is_file()):
-        raise ValueError(
-            f"{path} is {'a folder' if path.is_dir() else 'a file'}, but no {format} model that `overwrite=True` could "
-            "replace. Choose another path, or remove it yourself."
-        )
+        kind = "a folder" if path.is_dir() else "a file"
+        raise ValueError(f"{path} is {kind}, but no {format} model that `overwrite=True` could replace: remove it.")
 
 
 @contextlib.contextmanager

@@ -41,11 +41,10 @@ class RowWriter:
 
     def __init__(self, path, dtype, row_shape):
         self.path = pathlib.Path(path)
-        if len(set(process_group.gather(zlib.crc32(self.path.name.encode()), "compare file names").tolist())) > 1:
+        if _differs_between_workers(self.path.name.encode(), "compare file names"):
             raise ValueError(
-                "Workers that train together write one file of soft targets, but their file names differ. The name in "
-                f"this worker is {self.path.name!r}. Pass the same path and all of the data to each worker, or compute "
-                "shards before the workers are joined."
+                "The file name of soft targets differs between the workers that train together. In this worker it is "
+                f"{self.path.name!r}. Pass the same path to all workers, or compute shards before they are joined."
             )
         check_may_replace(self.path)
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
@@ -104,7 +103,7 @@ class RowWriter:
         with process_group.together(_WRITE), writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        if len(set(process_group.gather(zlib.crc32(keys), "compare their data").tolist())) > 1:
+        if _differs_between_workers(keys, "compare their data"):
             raise ValueError(
                 "The workers that train together received different data, or data in another order. Pass all of the "
                 "data to each worker, in the same order."
@@ -154,6 +153,10 @@ class RowWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def _differs_between_workers(data, what):
+    return len(set(process_group.gather(zlib.crc32(data), what).tolist())) > 1
+
+
 def check_may_replace(path):
     """Raise `ValueError` if the folder of `path` does not exist, or `path` does not hold soft targets."""
     if not path.parent.is_dir():
@@ -176,15 +179,15 @@ def read_rows(path, mmap=True, check=True):
     """
     path = pathlib.Path(path)
     description, keys_at = _read_description(path)
+    offset = rows_offset(path)
     with open(path, "rb") as file:
-        header = file.read(10)
-        header += file.read(int.from_bytes(header[8:10], "little"))
+        header = file.read(offset)
     shape = (description["rows"], *description["row_shape"])
-    dtype = np.lib.format.descr_to_dtype(_as_descr(description["rows_dtype"]))
+    dtype = np.lib.format.descr_to_dtype(description["rows_dtype"])
     rows_bytes = int(np.prod(shape, dtype="int64")) * dtype.itemsize
-    if header != _header(shape, dtype) or len(header) + rows_bytes != keys_at:
-        raise ValueError(_damaged(path, "its header differs from its description"))
-    rows = np.memmap(path, dtype, "r", len(header), shape) if rows_bytes else np.zeros(shape, dtype)
+    if header != _header(shape, dtype) or offset + rows_bytes != keys_at:
+        raise _damaged(path, "its header differs from its description")
+    rows = np.memmap(path, dtype, "r", offset, shape) if rows_bytes else np.zeros(shape, dtype)
     keys = np.memmap(path, "<u8", "r", keys_at, shape[:1]) if shape[0] else np.zeros(0, "<u8")
     if check and (not mmap or is_small(rows)):
         check_content(path, rows, keys, description)
@@ -208,7 +211,7 @@ def check_content(path, rows, keys, description):
         texts_at = rows_offset(path) + rows.nbytes + keys.nbytes
         found["texts_checksum"] = _checksum(np.memmap(path, "u1", "r", texts_at, (description["texts_bytes"],)))
     if any(description[name] != checksum for name, checksum in found.items()):
-        raise ValueError(_damaged(path, "its content is not what was written"))
+        raise _damaged(path, "its content is not what was written")
 
 
 def read_texts(path):
@@ -246,16 +249,15 @@ def _read_description(path):
         footer = file.read()
         if not footer.endswith(_LETTERS):
             file.seek(0)
-            what = "it ends too early" if file.read(6) == b"\x93NUMPY" else "it is not a `.npy` file"
-            raise ValueError(_damaged(path, what))
+            raise _damaged(path, "it ends too early" if file.read(6) == b"\x93NUMPY" else "it is not a `.npy` file")
         length = int.from_bytes(footer[-len(_LETTERS) - 8 : -len(_LETTERS)], "little")
         start = size - _FOOTER_BYTES - length
         if start < 0:
-            raise ValueError(_damaged(path, "it ends too early"))
+            raise _damaged(path, "it ends too early")
         file.seek(start)
         text = file.read(length)
     if hashlib.sha256(text).digest() != footer[:32]:
-        raise ValueError(_damaged(path, "its description is not what was written"))
+        raise _damaged(path, "its description is not what was written")
     description = json.loads(text)
     return description, start - description.get("texts_bytes", 0) - 8 * description["rows"]
 
@@ -269,15 +271,8 @@ def _header(shape, dtype):
     return b"\x93NUMPY\x01\x00" + (length - 10).to_bytes(2, "little") + text.ljust(length - 11).encode() + b"\n"
 
 
-def _as_descr(descr):
-    """Convert lists from JSON to tuples, which NumPy expects."""
-    if isinstance(descr, str):
-        return descr
-    return [tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in descr]
-
-
 def _damaged(path, what):
-    return (
-        f"{path} does not hold soft targets as keras_ban writes them: {what}. It may be cut short or altered. Compute "
-        "them again with `SoftTargets.from_teacher(teacher, x, path=...)`."
+    return ValueError(
+        f"{path} does not hold soft targets as keras_ban writes them: {what}. Compute them again with "
+        "`SoftTargets.from_teacher(teacher, x, path=...)`."
     )

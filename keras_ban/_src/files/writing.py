@@ -1,4 +1,4 @@
-"""Errors of the operating system while a file is written."""
+"""Write files so that they are complete or absent."""
 
 import contextlib
 import shutil
@@ -6,10 +6,9 @@ import shutil
 
 @contextlib.contextmanager
 def writing(path, partial=None):
-    """Return a context in which `path` is written. Errors of the operating system name `path`, and what to do.
+    """Return a context in which `path` is written. Errors of the operating system name it, and keep type and number.
 
-    They keep their type and number. `partial` is the file or folder that is written before it is renamed. It is removed
-    after an error, because the disk may be full.
+    `partial` is the file or folder that is written first, and then renamed. It is removed after an error.
     """
     try:
         yield

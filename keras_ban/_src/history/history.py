@@ -59,6 +59,7 @@ class Scores:
             return 1.0
         if not _has_scipy():
             raise ImportError('The significance test needs SciPy: `pip install "keras-ban[plot]"`.')
+        # Optional.
         from scipy import stats
 
         return float(stats.binomtest(self.positive_flips, flips, 0.5).pvalue)
@@ -157,9 +158,8 @@ class BornAgainHistory:
         if not values:
             known = sorted({name for record in self.records for name in record.metrics})
             raise ValueError(
-                f"There is no best generation: no value of the monitor {self.monitor!r} is known, other than NaN "
-                f"(known: {known}). Pass `validation_data` or `validation_split` to `fit`, and a `monitor` that is "
-                "measured on it."
+                f"There is no best generation: {self.monitor!r} has no value other than NaN (known: {known}). Pass "
+                "`validation_data` or `validation_split` to `fit`, and a `monitor` that is measured on it."
             )
         return (min if self.mode == "min" else max)(values, key=values.get)
 
@@ -184,6 +184,7 @@ class BornAgainHistory:
         Returns:
             str, lines of at most 120 columns.
         """
+        # Optional.
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -196,15 +197,14 @@ class BornAgainHistory:
             table.add_column(name, justify="left" if name == "verdict" else "right")
         best = self.best_generation if self._monitored() else None
         for record in self.records:
-            what = " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
-            label = f"{record.generation}{what}"
+            label = str(record.generation)
+            label += " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
             cells = _score_cells(record.scores) if scored else [_number(record.metrics.get(name)) for name in names]
             table.add_row(label + (" *" if record.generation == best else ""), *cells, f"{record.seconds:.1f}")
         if self.ensemble is not None:
-            members = self.members
-            total = sum(record.seconds for record in members)
+            total = sum(record.seconds for record in self.members)
             table.add_section()
-            table.add_row(f"ensemble of {len(members)}", *_score_cells(self.ensemble), f"{total:.1f}")
+            table.add_row(f"ensemble of {len(self.members)}", *_score_cells(self.ensemble), f"{total:.1f}")
         # The text does not depend on the terminal, and names with [brackets] or :colons: are not read as markup.
         text = io.StringIO()
         Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
@@ -250,6 +250,7 @@ class BornAgainHistory:
             ImportError: if matplotlib is not installed.
             ValueError: if there are no records.
         """
+        # Imports matplotlib, which is optional.
         from keras_ban._src.history import plot
 
         figure = plot.draw(self)
@@ -306,10 +307,8 @@ def _verdict(change, p_value):
     """Return a verdict, with "(chance?)" if McNemar's test is not significant at the 5% level."""
     if change == 0:
         return "no better"
-    word = "better" if change > 0 else "worse"
-    if p_value is None or p_value < SIGNIFICANCE:
-        return word
-    return f"{word} (chance?)"
+    chance = "" if p_value is None or p_value < SIGNIFICANCE else " (chance?)"
+    return ("better" if change > 0 else "worse") + chance
 
 
 def _number(value):

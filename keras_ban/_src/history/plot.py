@@ -1,6 +1,10 @@
 """The plot of a `BornAgainHistory`, with matplotlib."""
 
+import numpy as np
+
 COLOUR, ENSEMBLE_COLOUR = "#1f4e79", "#c55a11"
+# Title, unit, factor and attribute of each score.
+_SCORES = [("accuracy", "%", 100, "accuracy"), ("NLL", "nats", 1, "nll"), ("calibration error", "%", 100, "ece")]
 
 
 def draw(history):
@@ -8,6 +12,7 @@ def draw(history):
     if not history.records:
         raise ValueError("There is nothing to plot: no generation is recorded. Call `fit` first.")
     try:
+        # Optional.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('`plot` needs matplotlib: `pip install "keras-ban[plot]"`.') from error
@@ -35,9 +40,8 @@ def _panels(history):
     if not scored:
         values = {r.generation: r.metrics[history.monitor] for r in history.records if history.monitor in r.metrics}
         return [(history.monitor, "", values, None)] if values else []
-    figures = [("accuracy", "%", 100, "accuracy"), ("NLL", "nats", 1, "nll"), ("calibration error", "%", 100, "ece")]
     panels = []
-    for title, unit, factor, name in figures:
+    for title, unit, factor, name in _SCORES:
         values = {generation: factor * getattr(scores, name) for generation, scores in scored.items()}
         ensemble = factor * getattr(history.ensemble, name) if history.ensemble else None
         panels.append((title, unit, values, ensemble))
@@ -62,14 +66,12 @@ def _draw_panel(axis, title, unit, values, ensemble, data, count, distilled):
 
 
 def _draw_curves(axis, records, monitor):
-    for i, record in enumerate(records):
-        shade = 0.25 + 0.75 * i / max(len(records) - 1, 1)
+    for shade, record in zip(np.linspace(0.25, 1, len(records)), records, strict=True):
         values = record.logs[monitor]
-        epochs = range(1, len(values) + 1)
         colour, label = COLOUR, f"generation {record.generation}"
         if record.distilled:
             colour, label = ENSEMBLE_COLOUR, "distilled from the ensemble"
-        axis.plot(epochs, values, color=colour, alpha=shade, label=label)
+        axis.plot(range(1, len(values) + 1), values, color=colour, alpha=shade, label=label)
     axis.set_xlabel("epoch")
     axis.set_ylabel(monitor)
     axis.set_title(f"{monitor} while training")

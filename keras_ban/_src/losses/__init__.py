@@ -1,8 +1,8 @@
 """Distillation losses, as `keras.losses.Loss`.
 
-A distillation loss compares a student's outputs with what its teacher said of the same examples. Its `y_true` is
-`{"labels": ..., "soft_targets": ...}`, or the soft targets alone where labels play no part, so that sample weights,
-masks, reductions and serialization are those of Keras.
+A distillation loss compares a student's outputs with its teacher's on the same examples. Its `y_true` is
+`{"labels": ..., "soft_targets": ...}`, or the soft targets alone if labels play no part. So sample weights, masks,
+reductions and serialization are those of Keras.
 """
 
 from keras_ban._src.losses.confidence_weighted import ConfidenceWeighted

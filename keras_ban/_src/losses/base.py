@@ -1,4 +1,4 @@
-"""What the distillation losses share: how outputs become logits, the divergence, and the checks."""
+"""The base class of the distillation losses, the divergence, and checks of arguments."""
 
 import math
 import numbers
@@ -9,28 +9,22 @@ from keras import ops
 from keras_ban._src import backend, checks
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.precision import precision
-from keras_ban._src.losses.schedules import check_schedule, serialize, value_at
+from keras_ban._src.losses.schedules import check_schedule, value_at
 
-# Probabilities below this count as this: log(1e-30) = -69, far under anything that a float32 softmax is trusted to
-# tell apart, while 1 / 1e-30, which appears in the gradient, leaves room for factors of up to 1e8 before it overflows.
+# The lower bound of probabilities. log(1e-30) = -69 is below anything that a softmax in float32 can resolve. The
+# gradient contains 1 / 1e-30, which overflows only if it is multiplied by more than 1e8.
 _SMALLEST_PROBABILITY = 1e-30
-# Stands in for a logit of -inf (a class that was masked out): -inf - -inf would be NaN.
+# Replaces a logit of -inf (a masked class), because -inf - -inf is NaN.
 SMALLEST_LOGIT = -1e30
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
 
 def as_logits(outputs, from_logits=True, activation="softmax"):
-    """Turn a model's outputs into logits of a softmax over the last axis.
+    """Convert a model's outputs `(..., classes)` to logits of a softmax over the last axis.
 
-    Args:
-        outputs: tensor `(..., classes)`.
-        from_logits: whether `outputs` are logits; else probabilities, of which the logarithm is taken.
-        activation: `"softmax"`, or `"sigmoid"`, for which every output becomes a distribution over its two outcomes,
-            yes and no: the result has a new last axis of size 2.
-
-    Returns:
-        Logits, `(..., classes)`, or `(..., classes, 2)` for `"sigmoid"`.
+    The logarithm of probabilities is used as logits. With `activation="sigmoid"`, each output becomes a distribution
+    over yes and no, so the result is `(..., classes, 2)`.
     """
     if from_logits:
         return outputs if activation == "softmax" else ops.stack([outputs, ops.zeros_like(outputs)], axis=-1)
@@ -40,26 +34,25 @@ def as_logits(outputs, from_logits=True, activation="softmax"):
 
 
 def kl_divergence(teacher, student):
-    """Divergence of `softmax(student)` from `softmax(teacher)` over the last axis, to the last bits of float32.
+    """Compute `KL(softmax(teacher) || softmax(student))` over the last axis, accurate to the last bits of float32.
 
-    The textbook sum of `p * (log p - log q)` loses its digits where the two are close, because its terms are large,
-    of either sign, and cancel. Here `q - p`, which sums to 0, is added to each term, and with
-    `y = (log p - log q) / 2`, whose `tanh(y)` is `(p - q) / (p + q)`, a term becomes
-    `(p + q) * (y * tanh(y) + (y - tanh(y)))`: one part of second order in `y`, which is never negative, and one of
-    third order. `y - tanh(y)` near 0 comes from a polynomial (in float64, where it is not better than 2e-9 of the
-    whole, too). Where the two are equal, value and gradient are exactly 0.
+    The textbook sum of `p * (log p - log q)` loses precision if `p` and `q` are close: its terms are large, have both
+    signs, and cancel. Here `q - p`, which sums to 0, is added to each term. With `y = (log p - log q) / 2` and
+    `tanh(y) = (p - q) / (p + q)`, a term becomes `(p + q) * (y * tanh(y) + (y - tanh(y)))`. Its first part is of second
+    order in `y` and never negative, its second part is of third order. Near 0, a polynomial computes `y - tanh(y)`. In
+    float64 its error is 2e-9 of the whole. If `p` and `q` are equal, value and gradient are exactly 0.
 
-    The gradient with respect to the student's logits is given in closed form, `q - p = -(p + q) * tanh(y)`: it costs
-    less than differentiating the steps above would. The teacher's is taken as 0.
+    The gradient with respect to the student's logits has the closed form `q - p = -(p + q) * tanh(y)`, which costs
+    less than differentiating the steps above. The gradient with respect to the teacher's logits is 0.
 
     Args:
-        teacher: logits, `(..., classes)`; those below -1e30 count as -1e30.
+        teacher: logits, `(..., classes)`. Logits below -1e30 count as -1e30.
         student: logits, same shape.
 
     Returns:
         Non-negative tensor `(...)`.
     """
-    # The teacher is an argument and no constant from outside, which JAX could not trace in a function of its own.
+    # The teacher is an argument: JAX cannot trace a function that uses a tensor from outside.
     return _divergence(ops.stop_gradient(teacher), student)
 
 
@@ -68,7 +61,7 @@ def _divergence(teacher, student):
     y, tanh, both, q = _compare(teacher, student)
     square = y * y
     near = y * tanh + y * square * _horner(square, _Y_MINUS_TANH)
-    # Written so that a class of probability 0 on one side leaves the other's probability, and not 0.
+    # In this form, a class with probability 0 on one side contributes the other side's probability.
     far = y * (1.0 + tanh) - tanh
     value = ops.sum(both * ops.where(square < 0.25**2, near, far), axis=-1)
     difference = both * tanh
@@ -79,7 +72,7 @@ def _divergence(teacher, student):
         if backend.differentiates_gradients():
             _, again, total, slope = _compare(*args)
             step = total * again
-        # All `y` share the rounding of the sums. It drops out where the differences are made to add up to 0.
+        # All `y` have the same rounding error, from the sums. It cancels if the differences add up to 0.
         step = slope * ops.sum(step, axis=-1, keepdims=True) - step
         return ops.zeros_like(teacher), ops.expand_dims(upstream, -1) * step
 
@@ -87,25 +80,25 @@ def _divergence(teacher, student):
 
 
 def _compare(teacher, student):
-    """`(y, tanh(y), p + q, q)` of `kl_divergence`."""
+    """Return `(y, tanh(y), p + q, q)` as in `kl_divergence`."""
     teacher, student = finite_logits(teacher), finite_logits(student)
     teacher_max = ops.max(teacher, axis=-1, keepdims=True)
     student_max = ops.max(student, axis=-1, keepdims=True)
     p, q = ops.exp(teacher - teacher_max), ops.exp(student - student_max)
     teacher_sum, student_sum = ops.sum(p, axis=-1, keepdims=True), ops.sum(q, axis=-1, keepdims=True)
     q = q / student_sum
-    # The differences of the large numbers come first: they are exact where the two are close.
+    # Subtract the large numbers first: their differences are exact if teacher and student are close.
     y = 0.5 * ((teacher - student) - ((teacher_max - student_max) + ops.log(teacher_sum / student_sum)))
     return y, ops.tanh(y), p / teacher_sum + q, q
 
 
-# Of `(y - tanh(y)) / y**3` in `y**2`, for |y| <= 0.25: the polynomial whose largest error, 1.6e-7, is the least. The
-# Taylor series would take one term more.
+# The polynomial in `y**2` that is closest to `(y - tanh(y)) / y**3` for |y| <= 0.25: its maximum error is 1.6e-7. The
+# Taylor series would need one more term.
 _Y_MINUS_TANH = (0.3333331726457523, -0.13328699018679058, 0.05197494309654339)
 
 
 def _horner(x, coefficients):
-    """`c[0] + c[1] * x + c[2] * x**2 + ...`"""
+    """Compute `c[0] + c[1] * x + c[2] * x**2 + ...`."""
     total = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         total = coefficient + x * total
@@ -113,16 +106,16 @@ def _horner(x, coefficients):
 
 
 def finite_logits(logits):
-    """Logits of which none is -inf."""
+    """Replace logits of -inf by -1e30."""
     return ops.maximum(logits, ops.cast(SMALLEST_LOGIT, logits.dtype))
 
 
 class SoftTargetLoss(keras.losses.Loss):
-    """What is the same in every loss of this package: its precision, and what it is given.
+    """Base class of the distillation losses.
 
-    A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict of what came:
-    `"soft_targets"`; `"labels"`, if there are any; `"mask"`, if Keras gave the outputs one: 1 for what counts, 0 for
-    padding; and `"step"`, which a Distiller adds where the temperature changes over the run.
+    A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict with
+    `"soft_targets"`, and optionally `"labels"`, `"mask"` (the Keras mask of the outputs: 1 for values that count, 0 for
+    padding) and `"step"` (a Distiller adds it if the temperature is a schedule).
     """
 
     def __init__(self, temperature, from_logits, activation, reduction, name):
@@ -133,25 +126,16 @@ class SoftTargetLoss(keras.losses.Loss):
         self._from_logits = checks.check_flag("from_logits", from_logits)
         self._activation = check_activation(activation)
 
-    # Settings are read-only: a compiled training step would go on with the old value, without a word.
-    @property
-    def temperature(self):
-        return self._temperature
-
-    @property
-    def from_logits(self):
-        return self._from_logits
-
-    @property
-    def activation(self):
-        return self._activation
+    # Settings are read-only, because a compiled training step would ignore a new value.
+    temperature = property(lambda self: self._temperature)
+    from_logits = property(lambda self: self._from_logits)
+    activation = property(lambda self: self._activation)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_true = y_true if isinstance(y_true, dict) else {"soft_targets": y_true}
-        # Keras leaves padding out when it reduces, after `call`: too late for a loss that normalises over the batch.
-        mask = mask_of(y_pred)
-        y_true = {name: value for name, value in {**y_true, "mask": mask}.items() if value is not None}
-        y_true = {name: ops.convert_to_tensor(value, self.dtype) for name, value in y_true.items()}
+        # Keras applies the mask after `call`, which is too late for a loss that normalizes over the batch.
+        y_true = {**y_true, "mask": mask_of(y_pred)}
+        y_true = {name: ops.convert_to_tensor(each, self.dtype) for name, each in y_true.items() if each is not None}
         if "soft_targets" not in y_true:
             raise ValueError(
                 f"`y_true` must be the soft targets, or a dict with 'soft_targets', received a dict of {list(y_true)}."
@@ -164,19 +148,20 @@ class SoftTargetLoss(keras.losses.Loss):
         if callable(self.temperature) and "step" not in y_true:
             raise ValueError(
                 f"The temperature of `{type(self).__name__}` changes with the training step, which a `Distiller` tells "
-                "it. Elsewhere call the loss with `y_true={'soft_targets': ..., 'step': ...}`."
+                "it. Without one, call the loss with `y_true={'soft_targets': ..., 'step': ...}`."
             )
         step = ops.cast(ops.round(y_true["step"]), "int32") if "step" in y_true else None
         temperature = value_at(self.temperature, step, self.dtype)
         return self.compare(y_true, y_true["soft_targets"], y_pred, temperature)
 
     def logits(self, outputs, temperature):
-        """Logits of a softmax over the last axis, divided by the temperature."""
+        """Convert outputs to logits of a softmax over the last axis, divided by the temperature."""
         logits = as_logits(outputs, self.from_logits, self.activation)
         return logits / temperature if callable(self.temperature) or temperature != 1 else logits
 
     def get_config(self):
-        return {**super().get_config(), "temperature": serialize(self.temperature), "from_logits": self.from_logits}
+        temperature = keras.saving.serialize_keras_object(self.temperature)
+        return {**super().get_config(), "temperature": temperature, "from_logits": self.from_logits}
 
     @classmethod
     def from_config(cls, config):
@@ -186,19 +171,17 @@ class SoftTargetLoss(keras.losses.Loss):
 
 
 def class_probabilities(loss, y_true, outputs, ignore_class=None):
-    """Labels, whole numbers or one-hot, as a distribution over the classes.
+    """Convert labels to distributions over the classes.
 
     Args:
-        loss: the loss that wants them.
-        y_true: its dict, whose labels are `(batch, ...)`, `(batch, ..., 1)` or `(batch, ..., classes)`.
+        loss: the loss, for error messages.
+        y_true: a dict with `"labels"`: whole numbers `(batch, ...)` or `(batch, ..., 1)`, or distributions
+            `(batch, ..., classes)`.
         outputs: the student's outputs, `(batch, ..., classes)`.
-        ignore_class: a label, a whole number, that stands for none.
+        ignore_class: the whole number that marks an example without a label.
 
     Returns:
-        `(probabilities, counted)`: `(batch, ..., classes)`, and `(batch, ...)`: 0 where the label is `ignore_class`.
-
-    Raises:
-        ValueError: there are no labels, or they do not fit the outputs.
+        `(probabilities, counted)`: `(batch, ..., classes)`, and `(batch, ...)` with 0 if the label is `ignore_class`.
     """
     if "labels" not in y_true:
         raise ValueError(
@@ -215,7 +198,7 @@ def class_probabilities(loss, y_true, outputs, ignore_class=None):
             f"The labels have shape {tuple(y_true['labels'].shape)}, the student's outputs {shape}: labels must be "
             f"whole numbers of shape {shape[:-1]} or {(*shape[:-1], 1)}, or one-hot of shape {shape}."
         )
-    # Keras has cast all of `y_true` to float32, in which whole numbers below 2**24 are exact.
+    # Keras has cast the labels to float32, which holds whole numbers below 2**24 exactly.
     labels = ops.cast(ops.round(labels), "int32")
     counted = ops.ones_like(labels)
     if ignore_class is not None:
@@ -225,7 +208,7 @@ def class_probabilities(loss, y_true, outputs, ignore_class=None):
 
 
 def counted_examples(y_true, like):
-    """1 for every example (or token) that counts, 0 for padding, in the shape and dtype of `like`."""
+    """Return 1 for each example (or token) that counts, 0 for padding, in the shape and dtype of `like`."""
     if "mask" not in y_true:
         return ops.ones_like(like)
     mask = ops.cast(y_true["mask"], like.dtype)
@@ -235,22 +218,25 @@ def counted_examples(y_true, like):
 
 
 def is_finite_number(value):
+    """Return whether `value` is a finite real number that fits into a float, and not a bool."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value)
     except OverflowError:
-        return False  # 10**400 is a number that no float holds.
+        return False  # For instance 10**400.
+
+
+def check_positive(name, value):
+    """Return `value` as a float, or raise `ValueError`."""
+    if not is_finite_number(value) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive, finite number, received: {value!r}.")
+    return float(value)
 
 
 def check_temperature(temperature):
     """Return `temperature` as a float, or raise `ValueError`."""
-    if not is_finite_number(temperature) or temperature <= 0:
-        raise ValueError(
-            f"`temperature` must be a positive, finite number, received: {temperature!r}. 1.0 is what Born-Again "
-            "Networks used; 2 to 4 are common elsewhere."
-        )
-    return float(temperature)
+    return check_positive("temperature", temperature)
 
 
 def check_weight(name, weight):
@@ -264,27 +250,27 @@ def check_activation(activation):
     """Return `activation`, or raise `ValueError`."""
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(
-            f"`activation` must be one of {ACTIVATIONS}, received: {activation!r}. 'softmax' is for one class out of "
-            "many, 'sigmoid' for outputs that are each a yes or a no."
+            f"`activation` must be one of {ACTIVATIONS}, received: {activation!r}. Use 'softmax' for one class of "
+            "several, 'sigmoid' for independent yes-or-no outputs."
         )
     return activation
 
 
 def check_comparable(loss, soft_targets, outputs):
-    """Raise `ValueError` where a loss cannot compare soft targets with outputs, going by their shapes."""
+    """Raise `ValueError` if the shapes of soft targets and outputs differ, or do not suit the loss."""
     wanted, came = tuple(outputs.shape), tuple(soft_targets.shape)
     if not same_shape(wanted, came):
         raise ValueError(
-            f"The soft targets have shape {came}, the student's outputs {wanted}: the two must be equal. Teacher and "
-            "student must give the same outputs (the same classes) for the same examples."
+            f"The soft targets have shape {came}, the student's outputs {wanted}: the two must be equal. Use a teacher "
+            "and a student with the same classes, and the same examples."
         )
     if getattr(loss, "activation", None) == "softmax" and wanted[-1] == 1:
         raise ValueError(
-            f"The models' outputs, of shape {wanted}, have one class: a softmax over it is always 1 and teaches "
-            "nothing. A binary model is distilled with `activation='sigmoid'`."
+            f"The models' outputs, of shape {wanted}, have one class, whose softmax is always 1. For a binary model "
+            "use `activation='sigmoid'`."
         )
 
 
 def same_shape(one, other):
-    """Whether two shapes are equal as far as they are known."""
+    """Return whether two shapes are equal. An axis of unknown size equals any."""
     return len(one) == len(other) and all(None in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True))

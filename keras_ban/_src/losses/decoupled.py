@@ -1,4 +1,4 @@
-"""Distillation with the true class and the others weighted apart."""
+"""Distillation with separate weights for the true class and the other classes."""
 
 import keras
 from keras import ops
@@ -15,14 +15,14 @@ from keras_ban._src.losses.base import (
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class DecoupledKnowledgeDistillation(SoftTargetLoss):
-    """Distillation of the true class and of the others, each with a weight of its own (DKD, Zhao et al., 2022).
+    """Distillation with separate weights for the true class and the other classes (DKD, Zhao et al., 2022).
 
-    Per example, with the label `y`, `p = softmax(teacher / T)` and `q = softmax(student / T)`:
-    `T**2 * (target_weight * KL(b_p || b_q) + non_target_weight * KL(r_p || r_q))`, where `b_p = (p_y, 1 - p_y)` is how
-    sure the teacher is of the true class, and `r_p`, the distribution over all other classes, its dark knowledge. With
-    weights of 1 and `1 - p_y` that is `KnowledgeDistillation`: which hardly teaches dark knowledge where the teacher is
-    sure. The weights are alpha and beta in the paper, which trained on the labels with weight 1 besides, and let this
-    term grow over the first epochs.
+    Per example with the label `y`, `p = softmax(teacher / T)` and `q = softmax(student / T)`:
+    `T**2 * (target_weight * KL(b_p || b_q) + non_target_weight * KL(r_p || r_q))`. `b_p = (p_y, 1 - p_y)` is the
+    teacher's confidence in the true class. `r_p`, its distribution over all other classes, is its dark knowledge. With
+    weights 1 and `1 - p_y` this is `KnowledgeDistillation`, which hardly teaches dark knowledge if the teacher is
+    confident. The paper calls the weights alpha and beta. It also trains on the labels, with weight 1, and increases
+    this term over the first epochs.
 
     Example:
 
@@ -32,23 +32,21 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
     0.9242
 
     Args:
-        target_weight: weight of the divergence of the true class against the rest, at least 0.
+        target_weight: weight of the divergence between the true class and the rest, at least 0.
         non_target_weight: weight of the divergence among the other classes, at least 0.
-        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`.
-        from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
-        reduction: as in `keras.losses.Loss`.
-        name: as in `keras.losses.Loss`.
+        temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        reduction, name: as in `keras.losses.Loss`.
 
     Call args:
-        y_true: a dict with `"labels"`, whole numbers `(batch, ...)` or `(batch, ..., 1)`, or one-hot
-            `(batch, ..., classes)` (of other distributions the largest counts), and `"soft_targets"`,
-            `(batch, ..., classes)`.
+        y_true: a dict with `"soft_targets"`, `(batch, ..., classes)`, and `"labels"`: whole numbers `(batch, ...)` or
+            `(batch, ..., 1)`, or distributions `(batch, ..., classes)`, whose largest value marks the true class.
         y_pred: the student's outputs, `(batch, ..., classes)`.
         sample_weight: as in `keras.losses.Loss`.
 
     Raises:
-        ValueError: `temperature` is not a positive, finite number, a weight is negative or not finite, there are no
-            labels, or the shapes do not belong together.
+        ValueError: `temperature` is not positive and finite, a weight is negative or not finite, there are no labels,
+            or the shapes do not match.
     """
 
     def __init__(
@@ -64,13 +62,8 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         self._target_weight = check_weight("target_weight", target_weight)
         self._non_target_weight = check_weight("non_target_weight", non_target_weight)
 
-    @property
-    def target_weight(self):
-        return self._target_weight
-
-    @property
-    def non_target_weight(self):
-        return self._non_target_weight
+    target_weight = property(lambda self: self._target_weight)
+    non_target_weight = property(lambda self: self._non_target_weight)
 
     def compare(self, y_true, soft_targets, y_pred, temperature):
         labels, _ = class_probabilities(self, y_true, y_pred)
@@ -82,17 +75,17 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         return temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)
 
     def get_config(self):
-        config = {"target_weight": self.target_weight, "non_target_weight": self.non_target_weight}
-        return {**super().get_config(), **config}
+        weights = {"target_weight": self.target_weight, "non_target_weight": self.non_target_weight}
+        return {**super().get_config(), **weights}
 
 
 def target_against_rest(logits, is_target):
-    """Logits `(..., 2)` of the true class and of all others together."""
+    """Return logits `(..., 2)` of the true class and of all other classes together."""
     target = ops.sum(ops.where(is_target, logits, ops.zeros_like(logits)), axis=-1)
     others = ops.logsumexp(without_target(logits, is_target), axis=-1)
     return ops.stack([target - others, ops.zeros_like(others)], axis=-1)
 
 
 def without_target(logits, is_target):
-    """Logits `(..., classes)` of a distribution in which the true class does not occur."""
+    """Return logits `(..., classes)` in which the true class has probability 0."""
     return ops.where(is_target, ops.full_like(logits, SMALLEST_LOGIT), logits)

@@ -5,38 +5,35 @@ from keras import ops
 
 from keras_ban._src.losses.base import SoftTargetLoss, check_weight, counted_examples
 
-# What varies by less than this (the length of the centred vector) counts as constant.
+# Vectors whose length is below this after centering count as constant.
 _SMALLEST_LENGTH = 1e-8
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class DIST(SoftTargetLoss):
-    """Match how the teacher's probabilities are correlated, not the probabilities themselves (Huang et al., 2022).
+    """Match correlations with the teacher's probabilities, not the probabilities themselves (Huang et al., 2022).
 
-    With `p = softmax(teacher / T)` and `q = softmax(student / T)`, and `r` Pearson's correlation:
+    With `p = softmax(teacher / T)`, `q = softmax(student / T)` and Pearson's correlation `r`:
 
-    - inter-class: `1 - r` between `p` and `q` of one example, over the classes;
-    - intra-class: `1 - r` between what `p` and `q` give one class, over the examples of the batch, averaged over the
-      classes.
+    - inter-class: `1 - r` between `p` and `q` of one example, over the classes.
+    - intra-class: `1 - r` between `p` and `q` of one class, over the examples of the batch, averaged over the classes.
 
-    An example's value is `T**2 * (inter_class_weight * inter + intra_class_weight * intra)`; the second term is the
-    same for all examples of a batch. A student that is less sure than its teacher, but in the same order, loses little:
-    it is meant for teachers far stronger than their students. The weights are beta and gamma in the paper, which trains
-    on the labels with weight 1 besides.
+    An example's value is `T**2 * (inter_class_weight * inter + intra_class_weight * intra)`. The second term is the
+    same for all examples of a batch. A student that is less confident than its teacher, but ranks classes alike, has a
+    small loss. The loss is meant for teachers much stronger than their students. The paper calls the weights beta and
+    gamma. It also trains on the labels, with weight 1.
 
-    - It wants three classes or more: of two numbers each, `r` is 1 or -1, and teaches nothing.
-    - Of sequences `(batch, time, classes)` every token is an example; masked ones are left out of both terms.
-    - Sample weights scale the examples' values, and leave the correlation over the batch as it is.
-    - Under `tf.distribute`, and torch's `DistributedDataParallel`, each replica correlates over its own part of the
-      batch, as the authors' code does; under `keras.distribution` over all of it.
+    - Needs three classes or more: between two pairs of numbers, `r` is always 1 or -1.
+    - In sequences `(batch, time, classes)`, each token is an example. Masked tokens are left out of both terms.
+    - Sample weights scale the examples' values. They do not change the correlation over the batch.
+    - With `tf.distribute` and torch's `DistributedDataParallel`, each replica correlates over its own part of the
+      batch, as the authors' code does. With `keras.distribution`, the whole batch counts.
 
     Args:
-        inter_class_weight: at least 0.
-        intra_class_weight: at least 0.
-        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`.
-        from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
-        reduction: as in `keras.losses.Loss`.
-        name: as in `keras.losses.Loss`.
+        inter_class_weight, intra_class_weight: weights of the two terms, at least 0.
+        temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        reduction, name: as in `keras.losses.Loss`.
 
     Call args:
         y_true: soft targets, `(batch, ..., classes)`, or a dict with `"soft_targets"`.
@@ -44,8 +41,8 @@ class DIST(SoftTargetLoss):
         sample_weight: as in `keras.losses.Loss`.
 
     Raises:
-        ValueError: `temperature` is not a positive, finite number, a weight is negative or not finite, or the soft
-            targets' shape is not the outputs'.
+        ValueError: `temperature` is not positive and finite, a weight is negative or not finite, or soft targets and
+            outputs differ in shape.
     """
 
     def __init__(
@@ -61,13 +58,8 @@ class DIST(SoftTargetLoss):
         self._inter_class_weight = check_weight("inter_class_weight", inter_class_weight)
         self._intra_class_weight = check_weight("intra_class_weight", intra_class_weight)
 
-    @property
-    def inter_class_weight(self):
-        return self._inter_class_weight
-
-    @property
-    def intra_class_weight(self):
-        return self._intra_class_weight
+    inter_class_weight = property(lambda self: self._inter_class_weight)
+    intra_class_weight = property(lambda self: self._intra_class_weight)
 
     def compare(self, y_true, soft_targets, y_pred, temperature):
         teacher = ops.softmax(self.logits(ops.stop_gradient(soft_targets), temperature), axis=-1)
@@ -79,19 +71,20 @@ class DIST(SoftTargetLoss):
         return temperature**2 * (self.inter_class_weight * inter + self.intra_class_weight * intra)
 
     def get_config(self):
-        config = {"inter_class_weight": self.inter_class_weight, "intra_class_weight": self.intra_class_weight}
-        return {**super().get_config(), **config}
+        weights = {"inter_class_weight": self.inter_class_weight, "intra_class_weight": self.intra_class_weight}
+        return {**super().get_config(), **weights}
 
 
 def decorrelation(teacher, student, counted, axis):
-    """1 minus Pearson's correlation along an axis, over what is counted.
+    """Compute 1 minus Pearson's correlation along an axis.
 
-    Computed as half the squared distance between the two, centred and scaled to length 1: so it is never negative, and
-    exactly 0 where the two are equal, constants included.
+    This is half the squared distance between the two vectors, centered and scaled to length 1. So it is never negative,
+    and exactly 0 if they are equal, even if they are constant.
 
     Args:
-        teacher, student: tensors of one shape.
-        counted: 1 for what counts, else 0; broadcast against both.
+        teacher, student: tensors of the same shape.
+        counted: 1 for values that count, else 0. Broadcast against both.
+        axis: the axis.
     """
     difference = _of_length_one(teacher, counted, axis) - _of_length_one(student, counted, axis)
     return 0.5 * ops.sum(ops.square(difference), axis=axis)

@@ -1,4 +1,4 @@
-"""Losses of `keras.distillation`, so that who has one need not rewrite it."""
+"""Support for the losses of `keras.distillation`."""
 
 import warnings
 
@@ -14,22 +14,21 @@ def is_of_keras_distillation(loss):
 
 
 def check_of_keras_distillation(loss, student=None, teacher=None):
-    """Raise where such a loss cannot be taken, and warn where it does not do what it is meant for."""
-    ours, theirs = (getattr(loss, f"{role}_layer_name", None) for role in ("student", "teacher"))
-    if isinstance(loss, keras.distillation.FeatureDistillation) and (ours or theirs):
+    """Raise an error if the loss is not supported. Warn if it does not compute a divergence."""
+    student_layer, teacher_layer = (getattr(loss, f"{role}_layer_name", None) for role in ("student", "teacher"))
+    if isinstance(loss, keras.distillation.FeatureDistillation) and (student_layer or teacher_layer):
         raise ValueError(
-            "`FeatureDistillation` of named layers needs a second forward pass, in which dropout differs and BatchNorm "
-            "moves again. `Distiller(..., feature_matching=keras_ban.FeatureMatching("
-            f"{{{ours!r}: {theirs!r}}}, loss=...))` needs none, and takes a distillation loss beside it."
+            "`FeatureDistillation` of named layers needs a second forward pass, with other dropout. `Distiller(..., "
+            f"feature_matching=keras_ban.FeatureMatching({{{student_layer!r}: {teacher_layer!r}}}, loss=...))` needs "
+            "none."
         )
-    # By name Keras finds the function, for which it takes no softmax.
+    # For the name "kl_divergence", Keras uses the function, without a softmax.
     if isinstance(loss, keras.distillation.LogitsDistillation) and any(
         each is keras.losses.kl_divergence for each in keras.tree.flatten(loss.loss)
     ):
         warnings.warn(
-            "`LogitsDistillation(loss='kl_divergence')`, the default, compares logits without a softmax: it is no "
-            "divergence, and changes by a shift of the logits. What is meant is "
-            f"`keras_ban.losses.KnowledgeDistillation(temperature={loss.temperature})`.",
+            "`LogitsDistillation(loss='kl_divergence')`, the default, compares logits without a softmax, which is no "
+            f"divergence. What is meant is `keras_ban.losses.KnowledgeDistillation(temperature={loss.temperature})`.",
             stacklevel=3,
         )
     if student is not None and teacher is not None:
@@ -37,24 +36,17 @@ def check_of_keras_distillation(loss, student=None, teacher=None):
 
 
 def cannot_act(loss, what):
-    """The message that weights or masks do not reach such a loss."""
+    """Return the message that weights or masks have no effect on such a loss."""
     return (
-        f"`{type(loss).__name__}` of keras.distillation gives one number for a whole batch, so that {what} cannot act "
-        "on it. Take `keras_ban.losses.KnowledgeDistillation(temperature=...)`, or write yours as a "
-        "`keras.losses.Loss`."
+        f"`{type(loss).__name__}` of keras.distillation gives one number for a whole batch, so {what} cannot act on "
+        "it. Take `keras_ban.losses.KnowledgeDistillation(temperature=...)`, or write a `keras.losses.Loss`."
     )
 
 
 def compare_whole_batch(loss, soft_targets, outputs, sample_weight):
-    """What such a loss makes of a batch, scaled as Keras scales a loss where replicas share it.
+    """Compute such a loss for a batch of (nested) tensors, scaled by 1 / replicas as Keras scales a loss.
 
-    Args:
-        loss: a `keras.distillation.DistillationLoss`.
-        soft_targets, outputs: tensors, or nests of them.
-        sample_weight: must be `None`.
-
-    Raises:
-        ValueError: there are weights or masks, which cannot reach the loss, or it gives no single number.
+    Raise `ValueError` if there are weights or masks, or if the loss does not return a single number.
     """
     flat = keras.tree.flatten(outputs)
     weighs = [each for each in keras.tree.flatten(sample_weight) if each is not None]
@@ -62,14 +54,12 @@ def compare_whole_batch(loss, soft_targets, outputs, sample_weight):
         raise ValueError(cannot_act(loss, "`sample_weight` and `class_weight`" if weighs else "masks"))
     loss.validate_outputs(soft_targets, outputs)
     soft_targets, outputs = keras.tree.map_structure(_at_least_float32, (soft_targets, outputs))
-    # Losses of Keras inside would divide by the number of replicas, functions would not.
+    # Keras losses inside would divide by the number of replicas, functions would not.
     with backend.as_if_alone():
         value = ops.convert_to_tensor(loss.compute_loss(soft_targets, outputs))
     if len(value.shape) > 0:
-        raise ValueError(
-            f"`{type(loss).__name__}.compute_loss` must give one number, but gave a tensor of shape "
-            f"{tuple(value.shape)}."
-        )
+        name, shape = type(loss).__name__, tuple(value.shape)
+        raise ValueError(f"`{name}.compute_loss` must give one number, but gave a tensor of shape {shape}.")
     return value / backend.replica_count()
 
 

@@ -9,26 +9,24 @@ from keras_ban._src.losses.base import SoftTargetLoss, finite_logits, kl_diverge
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class KnowledgeDistillation(SoftTargetLoss):
-    """Match the teacher's softened distribution (Hinton et al., 2015; BAN eq. 3, at `temperature=1`).
+    """Match the teacher's softened distribution (Hinton et al., 2015; BAN eq. 3, with `temperature=1`).
 
     Per example, over the last axis of size `classes`:
     `T**2 * sum(p * (log p - log q))`, `p = softmax(teacher / T)`, `q = softmax(student / T)`.
-    Its gradient with respect to the student's logits is `T * (q - p)`; the factor `T**2` keeps the gradient's size
-    independent of `T`. Computed in float32 at least, whatever the dtype policy.
+    The gradient with respect to the student's logits is `T * (q - p)`. The factor `T**2` keeps the size of the gradient
+    independent of `T`. Computed in float32 or float64, with any dtype policy.
 
-    Three kinds of model:
+    - Several classes, the model ends in `Dense(classes)`: use the defaults.
+    - Several classes, the model ends in a softmax: use `from_logits=False`. The logarithm of the probabilities replaces
+      the logits, because `softmax(log(p) / T) = softmax(logits / T)`.
+    - Binary (`Dense(1)`) or multi-label, each output an independent yes or no: use `activation="sigmoid"`, and
+      `from_logits=False` if the model ends in a sigmoid. The divergence is that of each output's Bernoulli
+      distribution, averaged over the outputs as in `keras.losses.BinaryCrossentropy`.
 
-    - One class out of many, the model ends in `Dense(classes)`: the defaults.
-    - The same, but the model ends in a softmax: `from_logits=False`. The logarithm of the probabilities takes the
-      place of the logits, since `softmax(log(p) / T) = softmax(logits / T)`.
-    - Binary (`Dense(1)`) or multi-label, each output its own yes or no: `activation="sigmoid"`, with
-      `from_logits=False` where the model itself ends in a sigmoid. The divergence is that of each output's Bernoulli
-      distribution, averaged over the outputs as `keras.losses.BinaryCrossentropy` averages.
-
-    With `standardize=True` (Sun et al., 2024) every example's logits `z` are first replaced by their z-scores over the
-    classes, `(z - mean(z)) / std(z)`, teacher and student each by their own: the student need not match the size of the
-    teacher's logits, only how they lie to each other. It wants three classes or more (two z-scores are always 1 and
-    -1); a logit of -inf, or a probability of 0, would outweigh all others.
+    With `standardize=True` (Sun et al., 2024), each example's logits `z` are replaced by their z-scores over the
+    classes, `(z - mean(z)) / std(z)`, for teacher and student. So the student matches the relations between the
+    teacher's logits, not their size. Needs three classes or more (two z-scores are always 1 and -1). A logit of -inf,
+    or a probability of 0, would outweigh all others.
 
     Example:
 
@@ -37,14 +35,12 @@ class KnowledgeDistillation(SoftTargetLoss):
     0.4438
 
     Args:
-        temperature: `T > 0`, dimensionless; or a callable of the training step, see `Distiller`. `1.0` is what BAN
-            used.
-        from_logits: whether outputs are logits; else probabilities, which count as at least 1e-30 each.
-        activation: `"softmax"` or `"sigmoid"`: what turns (or has turned) the outputs into probabilities.
-        standardize: whether logits are standardised before they are divided by `T`; for `"softmax"`. `std` divides by
-            the number of classes.
-        reduction: as in `keras.losses.Loss`.
-        name: as in `keras.losses.Loss`.
+        temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`. BAN uses 1.0.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        activation: `"softmax"` or `"sigmoid"`, the function from logits to probabilities.
+        standardize: whether to standardize logits before dividing by `T`. For `"softmax"` only. `std` divides by the
+            number of classes.
+        reduction, name: as in `keras.losses.Loss`.
 
     Call args:
         y_true: soft targets, `(batch, ..., classes)`, or a dict with `"soft_targets"`.
@@ -52,8 +48,8 @@ class KnowledgeDistillation(SoftTargetLoss):
         sample_weight: as in `keras.losses.Loss`.
 
     Raises:
-        ValueError: `temperature` is not a positive, finite number, an argument is not one of the values above,
-            `standardize` comes with `"sigmoid"`, or the soft targets' shape is not the outputs'.
+        ValueError: `temperature` is not positive and finite, an argument is not one of the values above, `standardize`
+            is used with `"sigmoid"`, or soft targets and outputs differ in shape.
     """
 
     def __init__(
@@ -66,14 +62,11 @@ class KnowledgeDistillation(SoftTargetLoss):
         name="knowledge_distillation",
     ):
         super().__init__(temperature, from_logits, activation, reduction, name)
-        standardize = checks.check_flag("standardize", standardize)
-        if standardize and activation == "sigmoid":
+        self._standardize = checks.check_flag("standardize", standardize)
+        if self._standardize and activation == "sigmoid":
             raise ValueError("`standardize` is for `activation='softmax'`: each sigmoid output is a class of its own.")
-        self._standardize = standardize
 
-    @property
-    def standardize(self):
-        return self._standardize
+    standardize = property(lambda self: self._standardize)
 
     def compare(self, y_true, soft_targets, y_pred, temperature):
         teacher, student = self.logits(soft_targets, temperature), self.logits(y_pred, temperature)
@@ -87,6 +80,6 @@ class KnowledgeDistillation(SoftTargetLoss):
 
 
 def z_scores(values):
-    """`values` over the last axis with mean 0 and standard deviation 1; 0 where they are all equal."""
+    """Scale `values` over the last axis to mean 0 and standard deviation 1. Equal values become 0."""
     centred = values - ops.mean(values, axis=-1, keepdims=True)
     return centred * ops.rsqrt(ops.maximum(ops.mean(ops.square(centred), axis=-1, keepdims=True), 1e-14))

@@ -1,22 +1,22 @@
-"""The mask that Keras keeps with a tensor."""
+"""The Keras mask of a tensor."""
 
 import keras
 
 
 def mask_of(tensor):
-    """1 for what counts, 0 for padding, as Keras noted it when a layer made the tensor; `None` where it did not."""
+    """Return the mask that Keras keeps with a tensor: 1 for values that count, 0 for padding. `None` without a mask."""
     return _READ_MASK(tensor) if keras.ops.is_tensor(tensor) else None
 
 
 def with_mask(tensor, mask):
-    """The tensor, with a mask for Keras to keep with it."""
+    """Return the tensor with a Keras mask."""
     return _WriteMask()((tensor, mask))
 
 
 class _ReadMask(keras.layers.Layer):
-    """Returns its input's mask: Keras hands it to layers, and keeps it where else no public name leads.
+    """Returns the mask of its input. Keras has no other public way to read a mask.
 
-    On the tensor itself as a rule; but JAX's tracers within a gradient take no attributes.
+    Keras usually keeps it as an attribute of the tensor, but JAX's tracers within a gradient have no attributes.
     """
 
     def __init__(self):
@@ -40,5 +40,5 @@ class _WriteMask(keras.layers.Layer):
         return inputs[1]
 
 
-# One layer for all tensors: torch's compiler cannot make a layer within the step that it compiles.
+# One layer for all tensors: torch's compiler cannot create a layer within the step that it compiles.
 _READ_MASK = _ReadMask()

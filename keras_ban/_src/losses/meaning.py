@@ -1,18 +1,19 @@
-"""What a loss, or the last layer of a model, says of an output: logits or probabilities, and of what."""
+"""What a loss, or the last layer of a model, tells about an output: logits or probabilities, softmax or sigmoid."""
 
 import dataclasses
+import re
 
 import keras
 
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What is known of one output. `None` stands for what is not known.
+    """The kind of one output. An attribute is `None` if it is not known.
 
     Attributes:
-        from_logits: `True` for logits, `False` for probabilities. A layer without an activation counts as logits: it
-            gives no probabilities.
-        activation: `"softmax"`, one class out of many; or `"sigmoid"`, each number a yes or a no of its own.
+        from_logits: `True` for logits, `False` for probabilities. The output of a layer without an activation counts as
+            logits.
+        activation: `"softmax"` for one class of several, `"sigmoid"` for independent yes-or-no outputs.
         axis: the axis of a softmax.
     """
 
@@ -23,7 +24,7 @@ class Meaning:
 
 @dataclasses.dataclass(frozen=True)
 class LastLayer:
-    """The layer, or operation, that gives one output of a model; `name` is `None` where it is not known."""
+    """The layer or operation that computes one output of a model. `name` is `None` if it is not known."""
 
     name: str | None = None
     meaning: Meaning = Meaning()
@@ -39,79 +40,74 @@ _LOSSES = (
 
 
 def of_label_loss(loss):
-    """What a label loss, as `compile` takes it, says of the outputs.
-
-    Args:
-        loss: a `keras.losses.Loss`, a function, a name, or `None`.
-    """
+    """Return the `Meaning` of outputs that a label loss compares. `loss` is as in `compile`."""
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
-        return Meaning(False)  # Keras chooses one of the three by the labels.
+        return Meaning(False)  # Keras chooses one of three losses by the labels.
     loss = _resolved(loss)
-    return _of_crossentropy(loss) or Meaning(_flag(loss))
+    return _of_crossentropy(loss) or Meaning(_attribute(loss, "from_logits", bool))
 
 
 def of_distillation_loss(loss):
-    """What a distillation loss says of the soft targets and of the student's outputs, two `Meaning`s.
+    """Return the `Meaning`s of the soft targets and of the outputs that a distillation loss compares.
 
-    A crossentropy of Keras takes probabilities as targets, whatever the student gives.
+    A Keras crossentropy needs probabilities as targets, even if the student's outputs are logits.
     """
     known = _of_crossentropy(loss)
     if known is not None:
         return dataclasses.replace(known, from_logits=False), known
-    activation = getattr(loss, "activation", None)
-    activation = activation if isinstance(activation, str) else None
-    axis = getattr(loss, "axis", -1 if activation == "softmax" else None)
-    said = Meaning(_flag(loss), activation, axis if isinstance(axis, int) else None)
-    return said, said
+    activation = _attribute(loss, "activation", str)
+    axis = _attribute(loss, "axis", int, -1 if activation == "softmax" else None)
+    both = Meaning(_attribute(loss, "from_logits", bool), activation, axis)
+    return both, both
 
 
 def _of_crossentropy(loss):
-    """What a crossentropy of Keras says; `None` of another loss."""
+    """Return the `Meaning` of outputs that a Keras crossentropy compares. `None` for another loss."""
     for its_class, function, activation in _LOSSES:
-        if isinstance(loss, its_class):
-            return Meaning(loss.from_logits, activation, _axis(loss) if activation == "softmax" else None)
-        if loss is function:
-            return Meaning(False, activation, -1 if activation == "softmax" else None)
+        if _is_of_keras(loss, its_class) or loss is function:
+            axis = _axis(loss) if activation == "softmax" else None
+            return Meaning(getattr(loss, "from_logits", False), activation, axis)
     return None
 
 
+def _is_of_keras(loss, its_class):
+    """Return whether a loss is of a class, and computes what the class does."""
+    return isinstance(loss, its_class) and type(loss).call is its_class.call
+
+
 def crossentropy_name(loss):
-    """The class of a crossentropy of Keras, which may be given as a function or by name; `None` of another loss."""
+    """Return the class name of a Keras crossentropy (an instance, a function or a name). `None` for another loss."""
     loss = _resolved(loss)
-    return next((each.__name__ for each, function, _ in _LOSSES if isinstance(loss, each) or loss is function), None)
+    return next((each.__name__ for each, function, _ in _LOSSES if _is_of_keras(loss, each) or loss is function), None)
 
 
-def _flag(loss):
-    from_logits = getattr(loss, "from_logits", None)
-    return from_logits if isinstance(from_logits, bool) else None
+def _attribute(value, name, expected_type, default=None):
+    """Return an attribute if it has the expected type, else `None`."""
+    found = getattr(value, name, default)
+    return found if isinstance(found, expected_type) else None
 
 
 def _resolved(loss):
-    """What a name of a loss stands for."""
+    """Return the loss that a name stands for."""
     if not isinstance(loss, str):
         return loss
     try:
         return keras.losses.get(loss)
     except ValueError:
-        return None  # Keras says so where it trains.
+        return None  # Keras raises an error when it trains.
 
 
 def _axis(loss):
-    axis = getattr(loss, "axis", None)
-    if axis is None:
-        # Keras (3.15) shows the `axis` of a sparse crossentropy in its `repr` alone.
-        _, found, rest = repr(loss).partition("'axis': ")
-        axis = int(rest.split("}")[0].split(",")[0]) if found else -1
-    return axis if isinstance(axis, int) else None
+    if getattr(loss, "axis", None) is not None:
+        return _attribute(loss, "axis", int)
+    # In Keras 3.15, only the `repr` of a sparse crossentropy shows its `axis`.
+    found = re.search(r"'axis': (-?\d+)", repr(loss))
+    return int(found[1]) if found else -1
 
 
 def of_model(model):
-    """The layers that give a model's outputs.
-
-    Returns:
-        `LastLayer`s in the structure of the outputs. One alone stands for a model of which no graph is known.
-    """
-    if getattr(model, "members", None) and isinstance(getattr(model, "from_logits", None), bool):
+    """Return the `LastLayer`s of a model's outputs, in their structure. Without a known graph, return `LastLayer()`."""
+    if hasattr(type(model), "models_within") and hasattr(model, "average"):  # An `EnsembleModel`
         return _of_ensemble(model)
     if not isinstance(model, keras.Model) or _has_own_call(model):
         return LastLayer()
@@ -125,18 +121,18 @@ def of_model(model):
 
 
 def outputs_of(model):
-    """A model's symbolic outputs in their structure; `None` where they are not known before it is called."""
+    """Return a model's symbolic outputs in their structure. `None` if they are not known before it is called."""
     if model is None or not getattr(model, "outputs", None):
         return None
     if isinstance(model, keras.Sequential):
         return model.outputs[0] if len(model.outputs) == 1 else None
     output = model.output
-    # Keras returns one tensor from a model that was made with a list of one.
+    # A model that was created with a list of one output returns a tensor.
     return output[0] if isinstance(output, (list, tuple)) and len(output) == 1 else output
 
 
 def names_of(model):
-    """The names of a model's flat outputs, by which values for them may be given; `None` where it has none."""
+    """Return the names of a model's flat outputs. `None` if they have no names."""
     if isinstance(model, keras.Sequential):
         return [model.layers[-1].name] if model.layers else None
     return getattr(model, "output_names", None)
@@ -150,15 +146,18 @@ def _of_ensemble(model):
 
 
 def _has_own_call(model):
-    """Whether the user's own code says what the model gives."""
+    """Return whether the user's own code computes the outputs."""
     return any("call" in vars(each) for each in type(model).__mro__ if not each.__module__.startswith("keras."))
 
 
 def _of_layers(layers):
-    for layer in reversed(layers):
-        if not _hands_on(layer):
-            found = of_model(layer) if isinstance(layer, keras.Model) else LastLayer(layer.name, _of_operation(layer))
-            return LastLayer() if keras.tree.is_nested(found) else found
+    for place, layer in reversed(list(enumerate(layers))):
+        if _keeps_meaning(layer):
+            continue
+        found = of_model(layer) if isinstance(layer, keras.Model) else LastLayer(layer.name, _of_operation(layer))
+        if keras.tree.is_nested(found):
+            return LastLayer()
+        return LastLayer(found.name) if _may_mix(found.meaning, _of_layers(layers[:place])) else found
     return LastLayer()
 
 
@@ -166,22 +165,30 @@ def _of_tensor(tensor, makers):
     operation = makers.get(id(tensor))
     if operation is None:
         return LastLayer()
-    if _hands_on(operation):
+    if _keeps_meaning(operation):
         return LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
     if not isinstance(operation, keras.Model):
-        return LastLayer(operation.name, _of_operation(operation))
+        meaning = _of_operation(operation)
+        before = LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
+        return LastLayer(operation.name, Meaning() if _may_mix(meaning, before) else meaning)
     inner, outputs = keras.tree.flatten(of_model(operation)), keras.tree.flatten(operation.output)
     place = next(i for i, output in enumerate(outputs) if output is tensor)
     return inner[place] if len(inner) == len(outputs) else LastLayer()
 
 
-def _hands_on(operation):
-    """Whether what comes out means what went in. A linear `Activation` in float32 often ends a float16 model."""
+def _may_mix(meaning, layer_before):
+    """Return whether a layer is linear and follows a softmax or a sigmoid: it may mix probabilities."""
+    return meaning == Meaning(True) and layer_before.meaning.from_logits is False
+
+
+def _keeps_meaning(operation):
+    """Return whether an output has the meaning of the input. A float16 model often ends in a linear `Activation`."""
     if type(operation) is keras.layers.Activation:
         return operation.activation is keras.activations.linear
     return type(operation) in (keras.layers.Identity, keras.layers.Dropout)
 
 
+# Layers with an `activation`.
 _DENSE = (keras.layers.Activation, keras.layers.Dense, keras.layers.EinsumDense)
 _DENSE += (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _DENSE += (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
@@ -195,10 +202,10 @@ def _of_operation(operation):
         return _of_activation(operation.activation)
     if not type(operation).__module__.startswith("keras."):
         return Meaning()
-    # The layer, and the operations of `keras.ops` that a functional model is made of.
-    kind, axis = type(operation).__name__, getattr(operation, "axis", None)
+    # A layer, or an operation of `keras.ops` in a functional model.
+    kind = type(operation).__name__
     if kind in ("Softmax", "LogSoftmax"):
-        return Meaning(kind == "LogSoftmax", "softmax", axis if isinstance(axis, int) else None)
+        return Meaning(kind == "LogSoftmax", "softmax", _attribute(operation, "axis", int))
     return Meaning(False, "sigmoid") if kind == "Sigmoid" else Meaning()
 
 

@@ -4,6 +4,6 @@ import numpy as np
 
 
 def softmax(logits):
-    """The softmax over the last axis."""
+    """Compute the softmax over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)

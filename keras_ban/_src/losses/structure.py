@@ -1,4 +1,4 @@
-"""What belongs to which output: nested outputs, and values for them, are paired by their names and places."""
+"""Pairs nested outputs with values for them, by name or by position."""
 
 import collections
 
@@ -6,17 +6,14 @@ import keras
 
 
 def for_each_output(values, outputs, names=None):
-    """`values`, one for all outputs or nested as `compile` allows, as a list in the order of the flat outputs.
+    """Return values for outputs as a list in the order of the flat outputs.
 
     Args:
-        values: a single value, which stands for all outputs; or dicts, lists and tuples of values. One value in a dict
-            or list stands for all outputs that are nested in its place, and `None` for an output that a dict leaves
-            out. A list also takes all outputs in their flat order.
+        values: one value for all outputs, or dicts, lists and tuples of values, as in `compile`. A value in a dict or
+            list is for all outputs that are nested in its place. A missing value in a dict is `None`. A list may also
+            hold the values in the order of the flat outputs.
         outputs: the model's outputs, tensors in dicts, lists and tuples.
-        names: of the flat outputs, where the outputs themselves are no dict.
-
-    Raises:
-        ValueError: the values are for other outputs.
+        names: the names of the flat outputs, if `outputs` is not a dict.
     """
     count = len(keras.tree.flatten(outputs))
     if not keras.tree.is_nested(values):
@@ -28,56 +25,56 @@ def for_each_output(values, outputs, names=None):
             raise ValueError(f"There are no outputs of the names {sorted(unknown)}: the model's outputs are {known}.")
         if not isinstance(outputs, dict):
             return [values.get(name) for name in known]
-        return [value for key in known for value in for_each_output(values.get(key), outputs[key])]
-    if isinstance(outputs, (list, tuple)) and len(values) == len(outputs):
-        return [value for pair in zip(values, outputs, strict=True) for value in for_each_output(*pair)]
-    flat = keras.tree.flatten(values)
+    flat = _flat(values, outputs, for_each_output)
     if len(flat) != count:
         raise ValueError(f"The model has {count} outputs, but {len(flat)} values came: {values}.")
     return flat
 
 
 def targets_of(soft_targets, outputs):
-    """The soft targets of those outputs, as a list in the order of the flat outputs.
+    """Return the soft targets of outputs as a list in the order of the flat outputs.
 
-    Dicts are paired by their keys, in whatever order they come, and the teacher's may hold more. `None` stands for what
-    the teacher lacks.
-
-    Raises:
-        ValueError: the two are nested in other ways.
+    Dicts are paired by their keys, in any order. The teacher's dict may hold more. The soft targets of an output that
+    the teacher lacks are `None`.
     """
     count = len(keras.tree.flatten(outputs))
     if soft_targets is None:
         return [None] * count
-    if isinstance(outputs, dict) and isinstance(soft_targets, dict):
-        return [target for key in in_order(outputs) for target in targets_of(soft_targets.get(key), outputs[key])]
-    if isinstance(outputs, dict) or isinstance(soft_targets, dict):
+    if isinstance(outputs, dict) != isinstance(soft_targets, dict):
         raise ValueError(
-            "Student and teacher must both give dicts of outputs, or neither, so that it is clear which belong "
-            f"together. The student gives: {_shapes(outputs)}, the teacher: {_shapes(soft_targets)}."
+            "Student and teacher must both give dicts of outputs, or neither. The student gives: "
+            f"{_shapes(outputs)}, the teacher: {_shapes(soft_targets)}."
         )
-    both = (soft_targets, outputs)
-    if all(isinstance(each, (list, tuple)) for each in both) and len(soft_targets) == len(outputs):
-        return [target for pair in zip(*both, strict=True) for target in targets_of(*pair)]
-    flat = keras.tree.flatten(soft_targets)
+    flat = _flat(soft_targets, outputs, targets_of)
     if len(flat) != count:
         raise ValueError(
-            f"The student gives {count} outputs, the teacher {len(flat)}: they must be the same. Where outputs are a "
-            "dict, the teacher's may hold more than the student's."
+            f"The student gives {count} outputs, the teacher {len(flat)}: they must give equally many. Only a dict of "
+            "the teacher's outputs may hold more."
         )
     return flat
 
 
+def _flat(values, outputs, function):
+    """Flatten values by `function(value, output)` for each output in a dict or list. A dict needs a dict of outputs."""
+    if isinstance(values, dict):
+        pairs = [(values.get(key), outputs[key]) for key in in_order(outputs)]
+    elif all(isinstance(each, (list, tuple)) for each in (values, outputs)) and len(values) == len(outputs):
+        pairs = zip(values, outputs, strict=True)
+    else:
+        return keras.tree.flatten(values)
+    return [value for pair in pairs for value in function(*pair)]
+
+
 def in_order(values):
-    """The keys of a dict in the order in which Keras flattens it: sorted, but of an `OrderedDict` as they come."""
+    """Return the keys of a dict in the order in which Keras flattens it: sorted, or that of an `OrderedDict`."""
     return list(values) if isinstance(values, collections.OrderedDict) else sorted(values)
 
 
 def weights_of_losses(loss_weights, loss):
-    """`loss_weights` in the structure of the losses, where Keras pairs the two by their order.
+    """Return `loss_weights` in the structure of the losses, if Keras pairs the two by their order.
 
-    So it does with weights that are a list beside losses in a dict; and one weight in a dict, under whatever name, is
-    the weight of the only loss.
+    It does so for a list of weights and a dict of losses. One weight in a dict, under any name, is the weight of the
+    only loss.
     """
     if loss is None or not keras.tree.is_nested(loss_weights):
         return loss_weights

@@ -47,10 +47,8 @@ from keras_ban._src.runs.differences import differences
 from keras_ban._src.runs.lock import release_lock, take_lock
 
 FORMAT = 1
-MANIFEST, MODEL, LOGS, RECORD, EPOCH, LOCK = (
-    *("run.json", "model.keras", "history.csv", "record.json"),
-    *("epoch.npz", ".lock"),
-)
+MANIFEST, MODEL, LOGS, RECORD = "run.json", "model.keras", "history.csv", "record.json"
+EPOCH, LOCK = "epoch.npz", ".lock"
 _PARTIAL = re.compile(r"\.(run\.json|epoch\.npz|generation-\d+|soft-targets-\d+\.npy\.[0-9a-f]+)\.partial")
 _GENERATION = re.compile(r"generation-(\d+)")
 _ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
@@ -91,8 +89,8 @@ class RunDirectory:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}. No run can be saved here: choose another `directory` that you can write to. (To "
-                "read an existing run, call `BornAgainSequence.load`.) Nothing was trained",
+                f"{error.strerror}: choose another `directory` that you can write to. (To read an existing run, call "
+                "`BornAgainSequence.load`.) Nothing was trained",
                 str(self.path),
             ) from error
         self._check_free()
@@ -162,14 +160,13 @@ class RunDirectory:
 
     def _commit(self, record, write_model):
         name = f"generation-{record.generation:02d}"
-        partial = self.path / f".{name}.partial"
+        partial, files = self.path / f".{name}.partial", {}
         with writing(self.path / name, partial):
             partial.mkdir()
             write_model(partial / MODEL)
             _write_logs(partial / LOGS, record.logs)
             text = json.dumps(BornAgainHistory([record]).to_dict()["records"][0], indent=2)
             (partial / RECORD).write_text(text + "\n")
-            files = {}
             for file in sorted(partial.iterdir()):
                 _flush(file)
                 files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
@@ -239,8 +236,8 @@ class RunDirectory:
             return path
         intact = f"Generations 0 to {generation - 1} are whole" if generation else "It is the first generation"
         raise ValueError(
-            f"{path} {what}. It is not used. Restore the file from a copy, {_ELSEWHERE} {intact}: a new run can start "
-            "from a model that is whole, with `fit(teacher=keras.saving.load_model(...))`."
+            f"{path} {what}. Restore the file from a copy, {_ELSEWHERE} {intact}: a new run can start from a whole "
+            "model, with `fit(teacher=keras.saving.load_model(...))`."
         )
 
     def _check_free(self):
@@ -251,10 +248,10 @@ class RunDirectory:
             return
         others = sorted(p.name for p in self.path.iterdir() if p.name != LOCK and not _PARTIAL.fullmatch(p.name))
         if others:
+            more = " and others" if len(others) > 5 else ""
             raise ValueError(
-                f"{self.path} holds files but no run (there is no {MANIFEST}): {others[:5]}"
-                f"{' and others' if len(others) > 5 else ''}. A run is kept in a folder of its own: choose one that is "
-                "empty or not there yet. Nothing was changed."
+                f"{self.path} holds files but no run (there is no {MANIFEST}): {others[:5]}{more}. A run is kept in a "
+                "folder of its own: choose one that is empty or not there yet. Nothing was changed."
             )
 
     def _read(self):
@@ -289,20 +286,15 @@ class RunDirectory:
         before = begun_with["generations"]
         if begun_with["distill_ensemble"]:
             raise ValueError(
-                f"{self.path} holds a run of {before} generations with `distill_ensemble`. Its last student learns "
-                f"from exactly these generations, so the run cannot go on to {description['generations']}. Continue it "
-                f"with generations={before}, {_ELSEWHERE}"
+                f"{self.path} holds a run of {before} generations with `distill_ensemble`, so that it "
+                f"cannot go on to {description['generations']}. Continue it with generations={before}, {_ELSEWHERE}"
             )
         weights, now = begun_with["label_weight"], description["label_weight"]
         if isinstance(weights, list) and isinstance(now, list):
             weights = weights + now[len(weights) :]
         later = {number: model for number, model in description["model"].items() if int(number) > before}
-        return {
-            **begun_with,
-            "generations": description["generations"],
-            "label_weight": weights,
-            "model": {**begun_with["model"], **later},
-        }
+        more = {"generations": description["generations"], "label_weight": weights}
+        return {**begun_with, **more, "model": {**begun_with["model"], **later}}
 
     def _write_manifest(self, manifest):
         partial = self.path / f".{MANIFEST}.partial"

@@ -34,8 +34,8 @@ def _sigterm_ends_in_order():
 
     The exit code is 143, as in shells. A second SIGTERM ends the process at once.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     process = os.getpid()

@@ -35,8 +35,8 @@ def take_lock(path):
         holder = file.read().strip() or "another process"
         file.close()
         raise RuntimeError(
-            f"{path.parent} is in use by {holder}: two runs in one directory would mix. Wait until it has ended (the "
-            "lock ends with the process), or use another directory."
+            f"{path.parent} is in use by {holder}. Wait until it has ended (the lock ends with the process), or use "
+            "another directory."
         ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on host {socket.gethostname()}\n")

@@ -1,7 +1,6 @@
 """Create models of the same architecture, and copy layers from a teacher."""
 
 import difflib
-import inspect
 import random
 import tempfile
 
@@ -9,6 +8,7 @@ import keras
 
 from keras_ban._src import backend, checks
 from keras_ban._src.files import model_file
+from keras_ban._src.sequence.recipes import lost_arguments
 
 
 def reborn(model):
@@ -38,8 +38,7 @@ def reborn(model):
             configuration does not hold. The message says why. For such a model, pass `BornAgainSequence` a callable
             `build(generation) -> keras.Model`.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
+    checks.check_model("model", model)
     # Start another stream: after the same `set_random_seed`, a model and its copy would draw the same seeds.
     random.seed(random.getrandbits(128))
     clone = _rebuild(model)
@@ -52,11 +51,8 @@ def reborn(model):
             raise _cannot_clone(model, "its configuration gives weights of other shapes than it has")
         kept_seeds = _seeds(old).items() & _seeds(new).items()
         if kept_seeds and (old.trainable or not model.trainable):
-            raise _cannot_clone(
-                model,
-                f"the seeds {dict(kept_seeds)} of its layer {old.name!r} stand in the code of its class, so that a "
-                "copy would start with the same random numbers",
-            )
+            seeds = f"the seeds {dict(kept_seeds)} of its layer {old.name!r}"
+            raise _cannot_clone(model, f"{seeds} stand in the code of its class, so a copy would have them, too")
 
     for old, new in pairs:
         if hasattr(old, "adapt"):
@@ -152,17 +148,14 @@ def check_shared(argument, layers):
 
 
 def _find_layer(whose, model, name):
-    found = [layer for layer in model.layers if layer.name == name]
-    within = [layer for layer in backend.flat_layers(model, include_self=False) if layer.name == name]
-    found = found or within
+    layers = backend.flat_layers(model, include_self=False)
+    found = [layer for layer in model.layers if layer.name == name] or [layer for layer in layers if layer.name == name]
     if len(found) != 1:
         # Layers that Keras creates for inputs and operations have no weights.
-        names = list(
-            dict.fromkeys(layer.name for layer in backend.flat_layers(model, include_self=False) if layer.weights)
-        )
+        names = list(dict.fromkeys(layer.name for layer in layers if layer.weights))
         near = difflib.get_close_matches(name, names)
         raise ValueError(
-            f"The {whose} {model.name!r} has {'no layer' if not found else f'{len(found)} layers'} named {name!r}. "
+            f"The {whose} {model.name!r} has {f'{len(found)} layers' if found else 'no layer'} named {name!r}. "
             f"{f'Did you mean one of {near}? ' if near else ''}Its layers with weights are {names}. (Name your "
             "layers, as in `Dense(10, name='head')`: Keras numbers unnamed layers anew in each model.)"
         )
@@ -218,9 +211,7 @@ def _refuse_lost_arguments(model):
         known |= set(config)
         if type(model).from_config.__func__ is not keras.Model.from_config.__func__:
             return
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    _, *parameters = inspect.signature(type(model).__init__).parameters.values()
-    lost = [p.name for p in parameters if p.kind in kinds and p.name not in known]
+    lost = lost_arguments(type(model), known)
     if lost:
         raise _cannot_clone(model, f"its `get_config` does not hold the constructor's arguments {lost}")
 

@@ -19,10 +19,10 @@ AVERAGES = ("probabilities", "logits", "outputs")
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class EnsembleModel(AnyData, keras.Model):
-    """The (weighted) average of models that answer the same question (BAN eq. 4: BANE).
+    """The (weighted) average of models with the same inputs and outputs (BAN eq. 4: BANE).
 
-    It returns what its members return, so that it can be compiled, evaluated, saved and exported like any of them, be
-    a member of another ensemble, and teach:
+    It returns outputs like those of its members. So it can be compiled, evaluated, saved and exported like any of them,
+    be a member of another ensemble, and be a teacher:
 
     | `average` | members give logits (`from_logits=True`) | members give probabilities (`from_logits=False`) |
     | --- | --- | --- |
@@ -30,8 +30,8 @@ class EnsembleModel(AnyData, keras.Model):
     | `"logits"` | `sum(w * member)` | `softmax(sum(w * log(member)))` |
     | `"outputs"` | `sum(w * member)` | `sum(w * member)` |
 
-    `average="outputs"` averages anything (regression). Averages are taken in float32 at least. The members are held,
-    not copied: what trains a member changes the ensemble. A mask that a member's outputs carry is kept.
+    `average="outputs"` is for all kinds of outputs, for instance of regression. Averages are computed in float32 or
+    higher precision. Members are not copied: if a member is trained, the ensemble changes. Masks of outputs are kept.
 
     Example:
 
@@ -43,26 +43,24 @@ class EnsembleModel(AnyData, keras.Model):
     ```
 
     Args:
-        members: 1 to N `keras.Model`s, which take the same inputs and give outputs of equal shapes (tensors, lists or
-            dicts of tensors).
-        weights: a non-negative number for each member, not all 0; they are divided by their sum. `None`: all equal.
-        average: `"probabilities"`, `"logits"` or `"outputs"`; see the table.
-        from_logits: whether members give logits; else probabilities.
-        activation: `"softmax"` over the last axis, or `"sigmoid"` where each output is a yes or a no (binary and
-            multi-label models). Plays no part for `average="outputs"`.
+        members: 1 to N `keras.Model`s with the same inputs and outputs of equal shapes (tensors, lists or dicts).
+        weights: a non-negative number for each member, not all 0. They are divided by their sum. `None`: equal weights.
+        average: `"probabilities"`, `"logits"` or `"outputs"`, see the table.
+        from_logits: whether members give logits. Otherwise they give probabilities.
+        activation: `"softmax"` over the last axis, or `"sigmoid"` for binary and multi-label models. Ignored with
+            `average="outputs"`.
         name: as in `keras.Model`.
 
     Call args:
-        inputs: what the members take.
-        training: as in `keras.Model`; passed on to the members.
+        inputs: the inputs of the members.
+        training: as in `keras.Model`, passed on to the members.
 
     Raises:
-        TypeError: a member is not a `keras.Model`.
-        ValueError: no members, one of them twice, members with other output shapes, weights that are not as above,
-            an unknown `average` or `activation`.
+        TypeError: if a member is not a `keras.Model`.
+        ValueError: if there are no members, a member occurs twice, output shapes differ, or another argument is wrong.
 
     Warns:
-        UserWarning: the last layer of a member gives other outputs than `from_logits` and `activation` say.
+        UserWarning: if the last layer of a member contradicts `from_logits` and `activation`.
     """
 
     def __init__(
@@ -75,7 +73,7 @@ class EnsembleModel(AnyData, keras.Model):
         check_activation(activation)
         from_logits = checks.check_flag("from_logits", from_logits)
         _warn_of_other_outputs(members, average, from_logits, activation)
-        # Each member casts its inputs as its own dtype policy says.
+        # Each member casts its inputs by its own dtype policy.
         super().__init__(name=name, autocast=False)
         self.members = members
         self.member_weights = member_weights
@@ -90,6 +88,9 @@ class EnsembleModel(AnyData, keras.Model):
         _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
 
+    def models_within(self):
+        return self.members
+
     def get_config(self):
         return {
             "name": self.name,
@@ -102,33 +103,31 @@ class EnsembleModel(AnyData, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        members = [
-            keras.saving.deserialize_keras_object(member, custom_objects=custom_objects) for member in config["members"]
-        ]
+        members = [keras.saving.deserialize_keras_object(each, custom_objects) for each in config["members"]]
         return cls(**{**config, "members": members})
 
 
 class _Averaging(keras.layers.Layer):
-    """The weighted average of tensors of equal shapes; a layer, so that Keras casts them and hands on their mask."""
+    """The weighted average of tensors of equal shapes. A layer, so that Keras casts them and passes on their mask."""
 
     def __init__(self, member_weights, average, from_logits, activation):
         super().__init__(name="average", dtype=precision())
         self.supports_masking = True
         self.built = True
-        # A member of weight 0 is left out: 0 * NaN would be NaN.
+        # A member of weight 0 is left out, because 0 * NaN would be NaN.
         self._member_weights = tuple(weight for weight in member_weights if weight > 0)
-        self._counting = tuple(i for i, weight in enumerate(member_weights) if weight > 0)
+        self._indices = tuple(i for i, weight in enumerate(member_weights) if weight > 0)
         self._average = average
         self._from_logits = from_logits
         self._activation = activation
 
     def call(self, outputs):
-        outputs = [outputs[i] for i in self._counting]
+        outputs = [outputs[i] for i in self._indices]
         if self._average == "probabilities" and self._from_logits:
             return self._average_of_probabilities(outputs)
         if self._average == "logits" and not self._from_logits:
-            mean = self._weighted_sum([as_logits(output, False, self._activation) for output in outputs])
-            return ops.softmax(mean) if self._activation == "softmax" else ops.softmax(mean)[..., 0]
+            mean = ops.softmax(self._weighted_sum([as_logits(output, False, self._activation) for output in outputs]))
+            return mean if self._activation == "softmax" else mean[..., 0]
         return self._weighted_sum(outputs)
 
     def compute_mask(self, inputs, previous_mask):
@@ -165,9 +164,9 @@ def _check_members(members):
 
 
 def _warn_of_other_outputs(members, average, from_logits, activation):
-    """Warn, and do not raise: ensembles that are on disk must be readable."""
+    """Warn if a member's last layer contradicts the arguments. No error, so that saved ensembles can be loaded."""
     if (average, from_logits) not in (("probabilities", True), ("logits", False)):
-        return  # A weighted sum, whatever the members give.
+        return  # A weighted sum of any outputs.
     for layer in keras.tree.flatten([of_model(member) for member in members]):
         given = layer.meaning
         of_other_kind = (activation, given.activation) == ("softmax", "sigmoid")
@@ -184,20 +183,18 @@ def _warn_of_other_outputs(members, average, from_logits, activation):
 def _check_same_outputs(shapes):
     for other in shapes[1:]:
         if not _could_be_equal(shapes[0], other):
-            raise ValueError(
-                f"Members of an ensemble must give outputs of equal shapes, but one gives {shapes[0]} and another "
-                f"{other}. Leave one of them out, or give them the same outputs."
-            )
+            found = f"one gives {shapes[0]} and another {other}"
+            raise ValueError(f"Members of an ensemble must give outputs of equal shapes, but {found}.")
 
 
 def _could_be_equal(shapes, others):
-    """Whether nested shapes are equal where both are known; `None` stands for a size that is not."""
-    sizes, other_sizes = keras.tree.flatten(shapes), keras.tree.flatten(others)
+    """Whether nested shapes are equal, except for unknown sizes (`None`)."""
     try:
         keras.tree.assert_same_structure(shapes, others)
     except (ValueError, TypeError):
         return False
-    return all(None in pair or pair[0] == pair[1] for pair in zip(sizes, other_sizes, strict=True))
+    pairs = zip(keras.tree.flatten(shapes), keras.tree.flatten(others), strict=True)
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _check_weights(weights, count):
@@ -207,12 +204,9 @@ def _check_weights(weights, count):
     if not is_list or len(weights) != count:
         raise ValueError(f"`weights` must hold one number for each of the {count} members, received: {weights}.")
     weights = list(weights)
-    numeric = all(is_finite_number(w) for w in weights)
-    if not numeric or min(weights) < 0 or sum(weights) == 0:
-        raise ValueError(
-            "`weights` must be finite, non-negative and not all 0 (they are divided by their sum), received: "
-            f"{weights}."
-        )
-    # By the largest first: the sum of large numbers may be more than a float holds.
+    if not all(is_finite_number(w) for w in weights) or min(weights) < 0 or sum(weights) == 0:
+        rules = "finite, non-negative and not all 0 (they are divided by their sum)"
+        raise ValueError(f"`weights` must be {rules}, received: {weights}.")
+    # First by the largest, because the sum of large numbers may overflow.
     shares = [float(w) / float(max(weights)) for w in weights]
     return [share / sum(shares) for share in shares]

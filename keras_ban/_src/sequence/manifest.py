@@ -1,4 +1,4 @@
-"""What a run is begun with, as plain data: what it must be continued with, and from which it can be loaded."""
+"""The settings of a run as plain data: a run is continued with the same settings, and loaded from them."""
 
 import hashlib
 import itertools
@@ -8,34 +8,20 @@ import keras
 import numpy as np
 
 import keras_ban
-from keras_ban._src.data.fingerprints import (
-    HASHES,
-    INESSENTIAL,
-    essence,
-    model_fingerprint,
-)
+from keras_ban._src.data.fingerprints import HASHES, INESSENTIAL, essence, model_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.recipes import as_config
 
-# Of models: the module is noted by how a file was run (`__main__`), and a seed that `build` gives counts.
+# For models. The module may depend on how a script was started (`__main__`). A seed from `build` is compared.
 _NOT_COMPARED = {"module", *INESSENTIAL} - {"seed"}
 
 
 def begin(run, entropy, sequence, compile_arguments, data, options, teacher, starts):
-    """Begin a run, whose models a file can hold; or hold one that is there against what came now.
+    """Start a run, or check that the run in the directory has the same settings.
 
-    Args:
-        run: the `RunDirectory`.
-        entropy: from which each generation's seed is derived.
-        sequence: the `BornAgainSequence`.
-        compile_arguments: its `CompileArguments`.
-        data: the training data.
-        options: the other arguments of `fit` that count, by name.
-        teacher: what was given as generation 0, or `None`.
-        starts: the models that generations start from, those that are made before training, by generation.
-
-    Raises:
-        ValueError: the run was begun with something else, or a model cannot be kept.
+    Seeds are derived from `entropy`. `options` are the other arguments of `fit` that matter. `teacher` is the model
+    that was passed as generation 0, or `None`. `starts` are the models that exist before training, by generation. Raise
+    `ValueError` if the run has other settings, or a model cannot be saved.
     """
     versions = {"keras_ban": keras_ban.__version__, "keras": keras.__version__, "numpy": np.__version__}
     if run.manifest is None:
@@ -44,8 +30,8 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
                 model_file.check_can_be_kept(model)
     elif run.manifest["versions"] != versions and not run.finished:
         warnings.warn(
-            f"The run in {run.path} was begun with {run.manifest['versions']}, and is continued with {versions}: its "
-            "generations to come may differ from what those versions would have trained.",
+            f"The run in {run.path} was begun with {run.manifest['versions']}, and is continued with {versions}: the "
+            "next generations may differ from those of the old versions.",
             stacklevel=3,
         )
     fresh = run.manifest is None or run.holds_nothing
@@ -55,12 +41,14 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
 
 
 def _describe(sequence, compile_arguments, data, options, teacher, starts, hashes):
-    """All that the generations depend on, but for the seed and the callbacks."""
+    """Return everything that the generations depend on, except the seed and the callbacks."""
     validation_data = options["validation_data"]
     described = {**data.description(hashes), "validation_data": None}
     if validation_data is not None:
         parts = [part for part in validation_data.description(hashes).values() if part is not None]
         described["validation_data"] = parts[0] if validation_data.yields_batches else list(itertools.chain(*parts))
+    shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
+    others = {name: value for name, value in options.items() if name != "validation_data"}
     return {
         "backend": keras.config.backend(),
         "generations": sequence.generations,
@@ -75,22 +63,15 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         "distillation_loss": as_config(sequence.distillation_loss),
         "feature_matching": as_config(sequence.feature_matching),
         "compile": compile_arguments.to_config(),
-        "fit": _plain({"batch_size": data.batch_size, **_arguments(data, options)}),
+        "fit": _plain({"batch_size": data.batch_size, **others, **shuffle}),
         "data": _plain(described),
         "teacher": None if teacher is None else {"weights": model_fingerprint(teacher)},
-        "model": {
-            str(generation): _describe_model(model) for generation, model in starts.items() if model is not teacher
-        },
+        "model": {str(number): _describe_model(model) for number, model in starts.items() if model is not teacher},
     }
 
 
-def _arguments(data, options):
-    shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
-    return {**{name: value for name, value in options.items() if name != "validation_data"}, **shuffle}
-
-
 def _describe_model(model):
-    """A model's architecture, and the fingerprint of what it begins with beside what training gives it."""
+    """Return a model's architecture, and the SHA-256 of its weights that are not trained."""
     try:
         config = keras.saving.serialize_keras_object(model.get_config())
     except NotImplementedError:
@@ -107,7 +88,7 @@ def _describe_model(model):
 
 
 def _plain(value):
-    """As JSON holds it."""
+    """Return a value as JSON represents it."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -16,7 +16,9 @@ class Recipe:
     def __init__(self, original):
         self._class = type(original)
         self._config = original.get_config()
-        lost = _lost_arguments(self._class, self._config)
+        plain = (keras.optimizers.Optimizer.from_config.__func__, keras.metrics.Metric.from_config.__func__)
+        is_custom = self._class.__module__.split(".")[0] != "keras" and self._class.from_config.__func__ in plain
+        lost = lost_arguments(self._class, self._config) if is_custom else []
         if lost:
             raise ValueError(f"it does not hold the constructor's arguments {lost}, which would become their defaults")
 
@@ -24,14 +26,11 @@ class Recipe:
         return self._class.from_config(copy.deepcopy(self._config))
 
 
-def _lost_arguments(cls, config):
-    """Return the constructor arguments that a configuration lacks, for custom classes with Keras's `from_config`."""
-    plain = (keras.optimizers.Optimizer.from_config.__func__, keras.metrics.Metric.from_config.__func__)
-    if cls.__module__.split(".")[0] == "keras" or cls.from_config.__func__ not in plain:
-        return []
+def lost_arguments(cls, known):
+    """Return the constructor arguments of a class that are not in `known`."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(cls).parameters.values()
-    return [p.name for p in parameters if p.kind in kinds and p.name not in config]
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    return [p.name for p in parameters if p.kind in kinds and p.name not in known]
 
 
 def as_recipe(name, value):
@@ -44,7 +43,7 @@ def as_recipe(name, value):
     except Exception as error:
         raise ValueError(
             f"`{name}`: {value!r} cannot be made anew for each generation from its `get_config()`: {error}. Complete "
-            "its `get_config`, and register custom classes in it with `keras.saving.register_keras_serializable`."
+            "its `get_config`, and register its custom classes with Keras."
         ) from error
     return recipe
 
@@ -69,9 +68,7 @@ class CompileArguments:
         return bool(self._arguments["metrics"]) or bool(self._arguments["weighted_metrics"])
 
     def make(self):
-        return keras.tree.map_structure(
-            lambda value: value.make() if isinstance(value, Recipe) else value, self._arguments
-        )
+        return keras.tree.map_structure(lambda v: v.make() if isinstance(v, Recipe) else v, self._arguments)
 
     def compile(self, model):
         """Compile a trained model with a new optimizer."""
@@ -178,5 +175,5 @@ def _copy_callback(callback):
     except Exception as error:
         raise TypeError(
             f"The callback {callback!r} cannot be copied for each generation: {error}. Pass `callbacks` as a callable, "
-            "`callbacks(generation)`, that returns a list of new callbacks."
+            "`callbacks(generation)`, that returns new callbacks."
         ) from error

@@ -1,4 +1,4 @@
-"""Checks of what a `BornAgainSequence` and its `fit` are given, made before anything is trained."""
+"""Checks of the arguments of a `BornAgainSequence` and its `fit`, made before training."""
 
 import keras
 
@@ -12,7 +12,7 @@ _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall
 
 
 def check_label_weights(label_weight, generations):
-    """A float or a schedule, for all students; or a list of a float for each, of a callable of the generation too."""
+    """Return a float or a schedule for all students, or a list with a float for each."""
     if isinstance(label_weight, keras.optimizers.schedules.LearningRateSchedule):
         return check_schedule("label_weight", checks.check_label_weight, label_weight)
     if callable(label_weight):
@@ -20,15 +20,14 @@ def check_label_weights(label_weight, generations):
             label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
         except Exception as error:
             raise ValueError(
-                "`label_weight` is callable, so that it is asked for each student's: label_weight(1), and so on to "
-                f"label_weight({generations}). It failed: {error!r}."
+                f"`label_weight` is callable, but label_weight(1), ..., label_weight({generations}) failed: {error!r}."
             ) from error
     if not isinstance(label_weight, (list, tuple)):
         return checks.check_label_weight(label_weight)
     if len(label_weight) != generations:
         raise ValueError(
-            "`label_weight` must hold one number for each student, generation 1 first: with "
-            f"generations={generations} that are {generations}, received {len(label_weight)}: {label_weight!r}."
+            f"`label_weight` must hold one number for each student, generation 1 first: with generations={generations} "
+            f"that are {generations}, received {len(label_weight)}: {label_weight!r}."
         )
     checked = []
     for generation, each in enumerate(label_weight, start=1):
@@ -40,80 +39,73 @@ def check_label_weights(label_weight, generations):
 
 
 def check_distill_ensemble(distill_ensemble, label_weight):
-    """Return it, or raise where the ensemble's student, whose label weight is the last, would not hear its teacher."""
+    """Return the flag. Raise `ValueError` if the ensemble's student would not use its teacher."""
     distill_ensemble = checks.check_flag("distill_ensemble", distill_ensemble)
     last = label_weight[-1] if isinstance(label_weight, list) else label_weight
     if distill_ensemble and last == 1:
         raise ValueError(
-            "The ensemble's student has the label weight of the last, which is 1: it would not hear its teacher. "
-            "Leave `distill_ensemble` out, or let the last label weight be less than 1."
+            "The ensemble's student has the last label weight, which is 1: it would not hear its teacher. Leave out "
+            "`distill_ensemble`, or use a last label weight of less than 1."
         )
     return distill_ensemble
 
 
 def check_views(views, augmentation, soft_targets):
-    """Return `views`, which go with an augmentation, or raise."""
+    """Return `views`. Raise `ValueError` if they contradict the augmentation or `soft_targets`."""
     if augmentation is not None:
         augmented_views.check_augmentation(augmentation)
     if views is None:
         if augmentation is not None and soft_targets == "cached":
             raise ValueError(
-                "Cached soft targets are of the views that the teacher saw: say how many of each example, "
-                "`views=4` for instance, or use `soft_targets='online'`."
+                "Cached soft targets are of the views that the teacher saw: say how many of each example, for instance "
+                "`views=4`, or use `soft_targets='online'`."
             )
         return None
     if augmentation is None or soft_targets == "online":
         raise ValueError(
-            f"`views={views}` are what `augmentation` makes, and what soft targets are cached of. Received "
+            f"`views={views}` are what `augmentation` makes for cached soft targets. Received "
             f"augmentation={augmentation!r}, soft_targets={soft_targets!r}."
         )
     return checks.check_count("views", views)
 
 
 def check_feature_matching(feature_matching, sequence):
-    """Return `feature_matching`, which wants a single model as teacher at each step, or raise."""
+    """Return `feature_matching`. Raise `ValueError` unless the teacher is a single model that runs at each step."""
     if feature_matching is None:
         return None
     if sequence.soft_targets == "cached" or sequence.views is not None or sequence.top_k is not None:
         raise ValueError(
-            "`feature_matching` needs the teacher at each step, and soft targets that are cached, of views too, hold "
-            f"its outputs alone. Received soft_targets={sequence.soft_targets!r}, views={sequence.views!r}, "
-            f"top_k={sequence.top_k!r}: leave them out."
+            "`feature_matching` needs the teacher at each step, but cached soft targets hold only its outputs. Leave "
+            f"out soft_targets={sequence.soft_targets!r}, views={sequence.views!r}, top_k={sequence.top_k!r}."
         )
     if sequence.teach_from == "ensemble" or sequence.distill_ensemble:
         raise ValueError(
-            "`feature_matching` needs a teacher that has layers, and an ensemble has none of its own: leave "
-            "`teach_from='ensemble'` and `distill_ensemble` out."
+            "`feature_matching` needs a teacher that has layers, and an ensemble has none of its own: leave out "
+            "`teach_from='ensemble'` and `distill_ensemble`."
         )
     return feature_matching
 
 
 def check_top_k(top_k, soft_targets, distillation_loss):
-    """Return it, a whole number or `None`, or raise `ValueError` where nothing is kept, or not of a softmax."""
+    """Return `top_k`. Raise `ValueError` if no soft targets are stored, or they are not of a softmax."""
     if top_k is None:
         return None
     if soft_targets == "online":
-        raise ValueError(
-            f"`top_k={top_k}` is about soft targets that are kept, and with soft_targets='online' none are: leave one "
-            "of the two out."
-        )
+        raise ValueError(f"`top_k={top_k}` is about stored soft targets, but with soft_targets='online' none are.")
     top_k_rows.check_loss(distillation_loss)
     return checks.check_count("top_k", top_k)
 
 
 def check_data(data, validation_data, views):
-    """Raise `ValueError` if the data cannot be read once for each generation, or not be told the epoch's view."""
+    """Raise `ValueError` if the data cannot be read once per generation, or with one view per epoch."""
     for name, each in (("x", data), ("validation_data", validation_data)):
         if each is not None and each.read_once:
             raise ValueError(
                 f"`{name}` is a generator or an iterator, which is used up after one generation. Pass arrays, a "
-                "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`, which can be iterated again."
+                "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
             )
     if views is not None and not data.takes_views:
-        raise ValueError(
-            "`views` are for arrays or a `keras.utils.PyDataset`, which can be told the epoch's view; received: "
-            f"{data.dataset!r}."
-        )
+        raise ValueError(f"`views` are for arrays or a `keras.utils.PyDataset`, received: {data.dataset!r}.")
 
 
 def check_weights(sequence, data, class_weight):
@@ -126,14 +118,13 @@ def check_weights(sequence, data, class_weight):
 
 
 def check_fits(model, teacher, data, validation_data):
-    """Raise `ValueError` if a compiled model cannot be trained or measured on these data, or its teacher not run."""
+    """Raise `ValueError` if a compiled model cannot be trained or evaluated on the data, or its teacher not run."""
     if not model.built:
-        return  # Its data build it.
+        return  # The data build it.
     batch = data.for_model(model).first_batch()
     if isinstance(batch[1], dict) and "soft_targets" in batch[1]:
         raise ValueError(
-            "`y` brings soft targets, but a sequence asks each generation's teacher itself. Pass the labels alone; "
-            "soft targets of another teacher go with a `Distiller`."
+            "`y` brings soft targets, but a sequence computes them itself: pass only the labels, or use a `Distiller`."
         )
     trial.check_fits(model, *batch)
     if teacher is not None:
@@ -143,27 +134,22 @@ def check_fits(model, teacher, data, validation_data):
 
 
 def check_labels(data, compile_arguments, model, needed):
-    """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
+    """Raise `ValueError` if arrays lack labels that are needed, or their labels do not fit the loss."""
     if data.lacks_labels and needed:
         raise ValueError(
-            "The data brings no labels. Generation 0 needs them, and so does each student whose label weight is not 0: "
-            "pass `y`, or a trained `teacher` and `label_weight=0`."
+            "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a "
+            "trained `teacher` and `label_weight=0`."
         )
     if data.lacks_labels and compile_arguments.measures_labels:
-        raise ValueError(
-            "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or compile "
-            "without metrics."
-        )
+        raise ValueError("`compile` got metrics, which are measured on labels, but the data brings none: pass `y`.")
     data.check_labels(compile_arguments.loss, model)
 
 
 def check_monitor(monitor, probe, scorer):
-    """Raise, before any training, where the monitor is none of the names that `evaluate` gives."""
+    """Raise `ValueError` if `evaluate` does not report the monitor."""
     known = sorted(scorer.evaluate(probe, steps=1))
     if monitor not in known:
-        raise ValueError(
-            f"`monitor` must be one of {known}, which are measured on the validation data, received: {monitor!r}."
-        )
+        raise ValueError(f"`monitor` must be one of {known}, received: {monitor!r}.")
 
 
 def resolve_mode(mode, monitor):

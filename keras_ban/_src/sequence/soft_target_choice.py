@@ -1,4 +1,4 @@
-"""Whether a generation's soft targets are computed once, before it is trained, or its teacher runs at each step."""
+"""The choice between soft targets that are computed once before training, and a teacher that runs at each step."""
 
 import keras
 import numpy as np
@@ -12,20 +12,15 @@ from keras_ban._src.targets import top_k_rows
 from keras_ban._src.targets.computation import UnequalRows
 from keras_ban._src.targets.soft_targets import SoftTargets
 
-# Soft targets that would be larger than this are not kept in memory unless asked for.
+# Larger soft targets are not kept in memory, except with `soft_targets="cached"`.
 _MOST_BYTES = 2**30
 
 
 def soft_targets_for_training(sequence, teacher, runs, data, options, path=None):
-    """What the teacher says of the training data; `None` where the teacher is to run at each step.
+    """Return the `SoftTargets` of the training data, or `None` if the teacher runs at each step.
 
-    Args:
-        sequence: the `BornAgainSequence`, whose settings count.
-        teacher: the model that teaches.
-        runs: one of the same values that is run in its place; the teacher itself, for instance.
-        data: the training data.
-        options: the other arguments of `keras.Model.fit`, by name.
-        path: of the file that the soft targets lie in; `None`: all is in memory.
+    `runs` is the model to run: the teacher, or one with the same values. `options` are the other arguments of
+    `keras.Model.fit`. With a `path`, soft targets are stored in this file, otherwise in memory.
     """
     if sequence.soft_targets == "online" or sequence.feature_matching is not None:
         return None
@@ -33,14 +28,19 @@ def soft_targets_for_training(sequence, teacher, runs, data, options, path=None)
         return None
     if path is not None and process_group.chiefs(path.exists(), "look for soft targets"):
         soft_targets = _read_again(path, sequence, teacher, data)
-        # Where a worker finds them damaged, all of them compute them again.
+        # If they are damaged for one worker, all workers compute them again.
         if process_group.gather(soft_targets is not None, "look at soft targets").all():
             return soft_targets
         with process_group.together("remove soft targets"):
             if process_group.is_chief():
                 path.unlink()
+    settings = {"top_k": sequence.top_k, "augmentation": sequence.augmentation, "views": sequence.views}
+    settings["from_logits"] = getattr(sequence.distillation_loss, "from_logits", None)
+    verbose = options["verbose"] in ("auto", 1)
     try:
-        soft_targets = _compute(sequence, runs, data, options, path)
+        soft_targets = SoftTargets.from_teacher(
+            runs, data, data.batch_size or 32, path=path, verbose=verbose, **settings
+        )
     except UnequalRows:
         if sequence.soft_targets == "auto":
             return None
@@ -48,24 +48,10 @@ def soft_targets_for_training(sequence, teacher, runs, data, options, path=None)
     return soft_targets if path is None else _open(path)
 
 
-def _compute(sequence, runs, data, options, path):
-    return SoftTargets.from_teacher(
-        runs,
-        data,
-        data.batch_size or 32,
-        top_k=sequence.top_k,
-        path=path,
-        verbose=options["verbose"] in ("auto", 1),
-        from_logits=getattr(sequence.distillation_loss, "from_logits", None),
-        augmentation=sequence.augmentation,
-        views=sequence.views,
-    )
-
-
 def _read_again(path, sequence, teacher, data):
-    """Soft targets that an interrupted run left; `None` if they are not whole, or not this teacher's of these data.
+    """Return the soft targets of an interrupted run, or `None` if they are damaged or of another teacher or data.
 
-    Those of datasets are computed again: to compare each example would be to read all of them.
+    Those of datasets are computed again, because a comparison of all examples would read them, too.
     """
     if data.yields_batches:
         return None
@@ -81,16 +67,13 @@ def _read_again(path, sequence, teacher, data):
 
 
 def _worth_keeping(sequence, teacher, data, path):
-    """Whether the data are fixed, and what a teacher says of them is of one output and not too large."""
-    if sequence.augmentation is not None:
-        return False
-    if not data.fixed:
+    """Whether the data are fixed, and the soft targets are of one output and not too large."""
+    if sequence.augmentation is not None or not data.fixed:
         return False
     if data.yields_batches and backend.BACKEND == "torch" and process_group.count() > 1:
-        return False  # There each worker's dataset brings a part of its own, and none knows the order of all.
+        return False  # Each worker's dataset brings its own part, and no worker knows the order of all examples.
     first_x = data.first_batch()[0]
     outputs = output_spec(teacher, inputs_for(teacher, first_x))
-    # A teacher with one output: who has several is heard at each step.
     if keras.tree.is_nested(outputs) or keras.tree.is_nested(sequence.distillation_loss):
         return False
     count = data.number_of_batches() * outputs.shape[0] if data.yields_batches else len(data)
@@ -102,6 +85,6 @@ def _worth_keeping(sequence, teacher, data, path):
 
 
 def _open(path):
-    """Soft targets that lie on disk: read into memory, as without a directory, where they are not too large for it."""
+    """Load soft targets from disk, into memory if they are not too large."""
     soft_targets = SoftTargets.load(path)
     return SoftTargets.load(path, mmap=False) if soft_targets.nbytes <= _MOST_BYTES else soft_targets

@@ -1,4 +1,4 @@
-"""Random augmentation inside a training step: one draw for student and teacher, or views that can be made again."""
+"""Random augmentation inside a training step: one draw for student and teacher, or views that are reproducible."""
 
 import keras
 import numpy as np
@@ -9,58 +9,49 @@ from keras_ban._src.data.batch import inputs_for
 
 
 def check_augmentation(augmentation):
-    """Raise where something cannot augment inside a training step."""
+    """Raise an error if `augmentation` cannot run inside a training step."""
     if not isinstance(augmentation, keras.layers.Layer):
         raise TypeError(
             "`augmentation` must be a `keras.layers.Layer` or a `keras.Model`, such as `keras.layers.RandomFlip()` or, "
-            f"for several, `keras.Sequential([...])` of them, received: {augmentation!r} (of type "
-            f"{type(augmentation).__name__})."
+            f"for several, `keras.Sequential([...])` of them, received: {augmentation!r}."
         )
     if augmentation.trainable_variables:
-        raise ValueError(
-            "`augmentation` has trainable weights, which no gradient would reach: "
-            f"{[v.path for v in augmentation.trainable_variables]}. Make them part of the student, or freeze them."
-        )
+        paths = [variable.path for variable in augmentation.trainable_variables]
+        raise ValueError(f"`augmentation` has trainable weights, which no gradient would reach: {paths}. Freeze them.")
 
 
 def seed_states(augmentation):
-    """The states of its random generators: those variables that are no weights."""
+    """The states of its random generators: the variables that are not weights."""
     weights = {id(weight) for weight in augmentation.weights}
     return [variable for variable in augmentation.variables if id(variable) not in weights]
 
 
 def reseed(augmentation, seed):
-    """Start its random generators anew, each from a seed of its own."""
+    """Restart its random generators, each with its own seed."""
     for i, state in enumerate(seed_states(augmentation)):
         state.assign([int(np.random.SeedSequence([seed, i]).generate_state(1)[0] >> 1), 0])
 
 
 def augment(augmentation, x):
-    """`x` augmented, all in one go; its generators move on."""
+    """Augment all of `x` at once. The generators advance."""
     with backend.without_gradients():
         augmented = augmentation(keras.tree.map_structure(ops.copy, x), training=True)
     return _in_the_form_of(x, augmented)
 
 
 def views(augmentation, x, seeds):
-    """Views of examples, each drawn from its own seeds; the generators stay where they are.
+    """Augment each example with its own seeds, independently of the rest of the batch. The generators do not advance.
 
-    Args:
-        x: tensors `(examples, ...)`, or a nest of them.
-        seeds: `(examples, generators, 2)`, as `view_seeds` gives.
-
-    Returns:
-        As `x`. The view of an example does not depend on what else is in the batch.
+    `x` is tensors `(examples, ...)`, or a nest of them. `seeds` are those of `view_seeds`.
     """
     states = seed_states(augmentation)
-    of_all = [(variable, variable.value) for variable in augmentation.variables]
+    values = [(variable, variable.value) for variable in augmentation.variables]
 
     def view(example):
         x, seeds = example
-        mapping = {id(variable): (variable, value) for variable, value in of_all}
-        mapping |= {id(state): (state, ops.cast(seeds[i], state.dtype)) for i, state in enumerate(states)}
-        with keras.StatelessScope(state_mapping=mapping.values()):
-            # A copy: under torch some of Keras's layers add in place.
+        seeded = [(state, ops.cast(seeds[i], state.dtype)) for i, state in enumerate(states)]
+        with keras.StatelessScope(state_mapping=values + seeded):
+            # A copy, because some of Keras's layers add in place under torch.
             batch = keras.tree.map_structure(lambda leaf: ops.copy(leaf[None]), x)
             augmented = augmentation(batch, training=True)
         return keras.tree.map_structure(lambda leaf: leaf[0], augmented)
@@ -71,15 +62,9 @@ def views(augmentation, x, seeds):
 
 
 def view_seeds(keys, view, generators):
-    """From an example's key and the number of a view alone: the seeds of each generator.
+    """Return the seeds of each generator for a view, as a function of the examples' keys, uint64 `(examples,)`.
 
-    Args:
-        keys: uint64 `(examples,)`.
-        view: a whole number.
-        generators: how many random generators there are.
-
-    Returns:
-        int32 `(examples, generators, 2)`, not negative: 62 bits each, mixed as by SplitMix64 (Steele et al., 2014).
+    They are non-negative int32 `(examples, generators, 2)`: 62 bits each, mixed as by SplitMix64 (Steele et al., 2014).
     """
     streams = np.arange(generators, dtype="uint64") + np.uint64(view) * np.uint64(generators) + np.uint64(1)
     words = np.asarray(keys, "uint64")[:, None] + streams * np.uint64(0x9E3779B97F4A7C15)
@@ -91,11 +76,7 @@ def view_seeds(keys, view, generators):
 
 
 def build(augmentation, x):
-    """Let it make its variables, on the first examples as arrays.
-
-    Returns:
-        `None`; or the error that keeps JAX from compiling it.
-    """
+    """Build `augmentation` on the first examples, as arrays. Return the error of compiling it with JAX, or `None`."""
     x = keras.tree.map_structure(backend.as_tensor, x)
     if not augmentation.built:
         augmentation(x, training=False)
@@ -104,7 +85,7 @@ def build(augmentation, x):
 
 
 def draws_from_outside(augmentation, x):
-    """Whether a call moves a state that it does not hold, that of Keras's global random generator for instance."""
+    """Whether a call changes a state that it does not hold, for instance Keras's global random generator."""
     _, scope = _without_effect(augmentation, x)
     return bool(set(scope.state_mapping) - {id(variable) for variable in augmentation.variables})
 
@@ -115,7 +96,7 @@ def _without_effect(augmentation, x):
 
 
 class TeacherOnViews(keras.Model):
-    """A teacher that looks at views: `predict_on_batch((x, seeds))`."""
+    """A teacher's outputs for views: `predict_on_batch((x, seeds))`."""
 
     def __init__(self, teacher, augmentation):
         super().__init__(autocast=False)
@@ -123,7 +104,7 @@ class TeacherOnViews(keras.Model):
         self._augmentation = augmentation
         self.built = True
         if backend.compiles_image_layers():
-            # Not by the property, which refuses what the layers declare.
+            # Not by the property, which refuses layers that do not declare support.
             self._jit_compile = compiles(self, augmentation)
 
     def call(self, inputs):
@@ -133,18 +114,14 @@ class TeacherOnViews(keras.Model):
 
 
 def compiles(model, augmentation):
-    """Whether JAX compiles a model with this augmentation, although Keras's layers say that they do not support it."""
+    """Whether JAX compiles a model with this augmentation. Its layers declare no support because of TensorFlow."""
     exempt = {id(layer) for layer in backend.flat_layers(augmentation)}
-    # Layers declare it because of TensorFlow.
     return all(layer.supports_jit for layer in backend.flat_layers(model) if id(layer) not in exempt)
 
 
 def _in_the_form_of(x, augmented):
-    """`augmented`, nested as `x` is; of lists and tuples, Keras's datasets know one alone."""
+    """`augmented` in the structure of `x`. Keras's datasets convert lists to tuples."""
     shapes, others = ([tuple(leaf.shape) for leaf in keras.tree.flatten(each)] for each in (x, augmented))
     if shapes != others:
-        raise ValueError(
-            f"`augmentation` must keep the shapes of its inputs, but made {others} of {shapes}: validation and "
-            "prediction, which are not augmented, would find another model. Resize the data before training."
-        )
+        raise ValueError(f"`augmentation` must keep the shapes of its inputs, but made {others} of {shapes}.")
     return keras.tree.pack_sequence_as(x, keras.tree.flatten(augmented))

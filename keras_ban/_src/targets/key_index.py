@@ -1,8 +1,8 @@
-"""Keys that a dataset gives its examples, by which rows are found in any order: whole numbers or texts.
+"""Keys of examples, whole numbers or texts, by which rows are found in any order.
 
-A dataset gives them beside the labels: its `y` is `{"labels": y, "key": key}`. A key is kept as 64 bits, a whole number
-as itself and a text as its BLAKE2b hash. Two texts of one hash count as one key twice, which is an error: it is so for
-ten million texts with a chance of 3 in a million.
+The `y` of a dataset with keys is `{"labels": y, "key": key}`. A key is stored as 64 bits: a whole number as itself, a
+text as its BLAKE2b hash. If two texts have the same hash, an error says that a key occurs twice. For ten million texts,
+the probability is 3 in a million.
 """
 
 import hashlib
@@ -17,27 +17,19 @@ import numpy as np
 from keras_ban._src.data.leaves import as_array
 from keras_ban._src.files.writing import writing
 
-# An index of more rows lies in a temporary file. Threads and forked processes read it at once, which needs `pread`.
+# An index of more rows is a temporary file. Threads and forked processes read it at the same time, with `pread`.
 _MOST_IN_MEMORY = 2**20 if hasattr(os, "pread") else sys.maxsize
-# Of a file, so many records are sorted at a time, and so many are read to find one.
+# The number of records of a file that are sorted at a time, and that are read to find one.
 _SORTED_AT_ONCE = 2**18
 _BLOCK = 64
-# An odd number, by which multiplication modulo 2**64 can be undone; of the golden ratio, so that counted keys spread.
+# The golden ratio, which spreads consecutive keys. It is odd, so multiplication modulo 2**64 is invertible.
 _SPREAD = 0x9E3779B97F4A7C15
 
 
 def hashed(keys):
-    """`(uint64 (batch,), texts or None)` of a batch's keys.
+    """Return `(uint64 (batch,), texts as bytes or None)` for the keys of a batch, `(batch,)`, of any framework.
 
-    Args:
-        keys: whole numbers or texts, `(batch,)`, as any framework batches them. A text may be `str` or UTF-8 `bytes`.
-
-    Returns:
-        The texts are a list of bytes.
-
-    Raises:
-        TypeError: they are neither.
-        ValueError: they are not one for each example.
+    Keys are whole numbers, `str` or UTF-8 `bytes`. Raise `TypeError` for other values, `ValueError` for other shapes.
     """
     if isinstance(keys, (list, tuple)) and any(isinstance(key, (str, bytes)) for key in keys):
         keys = np.array(keys, "object")
@@ -46,14 +38,11 @@ def hashed(keys):
         raise ValueError(f"The keys of a batch must be of shape (batch,), one an example, received shape {keys.shape}.")
     if keys.dtype.kind in "iu":
         return (keys.astype("int64") if keys.dtype.kind == "i" else keys.astype("uint64")).view("uint64"), None
-    # Names of files that are no UTF-8 are texts with surrogates, for the bytes that they are.
+    # Python reads names of files that are not UTF-8 as texts with surrogates.
     texts = [key.encode(errors="surrogateescape") if isinstance(key, str) else key for key in keys.tolist()]
     wrong = [text for text in texts if not isinstance(text, bytes)]
     if wrong:
-        raise TypeError(
-            f"A key must be a whole number or a text, received: {wrong[0]!r} (of type {type(wrong[0]).__name__}, in an "
-            f"array of dtype {keys.dtype})."
-        )
+        raise TypeError(f"A key must be a whole number or a text, received: {wrong[0]!r} in dtype {keys.dtype}.")
     digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, "<u8").astype("uint64"), texts
 
@@ -63,7 +52,7 @@ def kind_of(texts):
 
 
 def spoken(key):
-    """A key as errors name it: of a whole number its 64 bits, of a text its bytes."""
+    """Return a key as text for errors, from the 64 bits of a whole number or the bytes of a text."""
     if isinstance(key, bytes):
         return repr(key.decode(errors="backslashreplace"))
     signed, unsigned = int(np.uint64(key).view("int64")), int(key)
@@ -71,31 +60,27 @@ def spoken(key):
 
 
 class KeyIndex:
-    """Finds rows by their keys; of more than a million rows it lies in a temporary file, of 12 bytes a row.
+    """Finds rows by their keys. With more than a million rows, it is a temporary file with 12 bytes per row.
 
-    It is a table of `(hash, row)`, sorted by the hash. To find a key in the file one block of the table is read, told
-    by the hashes with which blocks begin, which are kept in memory: 0.12 bytes a row.
-
-    Args:
-        parts: a function that gives the keys, uint64 arrays one after the other, and the same when called again.
-        rows: how many they are.
+    The index is a table of `(hash, row)`, sorted by hash. To find a key in the file, one block of the table is read.
+    The first hashes of the blocks are in memory, 0.12 bytes per row. `parts` is a function that returns an iterable of
+    uint64 arrays, the keys in order. It may be called again. `rows` is their number.
 
     Attributes:
-        twice: two rows of the same key, the earlier first, and the key; `None` if there are none.
+        twice: two rows with the same key, the earlier first, and the key. `None` if keys are unique.
     """
 
     def __init__(self, parts, rows):
         self._rows = rows
-        # Packed; with 4 bytes for the row where they are enough.
-        self._dtype = np.dtype([("hash", "<u8"), ("row", "<u4" if self._rows <= 2**32 else "<u8")])
+        self._dtype = np.dtype([("hash", "<u8"), ("row", "<u4" if rows <= 2**32 else "<u8")])
         self.twice = None
-        if self._rows <= _MOST_IN_MEMORY:
+        if rows <= _MOST_IN_MEMORY:
             table = self._sorted(np.concatenate([np.empty(0, self._dtype), *self._records(parts)]))
-            # Apart, so that a search need not copy them.
+            # Separate, so that a search does not copy them.
             self._table = table["hash"].copy(), table["row"].copy()
         else:
             with self._writing():
-                file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the index is there
+                file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the index)
             weakref.finalize(self, file.close)
             self._file = file.fileno()
             self._write(parts)
@@ -121,7 +106,7 @@ class KeyIndex:
         return records
 
     def _write(self, parts):
-        """Sort into the file: first by the hash's leading bits, then what has those in common."""
+        """Sort the records into the file: first by the leading bits of the hash, then those with equal leading bits."""
         bits = (self._rows // _SORTED_AT_ONCE).bit_length()
         starts = np.zeros(2**bits + 1, "int64")
         for records in self._records(parts):
@@ -153,7 +138,7 @@ class KeyIndex:
         return writing(f"the index of the keys, in {folder}")
 
     def _read(self, place, count):
-        """So many records, or those up to the end of the file."""
+        """Return the bytes of `count` records, or of those up to the end of the file."""
         size = self._dtype.itemsize
         offset, left, parts = int(place) * size, int(count) * size, []
         while left and (part := os.pread(self._file, left, offset)):
@@ -162,7 +147,7 @@ class KeyIndex:
         return b"".join(parts)
 
     def _table_for(self, hashes):
-        """A part of the table, sorted, that holds those hashes if the whole does: hashes and rows."""
+        """Return the hashes and rows of a sorted part of the table that holds these hashes, if the table does."""
         if self._rows <= _MOST_IN_MEMORY:
             return self._table
         blocks = np.unique(np.maximum(np.searchsorted(self._begins, hashes, side="right") - 1, 0))
@@ -171,7 +156,7 @@ class KeyIndex:
         return table["hash"], table["row"]
 
     def rows_of(self, keys):
-        """`(rows, found)`: int64 and bool `(batch,)`."""
+        """Return `(rows, found)`, int64 and bool `(batch,)`."""
         if self._rows == 0 or len(keys) == 0:
             return np.zeros(len(keys), "int64"), np.zeros(len(keys), "bool")
         wanted = keys * np.uint64(_SPREAD)
@@ -180,20 +165,16 @@ class KeyIndex:
         return rows[places].astype("int64"), hashes[places] == wanted
 
     def check_unique(self, texts, place):
-        """Raise `ValueError` where two rows have one key.
+        """Raise `ValueError` if two rows have the same key.
 
-        Args:
-            texts: of all rows, those that the keys are hashes of; or `None`.
-            place: a function from a row to words that say where it is.
+        `texts` are those of all rows, or `None`. `place` is a function from a row to a text about its place.
         """
         if self.twice is None:
             return
         first, second, key = self.twice
         key = key if texts is None else next(itertools.islice(texts, first, None))
-        raise ValueError(
-            f"The key {spoken(key)} is there twice, in {place(first)} and in {place(second)}: each example must have a "
-            "key of its own, and be in one part of the data alone."
-        )
+        rows = f"{place(first)} and in {place(second)}"
+        raise ValueError(f"The key {spoken(key)} is there twice, in {rows}: each example must have its own key.")
 
 
 def _leading(records, bits):

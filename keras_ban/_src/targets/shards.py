@@ -1,4 +1,4 @@
-"""Rows by key in one file or several: opened as one, and read from as batches want them, in constant memory."""
+"""Rows by key in one or several files, which are opened as one array and read in constant memory."""
 
 import itertools
 import pathlib
@@ -9,20 +9,17 @@ import numpy as np
 from keras_ban._src.files import row_file
 
 _NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.npy")
-# A mapped file keeps in memory what was read of it, and a file descriptor: after so many rows or files all are closed.
+# A mapped file holds a file descriptor, and its rows in memory once they are read. After this many rows or files, all
+# files are closed.
 _MOST_ROWS_MAPPED = 2**13
 _MOST_FILES_OPEN = 64
 _KEYS_AT_ONCE = 2**20
-# What two shards of the same soft targets may differ in.
+# The entries in which shards of the same soft targets may differ.
 _OF_A_SHARD = {"rows", "rows_checksum", "keys_checksum", "texts_bytes", "texts_checksum", "version", "teacher_name"}
 
 
 def shards_of(folder):
-    """The files `targets-00000-of-00004.npy` and so on of a folder, in order.
-
-    Raises:
-        ValueError: there are none, some are missing, or there are those of several sets.
-    """
+    """Return the files `targets-00000-of-00004.npy`, ... of a folder. Raise `ValueError` unless it has one full set."""
     found = [(match, path) for path in sorted(folder.iterdir()) if (match := _NAME.fullmatch(path.name))]
     sets = {(match["prefix"], match["count"]) for match, _ in found}
     if len(sets) != 1:
@@ -34,43 +31,38 @@ def shards_of(folder):
     if missing or len(found) != len(paths):
         raise ValueError(
             f"{folder} holds {len(found)} shards of {int(count)}; missing: {', '.join(missing[:5]) or 'none'}"
-            f"{', ...' if len(missing) > 5 else ''}. Compute each with "
-            "`SoftTargets.from_teacher(teacher, shard, path=...)`; those that are there can stay."
+            f"{', ...' if len(missing) > 5 else ''}. Compute them with `SoftTargets.from_teacher(..., path=...)`."
         )
     return paths
 
 
 class ShardRows:
-    """The rows of files that are read together, an array `(rows, ...)` as far as it is used as one.
-
-    Args:
-        paths: files that `row_file.RowWriter` wrote. Small ones are checked whole.
+    """The rows of several files that `row_file.RowWriter` wrote, as an array `(rows, ...)`. Small files are checked.
 
     Attributes:
-        description: what they have in common.
-        unchecked: whether there are larger ones, which `check_content` reads.
+        description: the description of the first file.
+        unchecked: whether there are larger files, which `check_content` reads.
 
     Raises:
-        ValueError: one is damaged, or holds something else than the first.
+        ValueError: a file is damaged, or holds other soft targets than the first.
     """
 
     def __init__(self, paths):
-        # They are opened again and again, whatever the working directory is then.
+        # Absolute, because files are opened again later, when the working directory may be another.
         self._paths = [pathlib.Path(path).absolute() for path in paths]
         self._offsets, self._states, counts = [], [], []
         self.description, self.unchecked = None, False
         for path in self._paths:
             self._states.append(_state(path))
             rows, _, description = row_file.read_rows(path)
-            common = {name: value for name, value in description.items() if name not in _OF_A_SHARD}
             if self.description is None:
                 self.description, self.dtype = description, rows.dtype
-                first = common
-            elif common != first:
-                names = [name for name in {**first, **common} if common.get(name) != first.get(name)]
+            names = {*self.description, *description} - _OF_A_SHARD
+            differing = sorted(name for name in names if self.description.get(name) != description.get(name))
+            if differing:
                 raise ValueError(
                     f"{path} and {self._paths[0].name} are not shards of the same soft targets: they differ in "
-                    f"{', '.join(names)}. Compute them with one teacher and the same arguments; delete what is old."
+                    f"{', '.join(differing)}. Compute them with one teacher and the same arguments."
                 )
             self.unchecked |= not row_file.is_small(rows)
             self._offsets.append(row_file.rows_offset(path))
@@ -111,20 +103,17 @@ class ShardRows:
 
     def _check_same(self, shard):
         if _state(self._paths[shard]) != self._states[shard]:
-            raise ValueError(
-                f"{self._paths[shard]} was replaced or altered since it was opened, and its rows may be others. Open "
-                "it again, with `SoftTargets.load`."
-            )
+            raise ValueError(f"{self._paths[shard]} was replaced or altered since it was opened: load it again.")
 
     def __getstate__(self):
         return {**self.__dict__, "_open": {}, "_rows_mapped": 0}
 
     def keys(self):
-        """uint64 `(rows,)`, in memory."""
+        """Return the keys, uint64 `(rows,)`, in memory."""
         return np.concatenate([np.empty(0, "uint64"), *self.keys_in_parts()])
 
     def keys_in_parts(self):
-        """The same a piece at a time: uint64 arrays, in the order of the rows."""
+        """Yield the keys as uint64 arrays, in the order of the rows."""
         for i, path in enumerate(self._paths):
             self._check_same(i)
             count = int(self._starts[i + 1] - self._starts[i])
@@ -133,16 +122,16 @@ class ShardRows:
                 yield np.fromfile(path, "<u8", min(_KEYS_AT_ONCE, count - start), offset=keys_at + 8 * start)
 
     def texts(self):
-        """The texts of the keys, in the order of the rows, one after the other; none of whole numbers."""
+        """Iterate over the texts of the keys, in the order of the rows. Whole numbers have none."""
         return itertools.chain.from_iterable(row_file.read_texts(path) for path in self._paths)
 
     def place(self, row):
-        """Where a row lies, for an error to say."""
+        """Return the place of a row, as text for errors."""
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         return f"row {row - self._starts[shard]} of {self._paths[shard].name}"
 
     def check_content(self):
-        """Read all files once, and raise `ValueError` where one is not what was written."""
+        """Read all files once. Raise `ValueError` if one is not what was written."""
         for path in self._paths:
             rows, keys, description = row_file.read_rows(path, check=False)
             row_file.check_content(path, rows, keys, description)
@@ -150,6 +139,6 @@ class ShardRows:
 
 
 def _state(path):
-    """By which a file is known to be the one that was opened."""
+    """Return values by which an altered file is recognized."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""From a teacher's outputs to the rows that are kept of them."""
+"""Convert a teacher's outputs to the rows that are stored."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
 
-# Format 3 has other fingerprints of the examples. Rows by key have none, and are still of format 2.
+# Format 3 has other fingerprints of the examples. Rows by key have no fingerprints, and still have format 2.
 FORMAT, FORMAT_BY_KEY = 3, 2
 HASHES_OF_FORMAT = {2: 1, 3: 2}
 
@@ -24,17 +24,17 @@ def check_teacher(teacher):
 
 
 def check_views(augmentation, views):
-    """Return how many views there are, `None` without augmentation, or raise where the two do not go together."""
+    """Return the number of views, or `None` without augmentation. Raise an error if the arguments contradict."""
     if augmentation is None:
         if views is not None:
-            raise ValueError(f"`views={views}` are of an `augmentation`: pass the layer that makes them.")
+            raise ValueError(f"`views={views}` need an `augmentation`: pass the layer that makes them.")
         return None
     augmented_views.check_augmentation(augmentation)
     return 1 if views is None else checks.check_count("views", views)
 
 
 def keys_of_batch(x, key):
-    """`(uint64 (batch,), texts or None, kind of the keys)`: `key`, as the data gave it, or fingerprints and no kind."""
+    """`(uint64 (batch,), texts or None, kind)` of the keys of the data, or without keys of fingerprints (no kind)."""
     if key is None:
         return example_keys(x), None, None
     keys, texts = key_index.hashed(key)
@@ -45,9 +45,9 @@ def keys_of_batch(x, key):
 
 
 def look(teacher, augmentation=None, views=None):
-    """A function of a batch `x` and its keys that gives the teacher's outputs `(batch, ..., classes)`.
+    """Return a function of a batch `x` and its keys that returns the teacher's outputs `(batch, ..., classes)`.
 
-    With an `augmentation` they are of views, `(batch, views, ..., classes)`. Of several workers each has its own copy.
+    With an `augmentation`, outputs are `(batch, views, ..., classes)`. Each of several workers uses its own copy.
     """
     if process_group.shared():
         teacher = model_file.on_this_worker(teacher)
@@ -61,27 +61,25 @@ def look(teacher, augmentation=None, views=None):
     on_views = augmented_views.TeacherOnViews(teacher, augmentation)
     generators = len(augmented_views.seed_states(augmentation))
 
-    def look_at_views(x, keys):
+    def outputs_of_views(x, keys):
         seeds = (augmented_views.view_seeds(keys, view, generators) for view in range(views))
         return np.stack([_outputs_of(on_views, (x, each)) for each in seeds], axis=1)
 
-    return look_at_views
+    return outputs_of_views
 
 
 def build_augmentation(augmentation, views, x, keys):
-    """Make it ready, on a first batch; raise where seeds do not determine what it makes."""
+    """Build the augmentation on a first batch. Raise an error if seeds do not determine its views."""
     x, keys = keras.tree.map_structure(lambda leaf: leaf[:4], x), keys[:4]
     error = augmented_views.build(augmentation, x)
     if error is not None:
-        raise ValueError(
-            "`augmentation` cannot make views under JAX, which cannot compile it. Keras's `RandomCrop` is such a "
-            "layer; `RandomTranslation` does the same to padded images."
-        ) from error
+        advice = "Replace `RandomCrop` by `RandomTranslation` on padded images."
+        raise ValueError(f"`augmentation` cannot make views under JAX, which cannot compile it. {advice}") from error
     generators = len(augmented_views.seed_states(augmentation))
     if generators == 0 and views > 1:
         raise ValueError(
-            f"`augmentation` holds no `keras.random.SeedGenerator`, so that all its {views} views of an example would "
-            "be the same. Draw from one that the layer holds; or, if nothing is drawn, use `views=1`."
+            f"`augmentation` holds no `keras.random.SeedGenerator`, so all {views} views of an example would be the "
+            "same. Draw from one that the layer holds, or use `views=1`."
         )
     x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     seeds = keras.ops.convert_to_tensor(augmented_views.view_seeds(keys, 0, generators))
@@ -90,8 +88,7 @@ def build_augmentation(augmentation, views, x, keys):
     if not same or augmented_views.draws_from_outside(augmentation, x):
         raise ValueError(
             "`augmentation` gives another view each time, from the same seeds: it draws from a global random state. "
-            "Give its layers a `seed` (under torch a `Dropout` without one does so), or draw by `keras.random` from a "
-            "`keras.random.SeedGenerator` that the layer holds."
+            "Give its layers a `seed`, or draw from a `keras.random.SeedGenerator` that the layer holds."
         )
 
 
@@ -99,30 +96,30 @@ def _outputs_of(teacher, x):
     outputs = teacher.predict_on_batch(inputs_for(teacher, x))
     if keras.tree.is_nested(outputs):
         raise ValueError(
-            "The teacher gives several outputs, and soft targets are stored of one. Make a teacher of the one that is "
-            "to be learned, `keras.Model(teacher.inputs, teacher.outputs[0])`, or let the teacher run at each step: "
-            "`Distiller(teacher=...)` without soft targets."
+            "The teacher gives several outputs, and soft targets are of one. Use a teacher with one output, "
+            "`keras.Model(teacher.inputs, teacher.outputs[0])`, or a `Distiller(teacher=...)` without soft targets."
         )
     outputs = np.asarray(outputs)
     outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
     if np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise ValueError(
-            "The teacher's outputs hold NaN or inf: it has nothing to teach. Was it trained to the end, and is `x` "
-            "free of NaN and scaled as it was for the teacher?"
+            "The teacher's outputs hold NaN or inf. Check that it is trained, and that `x` is free of NaN and scaled "
+            "as in its training."
         )
     return outputs
 
 
 def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, views, kind):
-    """What is to be known of the rows, as plain data; `outputs` are those of a first batch, as `look` gives them."""
+    """Return the description of the rows, as plain data. `outputs` are those of a first batch, from `look`."""
     classes = outputs.shape[-1] if outputs.ndim > 1 else 0
     if (top_k is not None and top_k > classes) or outputs.ndim < 2:
         raise ValueError(
-            f"`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
+            "`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
             f"top_k={top_k}; the outputs have shape {outputs.shape}."
         )
     if from_logits is None:
         from_logits = _gives_logits(teacher, outputs)
+    # Not at the top: it imports this file.
     import keras_ban
 
     return {
@@ -143,10 +140,10 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
 
 
 def _gives_logits(teacher, outputs):
-    """Whether a teacher gives logits, going by its last layer, or by its outputs where that is not known."""
+    """Whether a teacher gives logits, according to its last layer, or else to the range of its outputs."""
     last = of_model(teacher)
     known = None if keras.tree.is_nested(last) else last.meaning.from_logits
-    return not (((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all()) if known is None else known
+    return known if known is not None else not ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all()
 
 
 def row_dtype(description):
@@ -164,11 +161,11 @@ def as_rows(outputs, description):
     if np.isinf(rows[np.isfinite(outputs)]).any():
         raise ValueError(
             f"The teacher's outputs reach {np.abs(outputs[np.isfinite(outputs)]).max():.4g}, which is beyond {dtype}: "
-            "use dtype='float32', or top_k, which keeps log-probabilities."
+            "use dtype='float32', or top_k, which stores log-probabilities."
         )
     return rows
 
 
 def log_probabilities(outputs, from_logits):
-    """Outputs as logits. Masked classes, of -inf, count as -1e30."""
+    """Outputs as logits. Masked classes (-inf) become -1e30."""
     return np.maximum(outputs, -1e30) if from_logits else np.log(np.maximum(outputs, 1e-30))

@@ -1,4 +1,4 @@
-"""The k largest logits of each example, and the mass of all others: soft targets of many classes in few bytes."""
+"""Compressed soft targets: the k largest logits of each example, and the probability of all other classes."""
 
 import keras
 import numpy as np
@@ -11,12 +11,11 @@ _SMALLEST = -65504.0
 
 
 def check_loss(loss):
-    """Raise `ValueError` where a distillation loss is not known to compare what is kept."""
+    """Raise `ValueError` if it is not known that a distillation loss compares softmaxes."""
     if of_distillation_loss(loss)[0].activation != "softmax":
         raise ValueError(
             "`top_k` keeps the largest of one softmax, and the distillation loss is not known to compare those of one: "
-            f"{loss!r}. Leave `top_k` out, so that all are kept; or use a loss of `keras_ban.losses` with "
-            "activation='softmax' (one of your own says so by an attribute `activation`)."
+            f"{loss!r}. Leave `top_k` out, or use a loss with an attribute `activation='softmax'`."
         )
 
 
@@ -28,17 +27,11 @@ def row_dtype(classes, k, from_logits, dtype="float16"):
 
 
 def compress(logits, dtype):
-    """Keep the `k` largest of `logits`, as log-probabilities.
+    """Keep the `k` largest of `logits`, `(..., classes)`, as a structured array `(...)` of `row_dtype` `dtype`.
 
-    What is kept is `logit - logsumexp(logits)`: logits too, since a softmax does not see a shift, never above 0, where
-    float16 is finest. `log_rest` is the logarithm of the probability that the classes left out have together.
-
-    Args:
-        logits: float array `(..., classes)`.
-        dtype: a `row_dtype`, which holds `k`.
-
-    Returns:
-        Structured array `(...)`; the kept classes in the order of their logits, the largest first.
+    The stored values are `logit - logsumexp(logits)`, the largest first. They are logits, too, because a softmax
+    ignores a shift, and at most 0, where float16 is most precise. `log_rest` is the log-probability of all other
+    classes together.
     """
     values, k = dtype.names[1], dtype["indices"].shape[0]
     logits = np.asarray(logits, "float64" if logits.dtype == "float64" else "float32")
@@ -49,7 +42,7 @@ def compress(logits, dtype):
     top = kept[..., :1]
     exponentials = np.exp(logits - top)
     log_sum = np.log(exponentials.sum(axis=-1, keepdims=True))
-    # Summed on its own: 1 minus the mass that was kept would lose the digits of a small rest.
+    # Summed separately: 1 minus the probability of the kept classes would lose the digits of a small rest.
     np.put_along_axis(exponentials, largest, 0.0, axis=-1)
     with np.errstate(divide="ignore"):
         log_rest = np.log(exponentials.sum(axis=-1, keepdims=True)) - log_sum
@@ -61,18 +54,18 @@ def compress(logits, dtype):
 
 
 def is_top_k(soft_targets):
-    """Whether a batch's soft targets are compressed rows, as `columns` gives them."""
+    """Whether a batch's soft targets are `columns` of compressed rows."""
     return isinstance(soft_targets, dict) and {"indices", "log_rest"} < set(soft_targets)
 
 
 def columns(rows):
-    """Compressed rows, structured or a dict of tensors, as a dict fit for a batch: `(..., k)`, `(..., k)`, `(...)`."""
+    """The fields of compressed rows, structured or a dict of tensors, as a dict for a batch."""
     names = rows if isinstance(rows, dict) else rows.dtype.names
     return {name: rows[name] if name != "indices" else _signed(rows[name]) for name in names}
 
 
 def _signed(indices):
-    # No framework takes all of the unsigned types.
+    # No framework supports all unsigned types.
     if isinstance(indices, np.ndarray):
         return indices.astype("int32")
     # Imports TensorFlow, which is imported already: these are rows in a `tf.data` pipeline.
@@ -82,16 +75,10 @@ def _signed(indices):
 
 
 def expand(soft_targets, classes):
-    """Dense soft targets from the columns of compressed rows.
+    """Dense soft targets `(..., classes)` from the `columns` of compressed rows, as tensors.
 
-    Each class that was left out is given `log_rest - log(classes - k)`: the mass left out, spread evenly.
-
-    Args:
-        soft_targets: what `columns` gives, as tensors.
-        classes: how many classes there are.
-
-    Returns:
-        Tensor `(..., classes)`: logits, or probabilities where the teacher gave probabilities.
+    They are logits, or probabilities if the teacher gave probabilities. Each class that was left out gets `log_rest -
+    log(classes - k)`: their probability, spread evenly.
     """
     (values,) = set(soft_targets) - {"indices", "log_rest"}
     kept = ops.cast(soft_targets[values], keras.config.floatx())
