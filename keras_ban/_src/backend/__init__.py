@@ -57,6 +57,12 @@ random_states = _chosen.random_states
 set_random_states = _chosen.set_random_states
 # Seeds the random numbers by which Keras shuffles, if `random_states` cannot return their state.
 seed_shuffling = _chosen.seed_shuffling
+# Whether all workers shuffle arrays in the same order.
+shuffles_alike = _chosen.shuffles_alike
+# Whether each of several workers takes its part of a batch in the training step.
+divides_batches_in_step = _chosen.divides_batches_in_step
+# Whether Keras writes a SavedModel in this process.
+writes_saved_models = _chosen.writes_saved_models
 
 # `process_group` calls the functions below.
 # Returns `(number of workers, index of this worker)`. It is `(1, 0)` if this process trains by itself.

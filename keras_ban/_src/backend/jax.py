@@ -140,6 +140,21 @@ def set_random_states(states):
     common.set_random_states(states)
 
 
+def shuffles_alike():
+    """Return `True`: Keras shuffles by the workers' common random numbers."""
+    return True
+
+
+def divides_batches_in_step():
+    """Return `False`: the engine or the data divide batches."""
+    return False
+
+
+def writes_saved_models():
+    """Return `False`: a separate process with TensorFlow writes them."""
+    return False
+
+
 def seed_shuffling(seed):
     """Do nothing: Keras shuffles by NumPy's generator."""
 

@@ -48,6 +48,16 @@ def index():
     return 0 if _by_itself.is_set() else backend.worker_count_and_index()[1]
 
 
+def divides_in_step():
+    """Whether there are several workers, each of which takes its part of a batch in the training step."""
+    return backend.divides_batches_in_step() and count() > 1
+
+
+def divides_data():
+    """Whether the data must give each worker or device its part of a batch."""
+    return not backend.divides_batches_in_step() and (count() > 1 or shares() > 1)
+
+
 def is_chief():
     """Return whether this worker is the chief, which writes the files."""
     return index() == 0

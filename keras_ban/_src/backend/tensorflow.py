@@ -115,6 +115,21 @@ def set_random_states(states):
     common.set_random_states(states)
 
 
+def shuffles_alike():
+    """Return `False`: Keras shuffles by a state of TensorFlow, which differs."""
+    return False
+
+
+def divides_batches_in_step():
+    """Return `False`: the engine or the data divide batches."""
+    return False
+
+
+def writes_saved_models():
+    """Return `True`."""
+    return True
+
+
 def seed_shuffling(seed):
     """Seed TensorFlow's global generator, by which Keras shuffles arrays."""
     tf.random.set_seed(seed)

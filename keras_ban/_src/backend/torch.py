@@ -110,6 +110,21 @@ def set_random_states(states):
         torch.cuda.set_rng_state_all(cuda)
 
 
+def shuffles_alike():
+    """Return `True`: Keras shuffles by the workers' common random numbers."""
+    return True
+
+
+def divides_batches_in_step():
+    """Return `True`: a step takes its part of each batch."""
+    return True
+
+
+def writes_saved_models():
+    """Return `False`: a separate process with TensorFlow writes them."""
+    return False
+
+
 def seed_shuffling(seed):
     """Do nothing: Keras shuffles by torch's generator, of which `random_states` returns the state."""
 

@@ -305,13 +305,12 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
     def _train(self, data, options):
         try:
             validation_data = options["validation_data"]
-            # On torch nothing is divided before a step, see `torch_workers`.
-            if backend.BACKEND != "torch" and (process_group.count() > 1 or process_group.shares() > 1):
+            if process_group.divides_data():
                 data.check_shares(options.get("steps_per_epoch"))
                 data, validation_data = part_of_batches(data, validation_data)
             with reading.watched(data, validation_data) as (data, validation_data):
                 arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
-                if backend.BACKEND == "torch" and process_group.count() > 1:
+                if process_group.divides_in_step():
                     # Imports torch, which need not be installed.
                     from keras_ban._src.distillation import torch_workers
 
@@ -326,7 +325,7 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
-        if backend.BACKEND == "torch" and process_group.count() > 1:
+        if process_group.divides_in_step():
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         if self._hears_teacher:
             self._hidden.outputs.check()

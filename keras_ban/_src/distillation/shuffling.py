@@ -33,7 +33,7 @@ def in_order_of_epoch(data, options, seed):
 
 def _keras_shuffles():
     # On TensorFlow, Keras draws a different order in each worker. For JAX see `keras_ban._src.data.parts`.
-    return backend.shuffles_each_epoch_anew() and (backend.BACKEND != "tensorflow" or process_group.count() == 1)
+    return backend.shuffles_each_epoch_anew() and (backend.shuffles_alike() or process_group.count() == 1)
 
 
 class OrderOfEpoch(keras.callbacks.Callback):

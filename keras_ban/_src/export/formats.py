@@ -26,7 +26,7 @@ def write(served, specs, format, folder, representative=None):
     """
     saved_model, converted = folder / "saved_model", folder / f"converted.{format}"
     job = {"format": format, "saved_model": str(saved_model), "converted": str(converted), "model": None}
-    if backend.BACKEND == "tensorflow":
+    if backend.writes_saved_models():
         write_saved_model(served, specs, saved_model)
     else:
         model_file.save(served, folder / "model.keras")
@@ -73,7 +73,7 @@ def check_importable(model):
     for each in users_objects(model):
         if each.__module__ == "__main__" or "." in each.__qualname__:
             raise ValueError(
-                f"Under {backend.BACKEND}, a separate process exports the model, but it cannot import "
+                f"Under {keras.config.backend()}, a separate process exports the model, but it cannot import "
                 f"{each.__qualname__!r} from {each.__module__!r}. Move it to the top level of a separate module, or "
                 "export under TensorFlow (KERAS_BACKEND=tensorflow)."
             )

@@ -6,7 +6,7 @@ import time
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
@@ -270,7 +270,7 @@ class Generations:
         if teacher is not None:
             return self._distiller(model, None if soft_targets is not None else teacher, label_weight)
         # On torch, Keras's own `fit` does not know of other workers.
-        if augmentation is not None or (backend.BACKEND == "torch" and process_group.count() > 1):
+        if augmentation is not None or process_group.divides_in_step():
             return Distiller(student=model, label_weight=1, augmentation=augmentation)
         return model
 

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 
-from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.fingerprints import model_fingerprint
@@ -70,7 +69,7 @@ def _worth_keeping(sequence, teacher, data, path):
     """Whether the data are fixed, and the soft targets are of one output and not too large."""
     if sequence.augmentation is not None or not data.fixed:
         return False
-    if data.yields_batches and backend.BACKEND == "torch" and process_group.count() > 1:
+    if data.yields_batches and process_group.divides_in_step():
         return False  # Each worker's dataset brings its own part, and no worker knows the order of all examples.
     first_x = data.first_batch()[0]
     outputs = output_spec(teacher, inputs_for(teacher, first_x))
