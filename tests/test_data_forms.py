@@ -185,6 +185,19 @@ def test_a_dataset_that_processes_read_trains_on_the_view_of_the_epoch(blobs):
     assert 1 == paired.dataset.view
 
 
+@pytest.mark.one_backend
+def test_class_weights_of_a_dataset_go_with_a_teacher_at_each_step_or_are_refused_before_training(blobs):
+    def run(soft_targets):
+        made = BornAgainSequence(classifier(), generations=1, seed=0, soft_targets=soft_targets)
+        made.compile("sgd", crossentropy())
+        made.fit(Batches(*blobs, fixed=True), class_weight={0: 3.0}, verbose=0, shuffle=False)
+        return [weight for model in made.models for weight in model.get_weights()]
+
+    assert_same(run("online"), run("auto"))
+    with pytest.raises(ValueError, match="let the dataset yield `sample_weight`"):
+        run("cached")
+
+
 class Members(keras.Model):
     """A model with an attribute of the name that an `EnsembleModel` has."""
 

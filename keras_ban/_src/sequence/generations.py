@@ -1,4 +1,4 @@
-"""Make the generations of a sequence, train each, and measure it."""
+"""The generations of a sequence: created, trained, measured and stored."""
 
 import functools
 import time
@@ -26,17 +26,18 @@ from keras_ban._src.targets import augmented_views
 
 
 class Generations:
-    """What one `fit` of a `BornAgainSequence` trains: the generations, and the ensemble's student, if one is wanted.
+    """Trains the generations of one `fit` of a `BornAgainSequence`, and the student distilled from their ensemble.
 
-    Each starts from a seed of its own, and from nothing that those before it left behind but the weights of the models
-    that teach it: so that one that is trained again, in another process, comes out the same. The place of a generation
-    is its number; that of the ensemble's student is the one after the last, though fewer were trained (`patience`).
+    A generation depends only on its own seed and on the weights of its teachers. So it comes out the same when it is
+    trained again in another process. The place of a generation is its number. The place of the distilled student is
+    `generations + 1`, even if `patience` ended the generations earlier.
 
     Args:
-        sequence: the `BornAgainSequence`, whose settings count.
-        entropy: from which each generation's seed is derived.
+        sequence: the `BornAgainSequence` with the settings.
+        compile_arguments: its `CompileArguments`.
+        entropy: the number from which the seeds are derived.
         scorer: a `Scorer`.
-        run: the `RunDirectory` that generations are loaded from, and soft targets lie in; `None`: all is in memory.
+        run: the `RunDirectory` of generations and soft targets; `None`: everything is in memory.
     """
 
     def __init__(self, sequence, compile_arguments, entropy, scorer, run=None):
@@ -48,10 +49,10 @@ class Generations:
         self._starts = {}
         self._teacher = None
         self._bench = None
-        self._keeper = None  # Of the generation that is being trained.
+        self._keeper = None  # The `KeepEpochs` of the current generation.
 
     def start(self, teacher):
-        """The models that generations start from, by place, as far as they can be made and checked at once."""
+        """Create and check, before training, the initial models by place. Copies of one model are created later."""
         sequence, starts = self._sequence, {}
         self._teacher = teacher
         first = 0 if teacher is None else 1
@@ -60,7 +61,7 @@ class Generations:
             if not teacher.built:
                 raise ValueError("`teacher` has no weights yet: it must be a trained model.")
             starts[0] = teacher
-        # A model's copies are all alike: the first stands for the others, which are made when their turn comes.
+        # The copies of a model are alike: the first one is checked for all.
         last = first if isinstance(sequence.model, keras.Model) else sequence.generations + sequence.distill_ensemble
         for place in range(first, last + 1):
             keras.utils.set_random_seed(self.seed(place))
@@ -73,7 +74,7 @@ class Generations:
         for place in range(1, last + 1):
             self._distiller(starts[place], starts[place - 1], self.label_weight(place))
         if last == 0:
-            # What a student cannot be made with is told now, not when generation 0 is trained.
+            # Raise the errors of a student before generation 0 is trained.
             self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
         self._check_outputs(starts, last)
         for output in getattr(starts[last], "outputs", None) or []:
@@ -91,7 +92,7 @@ class Generations:
         return starts
 
     def _check_outputs(self, starts, last):
-        """Raise where losses and last layers contradict each other, before anything is trained."""
+        """Raise `ValueError` if losses and last layers contradict each other."""
         losses = (self._sequence.distillation_loss, self._compile_arguments.loss)
         Outputs(losses[0], None, starts[last], starts[last]).check_shapes()
         for place in range(1, last + 1) if last > 0 else [0]:
@@ -102,7 +103,7 @@ class Generations:
         return int(np.random.SeedSequence([self._entropy, place]).generate_state(1)[0])
 
     def label_weight(self, place):
-        """As a Distiller takes it; the ensemble's student has that of the last generation."""
+        """The label weight of a student; the distilled student has that of the last generation."""
         label_weight = self._sequence.label_weight
         return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
 
@@ -163,7 +164,7 @@ class Generations:
         history.records.append(record)
 
     def kept(self):
-        """What the run directory holds, in words."""
+        """A sentence about what the run directory holds."""
         count = len(self._run.entries)
         whole = ("no finished generation", "generation 0")[count] if count < 2 else f"generations 0 to {count - 1}"
         epochs = 0 if self._keeper is None or self._keeper.generation != count else self._keeper.epochs_kept
@@ -172,7 +173,7 @@ class Generations:
 
     @functools.cached_property
     def _finished(self):
-        """The records of what the run directory held at the beginning."""
+        """The records of the generations that the run directory held at the start."""
         return [] if self._run is None else self._run.history().records
 
     def _load(self, record, place, by):
@@ -185,11 +186,11 @@ class Generations:
             model = measured = model_file.load(self._run.model_file(record.generation), classes)
             self._compile_arguments.compile(model)
         if not self._run.finished:
-            self._scorer.score(measured, by)  # The next is compared with what it says.
+            self._scorer.score(measured, by)  # The next generation is compared with it.
         return model
 
     def _make(self, record, place, by, models, data, make_callbacks, options):
-        """Train a generation, or take the teacher that was given; fill in its record, and return its model."""
+        """Train a generation, or take the given teacher. Fill in its record, and return its model."""
         if record.generation == 0 and self._teacher is not None:
             wrapped = self.wrap(self._teacher)
             self._measure(wrapped, wrapped, record, by)
@@ -200,7 +201,7 @@ class Generations:
         callbacks = make_callbacks(record.generation)
         model, trained = self._train(record, place, teacher, models, data, callbacks, options)
         if trained is not model:
-            # Before it is measured, so that it predicts as it will when it is loaded: `run_eagerly`, for instance.
+            # Before it is measured, so that it predicts as it does after loading, for instance with `run_eagerly`.
             self._compile_arguments.compile(model)
         self._measure(model, trained, record, by)
         if trained is model:
@@ -208,10 +209,10 @@ class Generations:
         return model
 
     def _train(self, record, place, teacher, models, data, callbacks, options):
-        """Train a generation; return its model, and what it was trained as: itself, or a Distiller."""
+        """Train a generation. Return `(model, trained)`: `trained` is the model itself, or its Distiller."""
         sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
         if teacher is not None and label_weight != 1:
-            # The bench's student holds the last generation, and its way through `predict` is compiled.
+            # The bench's student has the values of the last generation, and its `predict` is compiled.
             on_bench = self._bench is not None and self._bench.holds is teacher and process_group.count() == 1
             runs = self._bench.student if on_bench else teacher
             path = None if self._run is None else self._run.soft_targets_file(record.generation - 1)
@@ -265,7 +266,7 @@ class Generations:
         return model, trained
 
     def _trainable(self, model, teacher, soft_targets, label_weight):
-        """The model as it is trained: a Distiller, or the model itself."""
+        """The object whose `fit` is called: a Distiller, or the model itself."""
         augmentation = self._sequence.augmentation
         if teacher is not None:
             return self._distiller(model, None if soft_targets is not None else teacher, label_weight)
@@ -275,7 +276,7 @@ class Generations:
         return model
 
     def _bench_for(self, label_weight, first):
-        """A bench with that label weight; `None` where there can be none."""
+        """A `Bench` for the label weight; `None` if generations differ in architecture."""
         sequence = self._sequence
         if not isinstance(sequence.model, keras.Model) or not sequence.model.built:
             return None
@@ -284,12 +285,12 @@ class Generations:
             self._share_layers(student, first)
             self._bench = Bench(self._distiller(student, None, label_weight))
             self._bench.distiller.compile(**self._compile_arguments.make())
-            # So that it predicts the way that the models themselves do, `run_eagerly` for instance.
+            # It predicts as the models do, for instance with `run_eagerly`.
             self._bench.student.compile(**self._compile_arguments.make())
         return self._bench
 
     def _share_layers(self, student, first):
-        # Those of generation 0, which each generation since has taken over as they were.
+        # All generations have the shared layers of generation 0.
         if self._sequence.shared_layers is not None:
             share_layers(student, first, self._sequence.shared_layers)
 
@@ -303,7 +304,7 @@ class Generations:
             record.seconds = float(measured[0])
             record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
             return
-        # Both are compiled already, where the generation was trained in turn with others.
+        # With a bench, both models are compiled already.
         record.metrics = self._scorer.evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
         record.scores = self._scorer.score(self._bench.student if on_bench else model, by)
@@ -313,7 +314,7 @@ class Generations:
         return self._scorer.evaluate(model), self._scorer.score(model, by)
 
     def wrap(self, model):
-        """The model compiled from outside, so that it stays as it is."""
+        """A compiled model around this one, which itself is not compiled."""
         wrapped = EnsembleModel([model], average="outputs")
         wrapped.compile(**self._compile_arguments.make())
         return wrapped
@@ -344,7 +345,7 @@ class Generations:
 
 
 def taught_by(teach_from, record):
-    """What taught a generation: the number of the one before, or `"ensemble"`, all before; `None`: the labels alone.
+    """The teacher of a generation: the number of the one before, `"ensemble"` for all before, or `None`.
 
     The ensemble of generation 0 alone is generation 0.
     """
@@ -355,7 +356,7 @@ def taught_by(teach_from, record):
 
 
 def average_of(models, meaning, weights=None, average=None):
-    """The `EnsembleModel` of generations: of their probabilities, where the `Meaning` of their outputs is known."""
+    """The `EnsembleModel` of generations. It averages probabilities if the `Meaning` of the outputs is known."""
     if meaning is None:
         return EnsembleModel(list(models), weights, average or "outputs")
     return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)

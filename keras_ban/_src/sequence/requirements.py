@@ -109,7 +109,12 @@ def check_data(data, validation_data, views):
 
 
 def check_weights(sequence, data, class_weight):
-    """Raise `ValueError` if there are weights, and a distillation loss cannot be weighted."""
+    """Raise `ValueError` if there are weights, and a distillation loss or stored soft targets do not go with them."""
+    if data.yields_batches and class_weight is not None and sequence.soft_targets == "cached":
+        raise ValueError(
+            "`class_weight` does not go with a dataset and `soft_targets='cached'`: let the dataset yield "
+            "`sample_weight`, or use `soft_targets='online'`."
+        )
     losses = [loss for loss in keras.tree.flatten(sequence.distillation_loss) if is_of_keras_distillation(loss)]
     if not losses or all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
         return

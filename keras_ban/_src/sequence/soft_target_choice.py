@@ -23,7 +23,11 @@ def soft_targets_for_training(sequence, teacher, runs, data, options, path=None)
     """
     if sequence.soft_targets == "online" or sequence.feature_matching is not None:
         return None
-    if sequence.soft_targets == "auto" and sequence.views is None and not _worth_keeping(sequence, teacher, data, path):
+    if (
+        sequence.soft_targets == "auto"
+        and sequence.views is None
+        and not _worth_keeping(sequence, teacher, data, options, path)
+    ):
         return None
     if path is not None and process_group.chiefs(path.exists(), "look for soft targets"):
         soft_targets = _read_again(path, sequence, teacher, data)
@@ -65,10 +69,12 @@ def _read_again(path, sequence, teacher, data):
     return soft_targets if own and soft_targets.teacher_fingerprint == model_fingerprint(teacher) else None
 
 
-def _worth_keeping(sequence, teacher, data, path):
+def _worth_keeping(sequence, teacher, data, options, path):
     """Whether the data are fixed, and the soft targets are of one output and not too large."""
     if sequence.augmentation is not None or not data.fixed:
         return False
+    if data.yields_batches and options.get("class_weight") is not None:
+        return False  # Keras weighs the classes of a dataset only if it is trained on as it is.
     if data.yields_batches and process_group.divides_in_step():
         return False  # Each worker's dataset brings its own part, and no worker knows the order of all examples.
     first_x = data.first_batch()[0]
