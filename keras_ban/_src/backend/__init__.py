@@ -35,6 +35,8 @@ steps_see_values = _chosen.steps_see_values
 for_each_example = _chosen.for_each_example
 # Whether image layers of Keras can be compiled although their `supports_jit` is `False`.
 compiles_image_layers = _chosen.compiles_image_layers
+# Returns an array of texts as Keras takes it.
+as_texts = _chosen.as_texts
 # Returns the error raised while JAX traces a function. `None` without an error, and on the other backends.
 error_of_tracing = _chosen.error_of_tracing
 # Whether Keras shuffles arrays in a new order in each epoch.

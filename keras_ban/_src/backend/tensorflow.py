@@ -58,6 +58,12 @@ def compiles_image_layers():
     return False
 
 
+def as_texts(array):
+    """Return an array of objects for rank 1, which Keras takes, and a tensor for higher ranks and for bytes."""
+    is_str = array.dtype.kind == "U" or isinstance(array.flat[0], str)
+    return array.astype(object) if array.ndim == 1 and is_str else tf.convert_to_tensor(array)
+
+
 def error_of_tracing(function, x):
     """Return `None`: only JAX traces the function."""
     return None

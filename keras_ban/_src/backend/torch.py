@@ -49,6 +49,11 @@ def compiles_image_layers():
     return False
 
 
+def as_texts(array):
+    """Return the array: torch has no texts."""
+    return array
+
+
 def error_of_tracing(function, x):
     """Return `None`: only JAX traces the function."""
     return None

@@ -224,16 +224,12 @@ def _from_user(name, part, is_input):
         )
     part = keras.tree.map_structure(lambda leaf: None if leaf is None else leaves.from_user(name, leaf, is_input), part)
     for leaf in leaves_of(part):
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcSU" and not _holds_texts(leaf):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcSU" and not leaves.holds_texts(leaf):
             raise ValueError(
                 f"`{name}` must hold numbers or texts, received dtype {leaf.dtype} (perhaps rows of unequal length, or "
                 f"`None` among numbers). Convert it: `{name}.astype('float32')`."
             )
     return part
-
-
-def _holds_texts(array):
-    return array.dtype.kind == "O" and array.size > 0 and all(isinstance(each, (str, bytes)) for each in array.flat)
 
 
 def _check_weights(name, leaf):

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_ban._src import backend
+
 
 def is_array(value):
     """Whether a value is an array, a tensor or a table of any library."""
@@ -16,7 +18,7 @@ def from_user(name, leaf, is_input=True):
     - Tensors of TensorFlow, JAX and torch: NumPy arrays.
     - pandas: rows by position, as Keras reads them. A `Series` of inputs gets shape `(examples, 1)`.
     - Sparse matrices and tensors: SciPy CSR for inputs of rank 2, dense arrays for others.
-    - Texts in tensors, or of a rank above 1: NumPy's own texts, which Keras converts.
+    - Texts: as Keras takes them. A tensor of texts is unchanged.
     - bfloat16 and other floats that NumPy does not have: `keras.config.floatx()`, to which Keras casts them.
 
     Messages call the argument `name`.
@@ -38,11 +40,11 @@ def from_user(name, leaf, is_input=True):
         raise ValueError(f"`{name}` is a ragged tensor, whose rows differ in length. Pad them: `{name}.to_tensor()`.")
     elif _is_sparse_tensor(leaf):
         leaf = _from_sparse_tensor(leaf, dense=not is_input)
-    elif not _is_sliced_on_disk(leaf):
+    elif not _is_sliced_on_disk(leaf) and not _is_text_tensor(leaf):
         leaf = as_array(leaf)
     if _is_foreign_float(leaf.dtype):
         return leaf.astype(keras.config.floatx())
-    return _as_texts(leaf) if leaf.dtype == object else leaf
+    return backend.as_texts(leaf) if isinstance(leaf, np.ndarray) and holds_texts(leaf) else leaf
 
 
 def as_array(leaf):
@@ -65,8 +67,14 @@ def slice_rows(arrays, rows):
 
 
 def take(arrays, rows):
-    """Rows of nested arrays, as dense NumPy arrays."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else as_array(leaf[rows]), arrays)
+    """Rows of nested arrays, as dense NumPy arrays; of tensors of texts as tensors."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else _dense_rows(leaf, rows), arrays)
+
+
+def holds_texts(array):
+    """Whether a NumPy array holds texts or bytes."""
+    is_text = array.dtype.kind == "O" and all(isinstance(each, (str, bytes)) for each in array.flat)
+    return array.size > 0 and (is_text or array.dtype.kind in "SU")
 
 
 def leaves_of(arrays):
@@ -104,12 +112,15 @@ def _from_pandas(name, table):
     return values
 
 
-def _as_texts(array):
-    """Texts in an array of objects as NumPy's own, if Keras does not convert the objects."""
-    for kind, dtype in ((bytes, "S"), (str, "U")):
-        if all(isinstance(each, kind) for each in array.flat) and (kind is bytes or array.ndim > 1):
-            return array.astype(dtype)
-    return array
+def _is_text_tensor(leaf):
+    return getattr(getattr(leaf, "dtype", None), "name", None) == "string" and not isinstance(leaf, np.ndarray)
+
+
+def _dense_rows(leaf, rows):
+    if not _is_text_tensor(leaf):
+        return as_array(leaf[rows])
+    # TensorFlow's tensors take slices, no arrays of positions.
+    return leaf[rows] if isinstance(rows, slice) else backend.as_texts(as_array(leaf)[rows])
 
 
 def _is_sparse_tensor(leaf):
