@@ -49,7 +49,7 @@ def compiles_image_layers():
     return True
 
 
-def as_texts(array):
+def as_texts(array, in_batch=False):
     """Return the array: JAX has no texts."""
     return array
 

@@ -58,10 +58,10 @@ def compiles_image_layers():
     return False
 
 
-def as_texts(array):
-    """Return an array of objects for rank 1, which Keras takes, and a tensor for higher ranks and for bytes."""
+def as_texts(array, in_batch=False):
+    """Return an array of objects for whole data of rank 1, and a tensor for higher ranks, bytes and batches."""
     is_str = array.dtype.kind == "U" or isinstance(array.flat[0], str)
-    return array.astype(object) if array.ndim == 1 and is_str else tf.convert_to_tensor(array)
+    return array.astype(object) if array.ndim == 1 and is_str and not in_batch else tf.convert_to_tensor(array)
 
 
 def error_of_tracing(function, x):

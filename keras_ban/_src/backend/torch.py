@@ -49,7 +49,7 @@ def compiles_image_layers():
     return False
 
 
-def as_texts(array):
+def as_texts(array, in_batch=False):
     """Return the array: torch has no texts."""
     return array
 

@@ -71,6 +71,12 @@ def take(arrays, rows):
     return keras.tree.map_structure(lambda leaf: None if leaf is None else _dense_rows(leaf, rows), arrays)
 
 
+def in_batch(leaf):
+    """A leaf of a batch as Keras takes it from a dataset."""
+    is_text = isinstance(leaf, np.ndarray) and holds_texts(leaf)
+    return backend.as_texts(leaf, in_batch=True) if is_text else leaf
+
+
 def holds_texts(array):
     """Whether a NumPy array holds texts or bytes."""
     is_text = array.dtype.kind == "O" and all(isinstance(each, (str, bytes)) for each in array.flat)

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import join_targets, pack, unpack
-from keras_ban._src.data.leaves import leaves_of, size_of, slice_rows, take
+from keras_ban._src.data.leaves import in_batch, leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.soft_target_rows import join
 
 
@@ -110,7 +110,11 @@ class ArrayBatches(keras.utils.PyDataset):
         return np.random.permutation(rows) if self._shuffle == "batch" else rows
 
     def __getitem__(self, index):
-        return pack(*take(self._arrays, self.rows(index)))
+        return pack(*self.batch(self.rows(index)))
+
+    def batch(self, rows):
+        """`(x, y, sample_weight)` of the examples at these positions."""
+        return keras.tree.map_structure(in_batch, take(self._arrays, rows))
 
 
 class ArrayRows(ArrayBatches):
@@ -123,7 +127,7 @@ class ArrayRows(ArrayBatches):
 
     def __getitem__(self, index):
         rows = self.rows(index)
-        x, y, sample_weight = take(self._arrays, rows)
+        x, y, sample_weight = self.batch(rows)
         y = join_targets(y, *self._soft_targets.batch_and_seeds(rows, self.view))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
