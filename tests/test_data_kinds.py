@@ -338,16 +338,15 @@ REFUSED, PERHAPS = refusals(MUST_REFUSE), refusals(MAY_REFUSE)
 CELLS = [cell for cell in itertools.product(OPERATIONS, KINDS) if cell not in NOT_IN_KERAS]
 
 
-# On each backend: every kind in four operations, and every operation with one kind of arrays and one dataset. For the
-# other cells the backend makes no difference: arrays become NumPy arrays first, and what is refused is refused in
-# Python.
-EVERYWHERE = ("online", "cached_weighted", "predict", "sequence")
+# On each backend: every kind in two operations, and every operation with one kind. For the other cells the backend
+# makes no difference: arrays become NumPy arrays first, and what is refused is refused in Python.
+EVERYWHERE = ("online", "sequence")
 
 
 def on_one_backend(operation, kind):
     if (operation, kind) in REFUSED or operation.endswith(("_one_hot", "_smoothed")):
         return True
-    return operation not in EVERYWHERE and kind not in ("float32", "PyDataset")
+    return operation not in EVERYWHERE and kind != "float32"
 
 
 ON_ONE = {cell for cell in CELLS if on_one_backend(*cell)}
