@@ -79,8 +79,8 @@ def inputs_for(model, x):
     Raises:
         ValueError: the dict lacks an input of the model.
     """
-    names = input_names(model)
-    if not isinstance(x, dict) or names is None or set(x) == names:
+    names = input_names(model) if isinstance(x, dict) else None
+    if names is None or set(x) == names:
         return x
     lacking = sorted(names - set(x))
     if lacking:
