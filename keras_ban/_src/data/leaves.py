@@ -40,11 +40,12 @@ def from_user(name, leaf, is_input=True):
         raise ValueError(f"`{name}` is a ragged tensor, whose rows differ in length. Pad them: `{name}.to_tensor()`.")
     elif _is_sparse_tensor(leaf):
         leaf = _from_sparse_tensor(leaf, dense=not is_input)
-    elif not _is_sliced_on_disk(leaf) and not _is_text_tensor(leaf):
+    elif not _is_sliced_on_disk(leaf) and not (is_input and _is_text_tensor(leaf)):
         leaf = as_array(leaf)
     if _is_foreign_float(leaf.dtype):
         return leaf.astype(keras.config.floatx())
-    return backend.as_texts(leaf) if isinstance(leaf, np.ndarray) and holds_texts(leaf) else leaf
+    is_text = is_input and isinstance(leaf, np.ndarray) and holds_texts(leaf)
+    return backend.as_texts(leaf) if is_text else leaf
 
 
 def as_array(leaf):
