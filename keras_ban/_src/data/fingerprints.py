@@ -98,10 +98,10 @@ def _keys_of_rows(array, position, version):
 
 
 def _mixed(words):
-    """Words whose bits depend on all bits of the original: the finalizer of MurmurHash3 (Appleby, 2011), one to one."""
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        words = (words ^ (words >> np.uint64(33))) * np.uint64(factor)
-    return words ^ (words >> np.uint64(33))
+    """Mix the bits of each word, one to one: a product has its best bits at the top, which are copied to the bottom."""
+    words = words * np.uint64(0xFF51AFD7ED558CCD)
+    words ^= words >> np.uint64(32)
+    return words
 
 
 @functools.lru_cache(maxsize=16)
