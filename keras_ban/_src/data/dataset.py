@@ -41,6 +41,10 @@ class Dataset:
         self.batch_size, self.shuffle = batch_size, shuffle
         self._first = None
 
+    def of_same_kind(self, dataset):
+        """Another dataset with the same options."""
+        return type(self)(dataset, self.batch_size, self.shuffle)
+
     @classmethod
     def accepts(cls, data):
         """Whether data are of this kind."""

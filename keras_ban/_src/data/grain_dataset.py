@@ -17,4 +17,4 @@ class GrainDataset(Dataset):
     def with_soft_targets(self, soft_targets):
         if not soft_targets.by_key:
             return super().with_soft_targets(soft_targets)
-        return GrainDataset(self.dataset.map(JoinByKey(soft_targets)), self.batch_size, self.shuffle)
+        return self.of_same_kind(self.dataset.map(JoinByKey(soft_targets)))

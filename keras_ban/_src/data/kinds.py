@@ -44,20 +44,21 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     if leaves and all(is_array(leaf) for leaf in leaves):
         return Arrays(x, y, sample_weight, batch_size, shuffle, names)
     if isinstance(x, (list, tuple, dict, set, str, bytes)) or np.isscalar(x):
-        raise TypeError(
-            f"`{names[0]}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
-            f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__}). Make an array of a list of numbers: "
-            f"`np.asarray({names[0]})`."
-        )
+        raise _no_data(names[0], x)
     for kind in DATASETS:
         if kind.accepts(x):
             data = kind(x, batch_size, shuffle)
             data.check_alone(y, sample_weight)
             data.check_not_empty()
             return data
-    raise TypeError(
-        f"`{names[0]}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
-        f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__})."
+    raise _no_data(names[0], x)
+
+
+def _no_data(name, x):
+    return TypeError(
+        f"`{name}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
+        f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__}). Make an array of a list of numbers: "
+        f"`np.asarray({name})`."
     )
 
 

@@ -40,7 +40,7 @@ class PyDatasetData(Dataset):
 
     def read_by(self, wrapper):
         """The same data, in a wrapper that reads them."""
-        return PyDatasetData(wrapper(self.dataset), self.batch_size, self.shuffle)
+        return self.of_same_kind(wrapper(self.dataset))
 
     def iterate(self):
         # As Keras reads an epoch: a dataset may make its order here.
@@ -53,17 +53,17 @@ class PyDatasetData(Dataset):
 
     def with_soft_targets(self, soft_targets):
         if soft_targets.by_key:
-            return PyDatasetData(PairedByKey(self.dataset, JoinByKey(soft_targets)), self.batch_size, self.shuffle)
+            return self.of_same_kind(PairedByKey(self.dataset, JoinByKey(soft_targets)))
         count, batch_size = self.check_finite(), size_of(self.first_batch()[0])
         paired = PairedDataset(self.dataset, soft_targets, count, batch_size)
-        return PyDatasetData(paired, self.batch_size, self.shuffle)
+        return self.of_same_kind(paired)
 
     def without_labels(self):
         _, y, sample_weight = self.first_batch()
         return self.read_by(Packed) if y is None and sample_weight is not None else self
 
     def part_of_worker(self):
-        return PyDatasetData(WorkerPart(self.dataset), self.batch_size, self.shuffle)
+        return self.of_same_kind(WorkerPart(self.dataset))
 
     def callbacks(self):
         return [] if getattr(self.dataset, "views", None) is None else [ViewOfEpoch(self.dataset)]

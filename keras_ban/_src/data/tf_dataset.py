@@ -2,6 +2,7 @@
 
 import re
 
+from keras_ban._src import backend
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.soft_target_rows import JoinByKey, join
@@ -14,7 +15,7 @@ class TensorFlowDataset(Dataset):
 
     @classmethod
     def accepts(cls, data):
-        return any(c.__name__ == "DatasetV2" and c.__module__.startswith("tensorflow.") for c in type(data).__mro__)
+        return backend.is_tf_dataset(data)
 
     def number_of_batches(self):
         count = int(self.dataset.cardinality())
@@ -29,7 +30,7 @@ class TensorFlowDataset(Dataset):
             join_by_key.check_spec(self.dataset.element_spec)
             like = soft_targets.batch(slice(0, 1))
             paired = map_tf_dataset(self.dataset, join_by_key.key, join_by_key.rows, like, join_by_key.put)
-            return TensorFlowDataset(paired, self.batch_size, self.shuffle)
+            return self.of_same_kind(paired)
         check_no_views(self, soft_targets)
         first, count = self.first_batch()[0], self.check_finite()
         size = size_of(first)
@@ -40,7 +41,7 @@ class TensorFlowDataset(Dataset):
                 "they must come from the same data, in the same order."
             )
         paired = pair_tf_dataset(self.dataset, soft_targets.columns, soft_targets.records(), size, join)
-        return TensorFlowDataset(paired, self.batch_size, self.shuffle)
+        return self.of_same_kind(paired)
 
     def part_of_worker(self):
         return self  # `keras.distribution` divides it, unless it was told not to.

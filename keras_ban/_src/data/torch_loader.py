@@ -28,7 +28,7 @@ class TorchDataLoader(Dataset):
 
         loader = self.dataset
         if soft_targets.by_key:
-            return TorchDataLoader(map_data_loader(loader, JoinByKey(soft_targets)), self.batch_size, self.shuffle)
+            return self.of_same_kind(map_data_loader(loader, JoinByKey(soft_targets)))
         check_no_views(self, soft_targets)
         if not hasattr(loader.dataset, "__getitem__") or loader.batch_sampler is None:
             raise ValueError(
@@ -40,4 +40,4 @@ class TorchDataLoader(Dataset):
                 f"The soft targets hold {len(soft_targets)} examples, but the loader's dataset {len(loader.dataset)}: "
                 "they must come from the same data."
             )
-        return TorchDataLoader(pair_data_loader(loader, RowsByPosition(soft_targets)), self.batch_size, self.shuffle)
+        return self.of_same_kind(pair_data_loader(loader, RowsByPosition(soft_targets)))
