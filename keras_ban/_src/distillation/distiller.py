@@ -13,12 +13,11 @@ from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
-from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.distiller_file import DistillerFile
-from keras_ban._src.distillation.first_batch import check_first_batch
 from keras_ban._src.distillation.loss_targets import has_schedule, seed_generators, with_own_seed
 from keras_ban._src.distillation.observer import Observed, Observer
+from keras_ban._src.distillation.preparation import Preparation
 from keras_ban._src.distillation.requirements import (
     check_augmentation,
     check_feature_matching,
@@ -27,17 +26,16 @@ from keras_ban._src.distillation.requirements import (
 )
 from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
-from keras_ban._src.distillation.teacher import NO_TEACHER, Teaching
+from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
 from keras_ban._src.losses.schedules import check_schedule
 from keras_ban._src.losses.structure import weights_of_losses
-from keras_ban._src.targets import augmented_views
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Model):
+class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyData, keras.Model):
     """A `keras.Model` that trains a student with the help of a teacher (BAN eq. 3).
 
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own `add_loss`
@@ -344,35 +342,6 @@ class Distiller(DistillationStep, StudentView, DistillerFile, AnyData, keras.Mod
         self._hidden.before_training = backend.values_before_training(self)
         if self._hidden.workers is not None:
             self._hidden.workers.begin(self)
-
-    def _prepare_augmentation(self, data):
-        if self._augmentation_is_ready:
-            return
-        may_compile = self._jit_wanted == "auto" and not self.run_eagerly
-        if build_augmentation(self.augmentation, data, may_compile) and may_compile and backend.compiles_image_layers():
-            self._jit_compile = augmented_views.compiles(self, self.augmentation)
-        self._augmentation_is_ready = True
-
-    def _must_look(self):
-        """Whether the teacher is not built, or its outputs were not compared with the loss."""
-        unseen = self._hears_teacher and not self._soft_targets_checked
-        return unseen or not getattr(self.teacher, "built", True)
-
-    def _look_at(self, data):
-        """Build the teacher, and compare its outputs on the first batch, or soft targets, with the loss."""
-        if self.teacher is None and data.soft_targets is None and not data.yields_batches:
-            raise ValueError(NO_TEACHER)
-        if self._must_look():
-            models = (self.student, self._teaching, self._hidden.outputs)
-            looked = check_first_batch(data, *models, in_step=backend.steps_see_values(self))
-            self._soft_targets_checked |= looked
-
-    def _prepare_teacher(self, has_soft_targets):
-        """Make the teacher ready for steps, unless soft targets take its place."""
-        if self.teacher is None or has_soft_targets:
-            self._teaching.end()
-        else:
-            self._teaching.begin(self.student)
 
 
 def _same(features):

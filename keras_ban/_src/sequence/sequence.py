@@ -4,26 +4,25 @@ import contextlib
 import warnings
 
 import keras
-import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
-from keras_ban._src.data.kinds import as_arrays
-from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
+from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
 from keras_ban._src.sequence import manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
-from keras_ban._src.sequence.generations import Generations, average_of, entropy_of, taught_by
+from keras_ban._src.sequence.generations import Generations, entropy_of
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.stored_run import StoredRun
+from keras_ban._src.sequence.trained import TrainedGenerations
 
 
-class BornAgainSequence:
+class BornAgainSequence(TrainedGenerations):
     """Born-Again Neural Networks (Furlanello et al., 2018): generations of a model, each taught by the one before.
 
     Generation 0 is trained on the labels, by Keras alone. Each later generation has the same architecture and new
@@ -324,77 +323,3 @@ class BornAgainSequence:
         else:
             sequence._set_compile_arguments(arguments)
         return sequence
-
-    @property
-    def best_model(self):
-        """The generation with the best value of `monitor`; `ValueError` before training and without validation data."""
-        self._check_trained()
-        return self.models[self.history.best_generation]
-
-    @property
-    def distilled(self):
-        """The student distilled from the ensemble, the last of `models`; `None` without `distill_ensemble`."""
-        return self.models[-1] if self.models and self.history.records[-1].distilled else None
-
-    def ensemble(self, last=None, weights=None, average=None):
-        """Average the generations (BAN eq. 4), without the student `distilled` from the ensemble.
-
-        Args:
-            last: the number of newest generations to average; `None`: all.
-            weights: a non-negative number for each; `None`: all equal.
-            average: as in `EnsembleModel`. `None`: probabilities, for classifiers whose losses say what their outputs
-                are; otherwise the outputs as they are.
-
-        Returns:
-            A compiled `EnsembleModel`, which holds the models without copying them.
-
-        Raises:
-            ValueError: no generation is trained, or `last` or `weights` do not fit.
-        """
-        self._check_trained()
-        members = self.models[: len(self.history.members)]
-        if last is not None and not 1 <= checks.check_count("last", last) <= len(members):
-            raise ValueError(f"`last` must lie between 1 and {len(members)}, the models trained, received: {last}.")
-        meaning = meaning_of(self, self._compile_arguments)
-        ensemble = average_of(members if last is None else members[-last:], meaning, weights, average)
-        if self._compile_arguments is not None:
-            ensemble.compile(**self._compile_arguments.make())
-        return ensemble
-
-    def evaluate(self, x, y, batch_size=None, data="test"):
-        """Score every generation, and the ensemble of all, on data that chose nothing.
-
-        Args:
-            x: arrays or a table (see `docs/data.md`).
-            y: labels of a classifier: whole numbers `(n,)` or `(n, 1)`, or one-hot `(n, classes)`.
-            batch_size: as in `keras.Model.predict`.
-            data: the name of the data in titles.
-
-        Returns:
-            `BornAgainHistory` of the same generations with scores on these data. Its best generation is the one that
-            the validation data chose.
-
-        Raises:
-            TypeError: `x` is a dataset.
-            ValueError: no generation is trained, or the models are not classifiers with labels as above.
-        """
-        self._check_trained()
-        if isinstance(y, list) and not any(hasattr(each, "shape") for each in y):
-            y = np.asarray(y)
-        scorer = Scorer(as_arrays(x, y, models=self.models), meaning_of(self, self._compile_arguments), batch_size)
-        records = [
-            GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
-            for record, model in zip(self.history.records, self.models, strict=True)
-        ]
-        if records[0].scores is None:
-            raise ValueError(
-                "`evaluate` scores classifiers with one output `(n, classes)` (or one sigmoid) and one label each. Use "
-                "`model.evaluate` for each of `models`, and for `ensemble()`."
-            )
-        history = self.history
-        ensemble = scorer.score_ensemble(len(history.members))
-        return BornAgainHistory(records, history.monitor, history.mode, data, ensemble)
-
-    def _check_trained(self):
-        if not self.models:
-            raise ValueError("No generation is trained yet: call `compile()` and `fit()` first.")
