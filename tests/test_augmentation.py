@@ -265,10 +265,8 @@ def test_training_makes_the_views_again_that_the_teacher_saw(blobs, tmp_path, wa
 @pytest.mark.parametrize("dataset", [False, True])
 def test_epoch_e_trains_on_view_e_mod_views(blobs, monkeypatch, dataset):
     x, y = blobs
-    taken, original = [], SoftTargets.batch_and_seeds
-    monkeypatch.setattr(
-        SoftTargets, "batch_and_seeds", lambda self, rows, view: taken.append(view) or original(self, rows, view)
-    )
+    taken, original = [], SoftTargets.batch
+    monkeypatch.setattr(SoftTargets, "batch", lambda self, rows, view: taken.append(view) or original(self, rows, view))
     targets = SoftTargets.from_teacher(linear(), x, augmentation=Noise(), views=3, verbose=0)
     distiller = compiled(Distiller(student=linear(), augmentation=Noise()), run_eagerly=True)
     marks = []

@@ -183,7 +183,7 @@ def test_a_dataset_that_processes_read_trains_on_the_view_of_the_epoch(blobs):
         (callback,) = read.callbacks()
         callback.on_epoch_begin(1)
 
-    assert 1 == paired.dataset.view
+    assert 1 == paired.dataset.epoch
 
 
 @pytest.mark.one_backend

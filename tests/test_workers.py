@@ -69,18 +69,17 @@ def ends(processes):
     return [result.returncode for result in results], [result.stdout + result.stderr for result in results]
 
 
-def distilled():
-    """A Distiller whose student is taught by CWTM, whose weights are normalised over each batch; and its logs."""
+def distilled(loss=None, **options):
+    """A Distiller and its logs. CWTM, its loss unless told otherwise, normalises weights over each batch."""
     keras.utils.set_random_seed(3)
     x, y = make_blobs()
     teacher, student = classifier(), classifier()
     # The first half of each batch is taught with far more confidence than the second.
     teacher.layers[-1].kernel.assign(4 * teacher.layers[-1].kernel)
-    distiller = keras_ban.Distiller(
-        student=student, teacher=teacher, distillation_loss=keras_ban.losses.ConfidenceWeighted()
-    )
+    loss = loss or keras_ban.losses.ConfidenceWeighted()
+    distiller = keras_ban.Distiller(student=student, teacher=teacher, distillation_loss=loss)
     distiller.compile(keras.optimizers.SGD(0.5, momentum=0.9), crossentropy(), metrics=["accuracy"])
-    options = {"batch_size": 36, "epochs": 2, "shuffle": False, "verbose": 0}
+    options = {"batch_size": 36, "epochs": 2, "shuffle": False, "verbose": 0, **options}
     weights = np.linspace(0.5, 1.5, 96).astype("float32")
     logs = distiller.fit(x, y, sample_weight=weights, validation_data=(x[:42], y[:42]), **options).history
     return distiller, logs
@@ -117,7 +116,14 @@ def keep(name, logs, weights):
     np.savez(f"{name}-{process_group.index()}.npz", **arrays)
 
 
+def distilled_beside_unlabeled():
+    """Batches of labeled examples, of both kinds, and of unlabeled inputs."""
+    return distilled(keras_ban.losses.KnowledgeDistillation(), unlabeled=make_blobs(2)[0][:84])
+
+
 def work_together():
+    distiller, logs = distilled_beside_unlabeled()
+    keep("unlabeled", logs, values(distiller.student))
     distiller, logs = distilled()
     keep("distilled", logs, values(distiller.student))
     keep("shuffled", fit(distiller, epochs=1, validation_data=None).history, values(distiller.student))
@@ -152,7 +158,7 @@ def work_together():
 @pytest.mark.new_process
 def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
     with two_workers(work_together, folder=tmp_path) as processes:
-        distiller, logs = distilled()
+        pairs = {"distilled": distilled(), "unlabeled": distilled_beside_unlabeled()}
         alone = sequence(tmp_path / "alone")
         history = fit(alone, shuffle=False)
         scored = alone.evaluate(*make_blobs())
@@ -162,17 +168,17 @@ def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
     assert all("together to the end" in each for each in said)
     found = {
         name: [dict(np.load(tmp_path / f"{name}-{number}.npz")) for number in range(2)]
-        for name in ("distilled", "sequence", "shuffled")
+        for name in (*pairs, "sequence", "shuffled")
     }
     for of_workers in found.values():
         assert list(of_workers[0]) == list(of_workers[1])
         for name in of_workers[0]:
             np.testing.assert_array_equal(of_workers[0][name], of_workers[1][name], err_msg=name)
-    distilled_there, sequence_there = found["distilled"][0], found["sequence"][0]
-    as_one_does([logs[name] for name in sorted(logs)], [distilled_there[f"log {name}"] for name in sorted(logs)])
-    as_one_does(
-        values(distiller.student), [value for name, value in distilled_there.items() if name.startswith("weight")]
-    )
+    for name, (distiller, logs) in pairs.items():
+        there = found[name][0]
+        as_one_does([logs[each] for each in sorted(logs)], [there[f"log {each}"] for each in sorted(logs)])
+        as_one_does(values(distiller.student), [value for each, value in there.items() if each.startswith("weight")])
+    sequence_there = found["sequence"][0]
     record = history.records[1]
     expected = {**record.logs, **record.metrics}
     as_one_does(expected.values(), [sequence_there[f"log {name}"] for name in expected])

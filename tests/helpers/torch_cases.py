@@ -66,10 +66,12 @@ def losses(rank):
         "correlation": {"distillation_loss": losses.DIST(), "label_weight": 0.3},
         "permuted": {"distillation_loss": losses.PermutedDarkKnowledge(seed=3), "label_weight": 0},
         "plain": {"label_weight": 1},
+        "unlabeled": {"distillation_loss": losses.KnowledgeDistillation(temperature=2.0), "label_weight": 0.3},
     }
     for name, own in cases.items():
         teacher = None if name == "plain" else classifier(1)
         options = {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}} if name == "plain" else {"sample_weight": WEIGHTS}
+        options |= {"unlabeled": X[::-1].copy()} if name == "unlabeled" else {}
         yield name, fit(classifier(2 + rank), X, Y, teacher, rank, own=own, validation_data=(X, Y), **options)
 
 

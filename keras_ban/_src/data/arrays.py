@@ -7,7 +7,16 @@ import keras
 import numpy as np
 
 from keras_ban._src.data import leaves
-from keras_ban._src.data.batch import inputs_for, join_targets, pack, split_targets, unpack, weights_like
+from keras_ban._src.data.batch import (
+    add_soft_targets,
+    inputs_for,
+    is_labeled,
+    pack,
+    split_targets,
+    unpack,
+    weights_like,
+)
+from keras_ban._src.data.endless import ShuffledRows
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
@@ -129,15 +138,26 @@ class Arrays:
         """The same data, with `class_weight` as sample weights, as Keras computes them."""
         if class_weight is None:
             return self
-        return self.with_parts(self.x, self.y, _weights_of_classes(self.labels, self.sample_weight, class_weight))
+        weights = _weights_of_classes(self.labels, self.sample_weight, class_weight)
+        labeled = is_labeled(self.y)
+        if labeled is not None:
+            weights[labeled == 0] = 1.0
+        return self.with_parts(self.x, self.y, weights)
 
     def with_soft_targets(self, soft_targets):
         """The same data with soft targets beside the labels."""
         if soft_targets.views is not None or not soft_targets.in_memory:
-            arrays = (self.x, self.labels, self.sample_weight)
-            rows = ArrayRows(arrays, soft_targets, self.batch_size or 32, self.shuffles)
+            rows = ArrayRows((self.x, self.y, self.sample_weight), soft_targets, self.batch_size or 32, self.shuffles)
             return PyDatasetData(rows, shuffle=False)
-        return self.with_parts(self.x, join_targets(self.labels, soft_targets.batch(slice(None))), self.sample_weight)
+        return self.with_parts(self.x, add_soft_targets(self.y, soft_targets.batch(slice(None))), self.sample_weight)
+
+    def by_index(self):
+        """The data as a `PyDataset`."""
+        return ArrayBatches((self.x, self.y, self.sample_weight), self.batch_size or 32, self.shuffles)
+
+    def endless(self, batch_size, seed=None):
+        """The inputs as endless batches."""
+        return ShuffledRows(self.x, batch_size, self.shuffles, seed)
 
     def part_of_worker(self):
         """The part of the data that this worker reads, if the engine does not divide the data."""
@@ -170,7 +190,7 @@ class Arrays:
         """The data as one batch of a dataset, with the weights in the structure of `y`."""
         weights = self.sample_weight
         if weights is not None and keras.tree.is_nested(self.y):
-            if self.brings_soft_targets:
+            if self.brings_soft_targets or is_labeled(self.y) is not None:
                 weights = {name: weights_like(weights, part) for name, part in self.y.items()}
             else:
                 weights = weights_like(weights, self.y)

@@ -4,7 +4,9 @@ import keras
 
 # The name under which data without labels bring their sample weights.
 WEIGHTS_ALONE = "weights_without_labels"
-_TARGETS = {"labels", "soft_targets", "view_seeds", "teacher_features"}
+# The name under which a batch with unlabeled examples says which of them have labels.
+IS_LABELED = "is_labeled_example"
+_TARGETS = {"labels", "soft_targets", "view_seeds", "teacher_features", IS_LABELED}
 
 
 def unpack(batch):
@@ -14,22 +16,37 @@ def unpack(batch):
 
 def split_targets(y):
     """`y` as `(labels, soft targets)`, either of which may be `None`."""
-    if isinstance(y, dict) and "soft_targets" in y and set(y) <= _TARGETS:
-        return y.get("labels"), y["soft_targets"]
+    if _holds_targets(y):
+        return y.get("labels"), y.get("soft_targets")
     return (None if isinstance(y, dict) and set(y) == {WEIGHTS_ALONE} else y), None
 
 
-def join_targets(labels, soft_targets, view_seeds=None, teacher_features=None):
-    """The reverse of `split_targets`, for data with soft targets.
+def is_labeled(y):
+    """1 for each example of a batch that has a label, else 0, `(batch,)`; `None` if all of them have."""
+    return y.get(IS_LABELED) if _holds_targets(y) else None
+
+
+def _holds_targets(y):
+    return isinstance(y, dict) and not {"soft_targets", IS_LABELED}.isdisjoint(y) and set(y) <= _TARGETS
+
+
+def add_soft_targets(y, soft_targets, view_seeds=None):
+    """`y` with soft targets beside its labels."""
+    return join_targets(split_targets(y)[0], soft_targets, view_seeds, labeled=is_labeled(y))
+
+
+def join_targets(labels, soft_targets, view_seeds=None, teacher_features=None, labeled=None):
+    """The reverse of `split_targets`, for data with soft targets or unlabeled examples.
 
     Args:
         labels: or `None`.
         soft_targets: as the teacher gives them.
         view_seeds: the seeds of the views, if they are of views.
         teacher_features: the features of the teacher's layers, if features are matched.
+        labeled: 1 for each example with a label, else 0; `None` if all of them have.
     """
     y = {"labels": labels, "soft_targets": soft_targets}
-    y |= {"view_seeds": view_seeds, "teacher_features": teacher_features}
+    y |= {"view_seeds": view_seeds, "teacher_features": teacher_features, IS_LABELED: labeled}
     return {name: value for name, value in y.items() if value is not None}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import input_names, key_of_batch, unpack
+from keras_ban._src.data.endless import Endless, InTurn
 from keras_ban._src.data.fingerprints import example_form, example_keys
 
 
@@ -26,6 +27,8 @@ class Dataset:
     yields_batches = True
     is_whole = False
     takes_views = False
+    # Whether batches can be read in any order.
+    by_position = False
     fixed = False
     brings_soft_targets = False
     # Only the batches of a dataset show what it brings.
@@ -157,6 +160,15 @@ class Dataset:
     def for_keras(self):
         """The data as arguments of Keras's `fit`, `evaluate` and `predict`."""
         return {"x": self.dataset} | ({} if self.batch_size is None else {"batch_size": self.batch_size})
+
+    def by_index(self):
+        """The data as a `PyDataset`. Its batches are read in their order."""
+        count = self.number_of_batches()
+        return InTurn(self.iterate, None if count == math.inf else count)
+
+    def endless(self, batch_size, seed=None):
+        """The inputs as endless batches, which start again when they end."""
+        return Endless(InTurn(self.iterate, None))
 
     def part_of_worker(self):
         """The part of the data that this worker reads, if the engine does not divide the data."""

@@ -43,15 +43,19 @@ def read(arguments, models=()):
     return data, options
 
 
-def split_and_weigh(data, options):
-    """Return `(data, options)` with `validation_split` and `class_weight` of arrays applied."""
+def split_off(data, options):
+    """Return `(data, options)` with the validation data of `validation_split` split off."""
     options = dict(options)
     split = options.pop("validation_split", 0.0)
     if split and options["validation_data"] is None:
         data, options["validation_data"] = data.split(split)
-    if not data.yields_batches:
-        data = data.weighted(options.pop("class_weight", None))
     return data, options
+
+
+def weigh(data, options):
+    """Return `(data, options)` with `class_weight` of arrays applied."""
+    options = dict(options)
+    return (data if data.yields_batches else data.weighted(options.pop("class_weight", None))), options
 
 
 def for_keras(data, options):

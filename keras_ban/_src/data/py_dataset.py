@@ -6,9 +6,10 @@ import math
 import keras
 
 from keras_ban._src.data.dataset import Dataset
+from keras_ban._src.data.endless import Endless
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.soft_target_rows import JoinByKey
-from keras_ban._src.data.wrappers import ArrayRows, Packed, PairedByKey, PairedDataset, ViewOfEpoch, WorkerPart
+from keras_ban._src.data.wrappers import ArrayRows, EpochOfDataset, Packed, PairedByKey, PairedDataset, WorkerPart
 
 
 class PyDatasetData(Dataset):
@@ -16,6 +17,7 @@ class PyDatasetData(Dataset):
 
     kind = "`PyDataset`"
     takes_views = True
+    by_position = True
 
     @classmethod
     def accepts(cls, data):
@@ -62,8 +64,14 @@ class PyDatasetData(Dataset):
         _, y, sample_weight = self.first_batch()
         return self.read_by(Packed) if y is None and sample_weight is not None else self
 
+    def by_index(self):
+        return self.dataset
+
+    def endless(self, batch_size, seed=None):
+        return Endless(self.dataset)
+
     def part_of_worker(self):
         return self.of_same_kind(WorkerPart(self.dataset))
 
     def callbacks(self):
-        return [] if getattr(self.dataset, "views", None) is None else [ViewOfEpoch(self.dataset)]
+        return [EpochOfDataset(self.dataset)] if getattr(self.dataset, "follows_epochs", False) else []

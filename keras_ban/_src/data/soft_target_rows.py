@@ -1,7 +1,15 @@
 """Soft targets put into the batches of a dataset: by position, or by the key of each example."""
 
 from keras_ban._src.data import leaves
-from keras_ban._src.data.batch import join_targets, key_of, key_of_batch, split_targets, unpack, without_key
+from keras_ban._src.data.batch import (
+    add_soft_targets,
+    join_targets,
+    key_of,
+    key_of_batch,
+    split_targets,
+    unpack,
+    without_key,
+)
 
 
 def join(batch, rows, view_seeds=None):
@@ -14,7 +22,7 @@ def join(batch, rows, view_seeds=None):
             "The data bring keys, but the soft targets are kept by position. Compute them on data with keys, "
             "`SoftTargets.from_teacher(teacher, dataset)`, or leave 'key' out of `y`."
         )
-    y = join_targets(y, rows, view_seeds)
+    y = add_soft_targets(y, rows, view_seeds)
     return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import join_targets, pack, unpack
+from keras_ban._src.data.batch import add_soft_targets, pack, unpack
 from keras_ban._src.data.leaves import in_batch, leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.soft_target_rows import join
 
@@ -19,18 +19,18 @@ class Wrapped(keras.utils.PyDataset):
         self._dataset = dataset
 
     @property
-    def views(self):
-        """The number of views of the soft targets; `None` without views."""
-        return getattr(self._dataset, "views", None)
+    def follows_epochs(self):
+        """Whether the batches depend on the epoch, so that the dataset must be told it."""
+        return getattr(self._dataset, "follows_epochs", False)
 
     @property
-    def view(self):
-        """The view of the current epoch."""
-        return self._dataset.view
+    def epoch(self):
+        """The current epoch, from 0."""
+        return self._dataset.epoch
 
-    @view.setter
-    def view(self, view):
-        self._dataset.view = view
+    @epoch.setter
+    def epoch(self, epoch):
+        self._dataset.epoch = epoch
 
     @property
     def num_batches(self):
@@ -46,13 +46,11 @@ class Wrapped(keras.utils.PyDataset):
 class PairedDataset(Wrapped):
     """A `PyDataset` with the soft targets of its rows. Batch `i` starts at row `i * batch_size`."""
 
-    views = None
-    view = 0
+    epoch = 0
 
     def __init__(self, dataset, soft_targets, count, batch_size):
         super().__init__(dataset)
         self._soft_targets = soft_targets
-        self.views = soft_targets.views
         self._batch_size = batch_size
         if not (count - 1) * batch_size < len(soft_targets) <= count * batch_size:
             raise ValueError(
@@ -60,13 +58,17 @@ class PairedDataset(Wrapped):
                 f"{batch_size}: they must come from the same data, in batches of equal size (except the last)."
             )
 
+    @property
+    def follows_epochs(self):
+        return self._soft_targets.views is not None
+
     def __getitem__(self, index):
         batch = self._dataset[index]
         x = take(unpack(batch)[0], slice(None))
         start = index * self._batch_size
         rows = slice(start, start + size_of(x))
         self._soft_targets.check(x, rows)
-        return join(batch, *self._soft_targets.batch_and_seeds(rows, self.view))
+        return join(batch, *self._soft_targets.batch_and_seeds(rows, self.epoch))
 
 
 class PairedByKey(Wrapped):
@@ -85,9 +87,6 @@ class ArrayBatches(keras.utils.PyDataset):
 
     `shuffle="batch"` shuffles the rows within each batch.
     """
-
-    views = None
-    view = 0
 
     def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
@@ -120,15 +119,20 @@ class ArrayBatches(keras.utils.PyDataset):
 class ArrayRows(ArrayBatches):
     """Arrays with soft targets of several views, or on disk: each batch reads its own rows."""
 
+    epoch = 0
+
     def __init__(self, arrays, soft_targets, batch_size, shuffle):
         super().__init__(arrays, batch_size, shuffle)
         self._soft_targets = soft_targets
-        self.views = soft_targets.views
+
+    @property
+    def follows_epochs(self):
+        return self._soft_targets.views is not None
 
     def __getitem__(self, index):
         rows = self.rows(index)
         x, y, sample_weight = self.batch(rows)
-        y = join_targets(y, *self._soft_targets.batch_and_seeds(rows, self.view))
+        y = add_soft_targets(y, *self._soft_targets.batch_and_seeds(rows, self.epoch))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 
@@ -159,12 +163,12 @@ class WorkerPart(Wrapped):
         return slice_rows(batch, slice(self._this * each, (self._this + 1) * each))
 
 
-class ViewOfEpoch(keras.callbacks.Callback):
-    """Selects view `e mod views` of a dataset for epoch `e`."""
+class EpochOfDataset(keras.callbacks.Callback):
+    """Tells a dataset the epoch, also if training resumes at a later one."""
 
     def __init__(self, dataset):
         super().__init__()
         self._dataset = dataset
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._dataset.view = epoch % self._dataset.views
+        self._dataset.epoch = epoch

@@ -27,6 +27,7 @@ from keras_ban._src.distillation.requirements import (
 from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import Teaching
+from keras_ban._src.distillation.unlabeled import add_unlabeled, check_losses
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
@@ -232,8 +233,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = self.augmentation is None
 
-    def fit(self, x=None, y=None, *args, soft_targets=None, **kwargs):
-        """As `keras.Model.fit`, with optional soft targets that were computed before.
+    def fit(self, x=None, y=None, *args, soft_targets=None, unlabeled=None, **kwargs):
+        """As `keras.Model.fit`, with optional soft targets that were computed before, and unlabeled inputs.
 
         Args:
             x, y: data of any kind, see `docs/data.md`. These and all arguments not named here are as in
@@ -241,6 +242,9 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             soft_targets: `SoftTargets` of `x`, in the order of `x`. The teacher does not run, and a step costs as much
                 as a plain one. With arrays, `shuffle`, `validation_split`, `sample_weight` and `class_weight` work.
                 A dataset is paired with them (`SoftTargets.pair`); it yields sample weights in place of `class_weight`.
+            unlabeled: inputs without labels, like those of `x` (Noisy Student, Xie et al., 2020): arrays or a dataset.
+                They count by their distillation loss, in full; metrics see the labeled examples. See
+                `docs/unlabeled.md`. `soft_targets` are then of the rows of `x`, followed by those of `unlabeled`.
 
         Raises:
             TypeError: `soft_targets` is not `SoftTargets`, or `x` is not data.
@@ -258,7 +262,12 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         """
         self._assert_compile_called("fit")
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
-        data, options = fit_arguments.read(arguments, (self.student, self.teacher))
+        models = (self.student, self.teacher)
+        data, options = fit_arguments.read(arguments, models)
+        if unlabeled is not None:
+            check_losses(self.distillation_loss, self.loss, self.label_weight)
+            unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
+            data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None)
         self._prepare_augmentation(data)
         if soft_targets is not None:
             check_stored(self, soft_targets, data)

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import join_targets, split_targets, weights_without_labels
+from keras_ban._src.data.batch import is_labeled, join_targets, split_targets, weights_without_labels
 from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import own_weights
 from keras_ban._src.distillation.observer import split_observed
+from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
 from keras_ban._src.losses.structure import targets_of
@@ -49,7 +50,7 @@ class DistillationStep:
             y = labels
         elif soft_targets is None:
             soft_targets, features = split_observed(self._teaching.in_step(x, state))
-            y = join_targets(labels, soft_targets, teacher_features=features)
+            y = join_targets(labels, soft_targets, teacher_features=features, labeled=is_labeled(y))
         elif self.feature_matching is not None:
             raise ValueError(NO_FEATURES)
         if self._label_weight_tracker is not None or self._temperature_tracker is not None:
@@ -75,12 +76,17 @@ class DistillationStep:
             if training:
                 self._track(self._label_loss_tracker, loss - self._student_losses(), x)
             return loss
+        labeled, of_labeled, of_unlabeled = is_labeled(y), sample_weight, 0.0
+        if labeled is not None:
+            # The distillation loss of unlabeled examples counts in full.
+            of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))
+            of_unlabeled = self._distill(None, soft_targets, y_pred, rest)
         if self._hears_teacher:
-            loss = self._distill(labels, soft_targets, y_pred, sample_weight)
-            self._track(self._distillation_loss_tracker, loss, x)
+            loss = self._distill(labels if labeled is None else None, soft_targets, y_pred, of_labeled)
+            self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
         if self._hears_labels:
-            label_loss = self._compile_loss(labels, y_pred, own_weights(sample_weight))
-            self._track(self._label_loss_tracker, label_loss, x)
+            label_loss = self._compile_loss(labels, y_pred, own_weights(of_labeled))
+            self._track(self._label_loss_tracker, label_loss, x, labeled)
             label_weight = value_at(self.label_weight, self._hidden.step)
             if self._label_weight_tracker is not None:
                 self._label_weight_tracker.update_state(label_weight)
@@ -89,11 +95,12 @@ class DistillationStep:
             feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
             self._track(self._feature_loss_tracker, feature_loss, x)
             loss = add_up([loss, self.feature_matching.weight * feature_loss])
-        return add_up([loss, self._student_losses()])
+        return add_up([loss, of_unlabeled, self._student_losses()])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred, _ = split_observed(y_pred)
-        return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
+        with OnlyLabeled(self.metrics, is_labeled(y)):
+            return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight):
         if is_top_k(soft_targets):
@@ -114,13 +121,16 @@ class DistillationStep:
         """Return the sum of `add_loss` terms and regularizers, scaled as in Keras."""
         return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
 
-    def _track(self, tracker, loss, x):
-        batch_size = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
-        tracker.update_state(loss * backend.replica_count(), sample_weight=batch_size)
+    def _track(self, tracker, loss, x, labeled=None):
+        count = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+        if labeled is not None:
+            # The mean over the labeled examples, from that over the batch.
+            batch_size, count = ops.cast(count, labeled.dtype), ops.sum(labeled)
+            loss = loss * ops.cast(batch_size / ops.maximum(count, 1.0), loss.dtype)
+        tracker.update_state(loss * backend.replica_count(), sample_weight=count)
 
 
 def _of_labels(sample_weight):
     """Return the labels' part of sample weights in the structure of `y`."""
-    if isinstance(sample_weight, dict) and "soft_targets" in sample_weight:
-        return sample_weight.get("labels", keras.tree.flatten(sample_weight["soft_targets"])[0])
-    return sample_weight
+    labels, _ = split_targets(sample_weight)
+    return keras.tree.flatten(sample_weight)[0] if labels is None else labels

@@ -118,6 +118,9 @@ class SoftTargetLoss(keras.losses.Loss):
     padding) and `"step"` (a Distiller adds it if the temperature is a schedule).
     """
 
+    #: Whether the loss needs the label of each example.
+    needs_labels = False
+
     def __init__(self, temperature, from_logits, activation, reduction, name):
         checks.check_text("name", name)
         checks.check_text("reduction", reduction)

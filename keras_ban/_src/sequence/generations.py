@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
+from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
@@ -38,14 +39,16 @@ class Generations:
         entropy: the number from which the seeds are derived.
         scorer: a `Scorer`.
         run: the `RunDirectory` of generations and soft targets; `None`: everything is in memory.
+        unlabeled: the inputs without labels for the students, or `None`.
     """
 
-    def __init__(self, sequence, compile_arguments, entropy, scorer, run=None):
+    def __init__(self, sequence, compile_arguments, entropy, scorer, run=None, unlabeled=None):
         self._sequence = sequence
         self._compile_arguments = compile_arguments
         self._entropy = entropy
         self._scorer = scorer
         self._run = run
+        self._unlabeled = unlabeled
         self._starts = {}
         self._teacher = None
         self._bench = None
@@ -211,6 +214,9 @@ class Generations:
     def _train(self, record, place, teacher, models, data, callbacks, options):
         """Train a generation. Return `(model, trained)`: `trained` is the model itself, or its Distiller."""
         sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
+        record.seed = self.seed(place)
+        if teacher is not None and self._unlabeled is not None:
+            data = with_unlabeled(data, self._unlabeled, options.get("steps_per_epoch"), record.seed)
         if teacher is not None and label_weight != 1:
             # The bench's student has the values of the last generation, and its `predict` is compiled.
             on_bench = self._bench is not None and self._bench.holds is teacher and process_group.count() == 1
@@ -219,7 +225,6 @@ class Generations:
             soft_targets = soft_targets_for_training(sequence, teacher, runs, data, options, path)
         if soft_targets is not None:
             bench = self._bench_for(label_weight, models[0])
-        record.seed = self.seed(place)
         keras.utils.set_random_seed(record.seed)
         model = self._starts.pop(place, None)
         if model is None:

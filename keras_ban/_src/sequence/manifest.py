@@ -19,9 +19,10 @@ _NOT_COMPARED = {"module", *INESSENTIAL} - {"seed"}
 def begin(run, entropy, sequence, compile_arguments, data, options, teacher, starts):
     """Start a run, or check that the run in the directory has the same settings.
 
-    Seeds are derived from `entropy`. `options` are the other arguments of `fit` that matter. `teacher` is the model
-    that was passed as generation 0, or `None`. `starts` are the models that exist before training, by generation. Raise
-    `ValueError` if the run has other settings, or a model cannot be saved.
+    Seeds are derived from `entropy`. `data` are the labeled data, and the unlabeled or `None`. `options` are the other
+    arguments of `fit` that matter. `teacher` is the model that was passed as generation 0, or `None`. `starts` are the
+    models that exist before training, by generation. Raise `ValueError` if the run has other settings, or a model
+    cannot be saved.
     """
     versions = {"keras_ban": keras_ban.__version__, "keras": keras.__version__, "numpy": np.__version__}
     if run.manifest is None:
@@ -43,7 +44,10 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
 def _describe(sequence, compile_arguments, data, options, teacher, starts, hashes):
     """Return everything that the generations depend on, except the seed and the callbacks."""
     validation_data = options["validation_data"]
+    data, unlabeled = data
     described = {**data.description(hashes), "validation_data": None}
+    if unlabeled is not None:
+        described["unlabeled"] = unlabeled.description(hashes)["x"]
     if validation_data is not None:
         parts = [part for part in validation_data.description(hashes).values() if part is not None]
         described["validation_data"] = parts[0] if validation_data.yields_batches else list(itertools.chain(*parts))

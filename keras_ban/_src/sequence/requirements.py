@@ -4,6 +4,9 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.data import trial
+from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.unlabeled import check_inputs
+from keras_ban._src.distillation.unlabeled import check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.schedules import check_schedule
 from keras_ban._src.targets import augmented_views, top_k_rows
@@ -106,6 +109,25 @@ def check_data(data, validation_data, views):
             )
     if views is not None and not data.takes_views:
         raise ValueError(f"`views` are for arrays or a `keras.utils.PyDataset`, received: {data.dataset!r}.")
+
+
+def check_unlabeled(sequence, unlabeled, data, label_loss):
+    """Return `unlabeled` as data, or `None`. Raise `ValueError` if the students cannot be trained on them."""
+    if unlabeled is None:
+        return None
+    label_weights = sequence.label_weight if isinstance(sequence.label_weight, list) else [sequence.label_weight]
+    for label_weight in label_weights:
+        check_losses(sequence.distillation_loss, label_loss, label_weight)
+    models = [sequence.model] if isinstance(sequence.model, keras.Model) else []
+    unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
+    check_inputs(data, unlabeled)
+    must_cache = sequence.views is not None or sequence.soft_targets == "cached"
+    if must_cache and (data.yields_batches or unlabeled.yields_batches):
+        raise ValueError(
+            "With `unlabeled`, soft targets are cached for arrays only, and one of `x` and `unlabeled` is a dataset. "
+            "Use `soft_targets='online'`, without `views`."
+        )
+    return unlabeled
 
 
 def check_weights(sequence, data, class_weight):

@@ -171,6 +171,7 @@ class BornAgainSequence(TrainedGenerations):
         validation_data=None,
         *,
         sample_weight=None,
+        unlabeled=None,
         teacher=None,
         monitor="val_loss",
         mode="auto",
@@ -198,6 +199,8 @@ class BornAgainSequence(TrainedGenerations):
                 classifiers and arrays `(x_val, y_val)`, the history has accuracy, calibration and the change against
                 the teacher.
             sample_weight: as in `keras.Model.fit`.
+            unlabeled: inputs without labels, as in `Distiller.fit`, for all students. Generation 0 uses the labels
+                alone. See `docs/unlabeled.md`.
             teacher: a trained `keras.Model` to use as generation 0. It is not changed.
             monitor: the metric that chooses the best generation, measured on the validation data at the end of each
                 generation: `"val_loss"`, `"val_accuracy"`, ...
@@ -230,6 +233,7 @@ class BornAgainSequence(TrainedGenerations):
         others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
         others |= {"validation_data": validation_data, "sample_weight": sample_weight}
         data, options = self._read({"x": x, "y": y, **others, **kwargs})
+        unlabeled = requirements.check_unlabeled(self, unlabeled, data, self._compile_arguments.loss)
         validation_data = options["validation_data"]
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
@@ -238,14 +242,15 @@ class BornAgainSequence(TrainedGenerations):
         scorer = Scorer(validation_data, meaning, data.batch_size, options.get("validation_steps"))
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = entropy_of(run, self.seed, resume)
-            generations = Generations(self, self._compile_arguments, entropy, scorer, run)
+            generations = Generations(self, self._compile_arguments, entropy, scorer, run, unlabeled)
             starts = generations.start(teacher)
             self._check_starts(starts, teacher, data, validation_data)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
                 chosen = {**options, "monitor": monitor, "mode": mode, "patience": patience}
-                manifest.begin(run, entropy, self, self._compile_arguments, data, chosen, teacher, starts)
+                data_of_run = (data, unlabeled)
+                manifest.begin(run, entropy, self, self._compile_arguments, data_of_run, chosen, teacher, starts)
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)

@@ -253,10 +253,11 @@ class SoftTargets:
         """Raise `ValueError` if keys of the data are of another kind than those of the rows."""
         self._stored.check_kind(kind)
 
-    def batch_and_seeds(self, rows, view):
-        """`batch` of a view, and the seeds that make it again; the seeds are `None` where there are no views."""
+    def batch_and_seeds(self, rows, epoch):
+        """`batch` of view `epoch mod views`, and the seeds that make it again; the seeds are `None` without views."""
         if self.views is None:
             return self.batch(rows), None
+        view = epoch % self.views
         return self.batch(rows, view), augmented_views.view_seeds(
             self.keys[rows], view, self._description["generators"]
         )

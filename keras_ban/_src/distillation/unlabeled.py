@@ -1,0 +1,108 @@
+"""Unlabeled inputs beside the labeled examples of a `Distiller`."""
+
+import keras
+from keras import ops
+
+from keras_ban._src.data import fit_arguments
+from keras_ban._src.data.unlabeled import check_inputs, with_unlabeled
+from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
+from keras_ban._src.losses.masks import mask_of
+
+
+def add_unlabeled(data, options, unlabeled, stored):
+    """Return `(data, options)` of a `fit`: validation data split off, and unlabeled inputs added.
+
+    `stored` is whether there are `SoftTargets`.
+    """
+    check_inputs(data, unlabeled)
+    if stored and options.get("validation_split") and options["validation_data"] is None:
+        raise ValueError(
+            "`soft_targets` are of the rows of `x`, followed by those of `unlabeled`. With both, pass "
+            "`validation_data` in place of `validation_split`."
+        )
+    data, options = fit_arguments.split_off(data, options)
+    data = with_unlabeled(data, unlabeled, options.get("steps_per_epoch"))
+    if data.yields_batches and (stored or options.get("class_weight") is not None):
+        raise ValueError(
+            "`unlabeled` goes with `soft_targets` and `class_weight` if `x` and `unlabeled` are arrays. With datasets, "
+            "let the teacher run at each step, and let the dataset yield `sample_weight`."
+        )
+    return data, options
+
+
+def check_losses(distillation_loss, label_loss, label_weight):
+    """Raise `ValueError` if the loss of a batch would not be the mean over labeled and unlabeled examples."""
+    if not callable(label_weight) and label_weight == 1:
+        raise ValueError(
+            "`unlabeled` inputs count by the distillation loss alone, whose weight is 0: `label_weight=1`. Use a "
+            "smaller `label_weight`, or leave out `unlabeled`."
+        )
+    for loss in keras.tree.flatten(distillation_loss):
+        if is_of_keras_distillation(loss):
+            raise ValueError(cannot_act(loss, "`unlabeled`"))
+        if getattr(loss, "needs_labels", False):
+            raise ValueError(
+                f"`{type(loss).__name__}` needs the label of each example, and `unlabeled` inputs have none. Use a "
+                "loss of the soft targets alone, for instance `keras_ban.losses.KnowledgeDistillation()`."
+            )
+    for loss in keras.tree.flatten([distillation_loss, label_loss]):
+        if getattr(loss, "reduction", None) == "mean_with_sample_weight":
+            raise ValueError(
+                f"`{type(loss).__name__}` has reduction='mean_with_sample_weight', which divides by the sum of the "
+                "weights. With `unlabeled`, the loss is a mean over all examples: use 'sum_over_batch_size'."
+            )
+
+
+def weights_of_part(part, sample_weight, y_pred):
+    """Sample weights of a part of the batch: the other examples get 0.
+
+    Args:
+        part: 1 for each example of the part, else 0, `(batch,)`.
+        sample_weight: nested weights, or `None`.
+        y_pred: nested outputs, `(batch, ..., classes)`.
+    """
+    if sample_weight is None:
+        return keras.tree.map_structure(lambda output: _like_loss_values(part, output), y_pred)
+    return keras.tree.map_structure(lambda weights: weights * _with_rank(part, len(weights.shape)), sample_weight)
+
+
+def _like_loss_values(part, output):
+    """One weight per example, in the rank of the loss values `(batch, ...)`, as Keras broadcasts them."""
+    mask = mask_of(output)
+    if mask is None:
+        return _with_rank(part, len(output.shape) - 1)
+    # In the shape of the mask, because Keras on torch multiplies the two in place.
+    return _with_rank(part, len(mask.shape)) * ops.ones_like(mask, dtype=part.dtype)
+
+
+def _with_rank(part, rank):
+    return ops.reshape(part, (-1, *[1] * (rank - 1)))
+
+
+class OnlyLabeled:
+    """A context in which the compiled metrics of a model see the labeled examples of a batch.
+
+    Args:
+        metrics: the `metrics` of the model, among which Keras's container of the compiled ones has `metrics` itself.
+        labeled: 1 for each example with a label, else 0, `(batch,)`; `None`: the metrics see all.
+    """
+
+    def __init__(self, metrics, labeled):
+        containers = [] if labeled is None else [each for each in metrics if hasattr(each, "metrics")]
+        self._metrics = [metric for container in containers for metric in container.metrics]
+        self._labeled = labeled
+
+    def __enter__(self):
+        for metric in self._metrics:
+            metric.update_state = self._weighted(metric.update_state)
+
+    def __exit__(self, *error):
+        for metric in self._metrics:
+            del metric.update_state
+
+    def _weighted(self, update_state):
+        # Keras gives unweighted metrics no weights, so they are added here.
+        def update(y_true, y_pred, sample_weight=None):
+            return update_state(y_true, y_pred, sample_weight=weights_of_part(self._labeled, sample_weight, y_pred))
+
+        return update
