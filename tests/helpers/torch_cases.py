@@ -92,7 +92,7 @@ def forms(rank):
     )
     own = {"feature_matching": keras_ban.FeatureMatching(["hidden"]), "label_weight": 0.5}
     yield "features", fit(classifier(2), X, Y, classifier(1, units=5), rank, own=own, sample_weight=WEIGHTS)
-    y = {"a": Y, "b": Y[::-1].copy()}
+    y = {"b": Y[::-1].copy(), "a": Y}  # Not in alphabetical order.
     loss = {"a": crossentropy(), "b": crossentropy()}
     yield "outputs", fit(two_headed(2), X, y, two_headed(1), rank, loss=loss, metrics=None)
 

@@ -134,7 +134,9 @@ class Workers:
             gathered.append(rows)
         pairs = zip(gathered, masks, strict=True)
         gathered = iter([leaf if mask is None else with_mask(leaf, next(whole)) for leaf, mask in pairs])
-        return _map(lambda leaf: next(gathered), nest)
+        # In the order of `flatten`, which differs from that of `map_structure` for dicts.
+        rows = [None if leaf is None else next(gathered) for leaf in keras.tree.flatten(nest)]
+        return keras.tree.pack_sequence_as(nest, rows)
 
     def add_up(self, loss):
         """Return the mean of a loss term over the workers, weighted by their examples.
