@@ -61,6 +61,21 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
     assert (tmp_path / "best.keras").exists()
 
 
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(page.read_text())]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    in_a_hurry(monkeypatch)
+    namespace = {}
+
+    for block in python_blocks(page.read_text()):
+        exec(compile(block, page.name, "exec"), namespace)
+
+
 @pytest.mark.parametrize(
     "name",
     [
