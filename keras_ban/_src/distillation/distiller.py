@@ -22,6 +22,7 @@ from keras_ban._src.distillation.requirements import (
     check_augmentation,
     check_feature_matching,
     check_independent,
+    check_label_loss,
     warn_of_own_steps,
 )
 from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
@@ -87,9 +88,9 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             the loss, and reported as `feature_loss`. Student and teacher are built functional or Sequential models, and
             the teacher runs at each step.
         augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns inputs of the same
-            shapes, at random. It runs once in each training step. Teacher and student see the same result (Beyer et
-            al., 2022). Validation and prediction are not augmented. Labels do not change, so MixUp and CutMix belong in
-            the data, or go with `label_weight=0`.
+            shapes, at random; or a list of them. It runs once in each training step. Teacher and student see the same
+            result (Beyer et al., 2022). Validation and prediction are not augmented. Layers that mix examples, such as
+            `keras.layers.MixUp()`, mix the labels with the images (see `docs/augmentation.md`).
         name: as in `keras.Model`.
 
     Attributes:
@@ -101,10 +102,10 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     Raises:
         TypeError: student or teacher is not a `keras.Model`, a distillation loss is not a loss, `feature_matching` is
-            not a `FeatureMatching`, or the augmentation is not a layer.
+            not a `FeatureMatching`, or the augmentation is no layer and no list of layers.
         ValueError: `label_weight` is not in `[0, 1]`; student and teacher are the same model, share trainable weights
             or differ in their outputs; layers to match do not exist, are called more than once or differ in more than
-            their width; or the augmentation has trainable weights.
+            their width; or the augmentation has trainable weights, or changes labels where the loss cannot.
 
     Warns:
         UserWarning: the loss is `keras.distillation.LogitsDistillation` with its default, which applies no softmax; or
@@ -144,7 +145,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if hears_teacher:
             outputs.check_shapes()
         if augmentation is not None:
-            check_augmentation(augmentation, teacher)
+            augmentation = check_augmentation(augmentation, teacher, distillation_loss if hears_teacher else None)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
@@ -221,6 +222,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
                 "or train on the teacher alone with `Distiller(..., label_weight=0)`."
             )
+        if self._hears_labels:
+            check_label_loss(loss, self.augmentation)
         if self.teacher is not None:
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)

@@ -39,10 +39,11 @@ class DistillationStep:
     def _train_step(self, *args):
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        labels, soft_targets = split_targets(y)
         sample_weight = weights_without_labels(y, sample_weight)
         variables = [] if self.augmentation is None else self.non_trainable_variables
-        x, state = augment_batch(self.augmentation, x, y, state, variables, self._hears_teacher)
+        hears = (self._hears_teacher, self._loss_uses_labels)
+        x, labels, state = augment_batch(self.augmentation, (x, y, sample_weight), state, variables, *hears)
+        soft_targets = split_targets(y)[1]
         if labels is None and self._hears_labels:
             raise ValueError(NO_LABELS)
         if not self._needs_teacher:

@@ -115,7 +115,8 @@ class SoftTargetLoss(keras.losses.Loss):
 
     A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict with
     `"soft_targets"`, and optionally `"labels"`, `"mask"` (the Keras mask of the outputs: 1 for values that count, 0 for
-    padding) and `"step"` (a Distiller adds it if the temperature is a schedule).
+    padding) and `"step"` (a Distiller adds it if the temperature is a schedule). Each class says in `labels_as` what it
+    takes labels for: a `"distribution"` over the classes, the one true `"class"`, or nothing, `None`.
     """
 
     def __init__(self, temperature, from_logits, activation, reduction, name):

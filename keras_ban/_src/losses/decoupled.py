@@ -49,6 +49,8 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
             or the shapes do not match.
     """
 
+    labels_as = "class"
+
     def __init__(
         self,
         target_weight=1.0,

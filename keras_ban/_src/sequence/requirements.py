@@ -52,8 +52,8 @@ def check_distill_ensemble(distill_ensemble, label_weight):
 
 def check_views(views, augmentation, soft_targets):
     """Return `views`. Raise `ValueError` if they contradict the augmentation or `soft_targets`."""
-    if augmentation is not None:
-        augmented_views.check_augmentation(augmentation)
+    if views is not None or soft_targets == "cached":
+        augmented_views.check_makes_views(augmentation)
     if views is None:
         if augmentation is not None and soft_targets == "cached":
             raise ValueError(

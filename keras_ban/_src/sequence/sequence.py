@@ -20,6 +20,7 @@ from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
+from keras_ban._src.targets.augmented_views import check_augmentation
 
 
 class BornAgainSequence(TrainedGenerations):
@@ -122,8 +123,8 @@ class BornAgainSequence(TrainedGenerations):
         self.label_weight = requirements.check_label_weights(label_weight, self.generations)
         self.seed = checks.check_seed(seed)
         self.soft_targets = checks.check_choice("soft_targets", soft_targets, ("auto", "cached", "online"))
-        self.augmentation = augmentation
-        self.views = requirements.check_views(views, augmentation, soft_targets)
+        self.augmentation = None if augmentation is None else check_augmentation(augmentation)
+        self.views = requirements.check_views(views, self.augmentation, soft_targets)
         self.top_k = requirements.check_top_k(top_k, soft_targets, distillation_loss)
         self.teach_from = checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
         self.distill_ensemble = requirements.check_distill_ensemble(distill_ensemble, self.label_weight)
