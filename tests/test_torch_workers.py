@@ -63,7 +63,7 @@ def assert_close(expected, actual, case="", **tolerance):
 
 # Tables within tests: both processes of pytest-xdist would start the workers for a table of tests.
 def test_two_workers_train_as_one_does(together, alone):
-    cases = ["divergence", "confidence", "correlation", "permuted", "plain"]
+    cases = ["divergence", "confidence", "correlation", "permuted", "scheduled", "plain"]
     for case in [*cases, "masked", "features", "outputs", "stored", "parts"]:
         first, second = (results[case] for results in together)
 

@@ -66,6 +66,7 @@ def losses(rank):
         "confidence": {"distillation_loss": losses.ConfidenceWeighted(), "label_weight": 0},
         "correlation": {"distillation_loss": losses.DIST(), "label_weight": 0.3},
         "permuted": {"distillation_loss": losses.PermutedDarkKnowledge(seed=3), "label_weight": 0},
+        "scheduled": {"label_weight": keras_ban.OverTraining(lambda done: 0.9 * done)},
         "plain": {"label_weight": 1},
     }
     for name, own in cases.items():

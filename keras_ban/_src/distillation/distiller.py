@@ -28,6 +28,13 @@ from keras_ban._src.distillation.requirements import (
 from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import Teaching
+from keras_ban._src.distillation.training_progress import (
+    NO_FIT,
+    PlanSteps,
+    check_length,
+    is_over_training,
+    make_progress,
+)
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
@@ -58,8 +65,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     `label_weight` and the temperature of a distillation loss may be schedules: a
     `keras.optimizers.schedules.LearningRateSchedule`, or a function of `keras.ops` from the training step (the
-    optimizer's `iterations`, an int32 tensor) to a number. Their means over an epoch are reported as `label_weight` and
-    `temperature`.
+    optimizer's `iterations`, an int32 tensor) to a number, or a `keras_ban.OverTraining`, a function of the fraction of
+    the training that is done. Their means over an epoch are reported as `label_weight` and `temperature`.
 
     `docs/data.md` lists the kinds of data, `docs/several_processes.md` describes training in several processes.
 
@@ -180,6 +187,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self._feature_loss_tracker = None if self.feature_matching is None else keras.metrics.Mean(name="feature_loss")
         self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(self.label_weight) else None
         self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
+        over_training = is_over_training(self.label_weight, self.distillation_loss if self._hears_teacher else None)
+        self._progress = make_progress() if over_training else None
 
     # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property
@@ -262,6 +271,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self._assert_compile_called("fit")
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         data, options = fit_arguments.read(arguments, (self.student, self.teacher))
+        if self._progress is not None:
+            check_length(data, options)
         self._prepare_augmentation(data)
         if soft_targets is not None:
             check_stored(self, soft_targets, data)
@@ -311,6 +322,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 data, validation_data = part_of_batches(data, validation_data)
             with reading.watched(data, validation_data) as (data, validation_data):
                 arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
+                if self._progress is not None:
+                    arguments = fit_arguments.with_callbacks([PlanSteps(self._progress)], arguments)
                 if process_group.divides_in_step():
                     # Imports torch, which need not be installed.
                     from keras_ban._src.distillation import torch_workers
@@ -328,6 +341,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         """As `keras.Model.train_on_batch`."""
         if process_group.divides_in_step():
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
+        if self._progress is not None:
+            raise ValueError(NO_FIT)
         if self._hears_teacher:
             self._hidden.outputs.check()
         if self._must_look() or not self._augmentation_is_ready:
@@ -361,6 +376,6 @@ def _hidden(distillation_loss, outputs, observer):
         observes=False,
         found_by_keras=False,
         before_training=[],
-        step=None,
+        moment=None,
         workers=None,
     )

@@ -8,12 +8,15 @@ from keras_ban._src.data.batch import join_targets
 from keras_ban._src.losses.keras_distillation import is_of_keras_distillation
 
 
-def loss_target(loss, labels, soft_targets, step=None):
-    """Return `y_true` for a distillation loss. Losses of `keras.losses` get the soft targets only."""
+def loss_target(loss, labels, soft_targets, moment=None):
+    """Return `y_true` for a distillation loss. Losses of `keras.losses` get the soft targets only.
+
+    `moment`, as in `schedules.value_at`, is for a loss with a schedule.
+    """
     if _is_of_keras(loss):
         return soft_targets
     y_true = join_targets(labels, soft_targets)
-    return {**y_true, "step": step} if has_schedule(loss) else y_true
+    return {**y_true, **moment} if has_schedule(loss) else y_true
 
 
 def uses_labels(loss):

@@ -9,6 +9,7 @@ from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import own_weights
 from keras_ban._src.distillation.observer import split_observed
+from keras_ban._src.distillation.training_progress import advance
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
 from keras_ban._src.losses.structure import targets_of
@@ -54,14 +55,16 @@ class DistillationStep:
         elif self.feature_matching is not None:
             raise ValueError(NO_FEATURES)
         if self._label_weight_tracker is not None or self._temperature_tracker is not None:
-            self._hidden.step = backend.step_of(self.optimizer, state[0][2] if state else None)
+            self._hidden.moment = {"step": backend.step_of(self.optimizer, state[0][2] if state else None)}
+        if self._progress is not None:
+            self._hidden.moment["fraction"], state = advance(self._progress, state, self.non_trainable_variables)
         if self._hidden.workers is not None:
             x, y, sample_weight = self._hidden.workers.join(x, y, sample_weight)
         self._hidden.observes = self._hidden.observer is not None
         try:
             return super().train_step(*state, (x, y, sample_weight))
         finally:
-            self._hidden.step, self._hidden.observes = None, False
+            self._hidden.moment, self._hidden.observes = None, False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels, soft_targets = split_targets(y)
@@ -82,7 +85,7 @@ class DistillationStep:
         if self._hears_labels:
             label_loss = self._compile_loss(labels, y_pred, own_weights(sample_weight))
             self._track(self._label_loss_tracker, label_loss, x)
-            label_weight = value_at(self.label_weight, self._hidden.step)
+            label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:
                 self._label_weight_tracker.update_state(label_weight)
             loss = mix(label_weight, label_loss, loss) if self._hears_teacher else label_loss
@@ -103,7 +106,7 @@ class DistillationStep:
             look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
             self._soft_targets_checked = True
         targets = targets_of(soft_targets, y_pred)
-        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.step)
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.moment)
 
     def _aggregate_additional_loss(self, loss):
         # Keras calls this method for each of `losses`.

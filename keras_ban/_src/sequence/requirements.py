@@ -5,17 +5,15 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.data import trial
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
-from keras_ban._src.losses.schedules import check_schedule
+from keras_ban._src.losses.schedules import check_schedule, is_schedule
 from keras_ban._src.targets import augmented_views, top_k_rows
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
 
 
 def check_label_weights(label_weight, generations):
-    """Return a float or a schedule for all students, or a list with a float for each."""
-    if isinstance(label_weight, keras.optimizers.schedules.LearningRateSchedule):
-        return check_schedule("label_weight", checks.check_label_weight, label_weight)
-    if callable(label_weight):
+    """Return a float or a schedule for all students, or a list with one for each."""
+    if callable(label_weight) and not is_schedule(label_weight):
         try:
             label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
         except Exception as error:
@@ -23,19 +21,25 @@ def check_label_weights(label_weight, generations):
                 f"`label_weight` is callable, but label_weight(1), ..., label_weight({generations}) failed: {error!r}."
             ) from error
     if not isinstance(label_weight, (list, tuple)):
-        return checks.check_label_weight(label_weight)
+        return _check_label_weight(label_weight)
     if len(label_weight) != generations:
         raise ValueError(
-            f"`label_weight` must hold one number for each student, generation 1 first: with generations={generations} "
-            f"that are {generations}, received {len(label_weight)}: {label_weight!r}."
+            "`label_weight` must hold one number, or schedule, for each student, generation 1 first: with generations="
+            f"{generations} that are {generations}, received {len(label_weight)}: {label_weight!r}."
         )
     checked = []
     for generation, each in enumerate(label_weight, start=1):
         try:
-            checked.append(checks.check_label_weight(each))
+            checked.append(_check_label_weight(each))
         except ValueError as error:
             raise ValueError(f"Generation {generation}: {error}") from None
     return checked
+
+
+def _check_label_weight(label_weight):
+    if is_schedule(label_weight):
+        return check_schedule("label_weight", checks.check_label_weight, label_weight)
+    return checks.check_label_weight(label_weight)
 
 
 def check_distill_ensemble(distill_ensemble, label_weight):

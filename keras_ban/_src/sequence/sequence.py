@@ -8,6 +8,7 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
+from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import check_distillation_loss
@@ -53,8 +54,9 @@ class BornAgainSequence(TrainedGenerations):
         label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list with one
             number for each student, generation 1 first; or a callable `label_weight(generation)`, called with 1, 2, ...
             up to `generations`. With weight 1 a student does not use its teacher, with weight 0 it needs no labels. A
-            `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, and starts again for
-            each student.
+            `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, a
+            `keras_ban.OverTraining` of the fraction of the training. Both start again for each student. A list may hold
+            them.
         directory: a folder in which `fit` stores each generation when it is finished. A run that was interrupted
             resumes when the same script runs again (see `docs/resume.md`). `None`: nothing is stored.
         seed: a whole number; `None`: a random one, which a `directory` stores. `fit` calls
@@ -273,6 +275,8 @@ class BornAgainSequence(TrainedGenerations):
         data, options = fit_arguments.read(arguments, models)
         requirements.check_data(data, options["validation_data"], self.views)
         requirements.check_weights(self, data, options.get("class_weight"))
+        if is_over_training(self.label_weight, self.distillation_loss):
+            check_length(data, options)
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
             if data.lacks_labels:
