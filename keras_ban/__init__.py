@@ -6,6 +6,7 @@ from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.export.export import export
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
+from keras_ban._src.losses.schedules import OverTraining
 from keras_ban._src.sequence.clones import reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.sequence import BornAgainSequence
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureMatching",
     "GenerationRecord",
     "GradientDecomposition",
+    "OverTraining",
     "SoftTargets",
     "export",
     "gradient_decomposition",

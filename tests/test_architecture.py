@@ -233,6 +233,7 @@ def test_public_names_are_those_that_are_documented():
         "FeatureMatching",
         "GenerationRecord",
         "GradientDecomposition",
+        "OverTraining",
         "SoftTargets",
         "export",
         "gradient_decomposition",

@@ -142,7 +142,8 @@ def test_a_file_brings_the_augmentation_back(blobs, tmp_path):
     ("augmentation", "error", "message"),
     [
         (lambda x: x, TypeError, "must be a `keras.layers.Layer` or a `keras.Model`"),
-        ([keras.layers.RandomFlip()], TypeError, "or, for several, `keras.Sequential([...])` of them"),
+        ([keras.layers.RandomFlip(), "flip"], TypeError, "or a list of them, received"),
+        ([], TypeError, "or a list of them, received: []"),
         (linear(), ValueError, "has trainable weights, which no gradient would reach"),
     ],
 )

@@ -47,7 +47,7 @@ NOT_TOP_K = "not known to compare those"
         (
             ValueError,
             {"label_weight": [0.5]},
-            "one number for each student, generation 1 first: with generations=2 that are 2, received 1: [0.5]",
+            "generation 1 first: with generations=2 that are 2, received 1: [0.5]",
         ),
         (ValueError, {"label_weight": (0.5, 0.5, 0.5)}, "that are 2, received 3"),
         (

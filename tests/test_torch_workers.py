@@ -11,6 +11,7 @@ import socket
 
 import keras
 import numpy as np
+import oracles
 import pytest
 
 if keras.config.backend() != "torch":
@@ -62,7 +63,7 @@ def assert_close(expected, actual, case="", **tolerance):
 
 # Tables within tests: both processes of pytest-xdist would start the workers for a table of tests.
 def test_two_workers_train_as_one_does(together, alone):
-    cases = ["divergence", "confidence", "correlation", "permuted", "plain", "unlabeled"]
+    cases = ["divergence", "confidence", "correlation", "permuted", "scheduled", "plain", "unlabeled"]
     for case in [*cases, "masked", "features", "outputs", "stored", "parts"]:
         first, second = (results[case] for results in together)
 
@@ -87,6 +88,17 @@ def test_workers_draw_random_numbers_of_their_own_and_hold_the_same_state(togeth
     keras.tree.map_structure(np.testing.assert_array_equal, first, second)
     assert (first["drawn"][0] != first["drawn"][1]).any()
     np.testing.assert_array_equal(alone["random"]["state"], first["state"])
+
+
+def test_each_worker_mixes_its_own_part_and_the_labels_go_with_it(together):
+    first, second = (results["mixed"] for results in together)
+
+    keras.tree.map_structure(np.testing.assert_array_equal, first, second)
+    parts = [np.split(whole.reshape(23, -1).astype("float64"), [12]) for whole in torch_cases.MIXED]
+    seen, labels = (np.concatenate([(part + np.roll(part, 1, 0)) / 2 for part in each]) for each in parts)
+    (kernel,) = first["before"]
+    gradient = seen.T @ (oracles.softmax(seen @ kernel) - labels) / 23
+    np.testing.assert_allclose(first["weights"][0], kernel - 0.5 * gradient, **ROUNDING)
 
 
 def test_what_would_train_something_else_is_refused_by_all_workers(together):

@@ -486,7 +486,7 @@ def unlike(**options):
 
 
 class OfLabels(keras.losses.Loss):
-    needs_labels = True
+    labels_as = "class"
 
     def call(self, y_true, y_pred):
         return ops.sum(y_pred, axis=-1)
@@ -550,6 +550,7 @@ REFUSED_BY_SEQUENCE = {
     "loss of labels": ({"distillation_loss": losses.ConfidenceWeighted()}, {}, "needs the label of each"),
     "other shape": ({}, {"unlabeled": U}, "`unlabeled` must hold inputs like those of `x`"),
     "cached dataset": ({"soft_targets": "cached"}, {"unlabeled": "dataset"}, "cached for arrays only"),
+    "mixing": ({"augmentation": keras.layers.MixUp()}, {}, "mixes examples, and a mix of a labeled and an unlabeled"),
     "no data": ({}, {"unlabeled": []}, "`unlabeled` is \\[\\]"),
 }
 

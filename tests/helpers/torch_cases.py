@@ -18,6 +18,7 @@ X = rng.standard_normal((47, 8)).astype("float32")
 Y = rng.integers(0, 3, 47)
 WEIGHTS = rng.uniform(0.5, 2, 47).astype("float32")
 WORDS = rng.integers(1, 9, (47, 6)) * (np.arange(6) < rng.integers(1, 7, 47)[:, None])
+MIXED = X[:23].reshape(23, 2, 2, 2), np.eye(3, dtype="float32")[Y[:23]]
 NEXT_WORDS = rng.integers(0, 3, (47, 6))
 
 
@@ -65,6 +66,7 @@ def losses(rank):
         "confidence": {"distillation_loss": losses.ConfidenceWeighted(), "label_weight": 0},
         "correlation": {"distillation_loss": losses.DIST(), "label_weight": 0.3},
         "permuted": {"distillation_loss": losses.PermutedDarkKnowledge(seed=3), "label_weight": 0},
+        "scheduled": {"label_weight": keras_ban.OverTraining(lambda done: 0.9 * done)},
         "plain": {"label_weight": 1},
         "unlabeled": {"distillation_loss": losses.KnowledgeDistillation(temperature=2.0), "label_weight": 0.3},
     }
@@ -133,6 +135,31 @@ def random(rank):
     fit(student, ones, np.zeros(2), None, rank, "sgd", loss, {"label_weight": 1}, **options)
     state = keras.ops.convert_to_numpy(student.layers[0].seed_generator.state)
     yield "random", {"drawn": seen[-1], "state": state}
+
+
+@keras.saving.register_keras_serializable(package="torch_cases")
+class Turned(keras.layers.MixUp.__base__):
+    """Each image and label is averaged with the one before it, among those that the layer gets."""
+
+    _USE_BASE_FACTOR = False
+
+    def transform_images(self, images, transformation, training=True):
+        return 0.5 * (images + keras.ops.roll(images, 1, axis=0)) if training else images
+
+    def transform_labels(self, labels, transformation, training=True):
+        return 0.5 * (labels + keras.ops.roll(labels, 1, axis=0))
+
+
+def mixed(rank):
+    """An augmentation that mixes labels: each worker mixes its own part of a batch of 23."""
+    keras.utils.set_random_seed(2)
+    layers = [keras.Input((2, 2, 2)), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)]
+    student = keras.Sequential(layers)
+    own = {"label_weight": 1, "augmentation": Turned()}
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    options = {"optimizer": keras.optimizers.SGD(0.5), "loss": loss, "epochs": 1, "shuffle": False}
+    before = student.get_weights()
+    yield "mixed", {"before": before, **fit(student, *MIXED, None, rank, own=own, **options)}
 
 
 def parts(rank, together):
@@ -218,6 +245,7 @@ def every(rank, folder, together):
     yield from stored(rank, folder)
     yield from normalised(rank)
     yield from random(rank)
+    yield from mixed(rank)
     yield from parts(rank, together)
 
 

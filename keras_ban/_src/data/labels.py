@@ -9,7 +9,7 @@ from keras_ban._src.data.leaves import as_array, leaves_of
 def check_labels(labels, loss, model, name):
     """Raise `ValueError` if labels in memory fit neither the loss nor the model's outputs."""
     # For nested labels, Keras pairs labels, losses and outputs, and raises errors itself.
-    if keras.tree.is_nested(labels) or not _is_sparse_crossentropy(loss):
+    if keras.tree.is_nested(labels) or not is_sparse_crossentropy(loss):
         return
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biu":
         advice = "Cast whole numbers that are floats with `y.astype('int32')`."
@@ -48,7 +48,8 @@ def _class_count(shape, labels_shape):
     return next((shape[axis] for axis in range(len(shape) - 1, 0, -1) if fits(axis)), shape[-1])
 
 
-def _is_sparse_crossentropy(loss):
+def is_sparse_crossentropy(loss):
+    """Whether a label loss takes classes as whole numbers: a name, an object or a function."""
     function = keras.losses.sparse_categorical_crossentropy
     names = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
     return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (*names, function)

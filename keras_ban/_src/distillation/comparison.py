@@ -25,8 +25,8 @@ class Comparison:
         self._outputs = outputs
         self._temperature_tracker = temperature_tracker
 
-    def __call__(self, labels, targets, y_pred, sample_weight, step):
-        """Compute the loss of a batch. `targets` are in the order of the flat outputs. `step` is for schedules."""
+    def __call__(self, labels, targets, y_pred, sample_weight, moment):
+        """Compute the loss of a batch. `targets` are in the order of the flat outputs. `moment` is for schedules."""
         outputs = keras.tree.flatten(y_pred)
         if is_of_keras_distillation(self._losses) and len(outputs) > 1:
             return self._of_all(targets, y_pred, sample_weight)
@@ -38,16 +38,16 @@ class Comparison:
                 continue
             self._outputs.check_target(target, y_pred)
             check_comparable(loss, target, output)
-            value = self._of_one(loss, label, target, output, each_weight, step)
+            value = self._of_one(loss, label, target, output, each_weight, moment)
             terms.append(value if weight is None else weight * value)
         return add_up(terms)
 
-    def _of_one(self, loss, label, target, output, sample_weight, step):
+    def _of_one(self, loss, label, target, output, sample_weight, moment):
         if is_of_keras_distillation(loss):
             return compare_whole_batch(loss, target, output, sample_weight)
         if has_schedule(loss):
-            self._temperature_tracker.update_state(value_at(loss.temperature, step))
-        return loss(loss_target(loss, label, target, step), output, own_weights(sample_weight))
+            self._temperature_tracker.update_state(value_at(loss.temperature, moment))
+        return loss(loss_target(loss, label, target, moment), output, own_weights(sample_weight))
 
     def _of_all(self, targets, y_pred, sample_weight):
         if self._loss_weights is not None:

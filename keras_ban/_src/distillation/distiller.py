@@ -22,11 +22,19 @@ from keras_ban._src.distillation.requirements import (
     check_augmentation,
     check_feature_matching,
     check_independent,
+    check_label_loss,
     warn_of_own_steps,
 )
 from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import Teaching
+from keras_ban._src.distillation.training_progress import (
+    NO_FIT,
+    PlanSteps,
+    check_length,
+    is_over_training,
+    make_progress,
+)
 from keras_ban._src.distillation.unlabeled import add_unlabeled, check_losses
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
@@ -58,8 +66,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     `label_weight` and the temperature of a distillation loss may be schedules: a
     `keras.optimizers.schedules.LearningRateSchedule`, or a function of `keras.ops` from the training step (the
-    optimizer's `iterations`, an int32 tensor) to a number. Their means over an epoch are reported as `label_weight` and
-    `temperature`.
+    optimizer's `iterations`, an int32 tensor) to a number, or a `keras_ban.OverTraining`, a function of the fraction of
+    the training that is done. Their means over an epoch are reported as `label_weight` and `temperature`.
 
     `docs/data.md` lists the kinds of data, `docs/several_processes.md` describes training in several processes.
 
@@ -88,9 +96,9 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             the loss, and reported as `feature_loss`. Student and teacher are built functional or Sequential models, and
             the teacher runs at each step.
         augmentation: a `keras.layers.Layer` or `keras.Model` that takes the inputs and returns inputs of the same
-            shapes, at random. It runs once in each training step. Teacher and student see the same result (Beyer et
-            al., 2022). Validation and prediction are not augmented. Labels do not change, so MixUp and CutMix belong in
-            the data, or go with `label_weight=0`.
+            shapes, at random; or a list of them. It runs once in each training step. Teacher and student see the same
+            result (Beyer et al., 2022). Validation and prediction are not augmented. Layers that mix examples, such as
+            `keras.layers.MixUp()`, mix the labels with the images (see `docs/augmentation.md`).
         name: as in `keras.Model`.
 
     Attributes:
@@ -102,10 +110,10 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     Raises:
         TypeError: student or teacher is not a `keras.Model`, a distillation loss is not a loss, `feature_matching` is
-            not a `FeatureMatching`, or the augmentation is not a layer.
+            not a `FeatureMatching`, or the augmentation is no layer and no list of layers.
         ValueError: `label_weight` is not in `[0, 1]`; student and teacher are the same model, share trainable weights
             or differ in their outputs; layers to match do not exist, are called more than once or differ in more than
-            their width; or the augmentation has trainable weights.
+            their width; or the augmentation has trainable weights, or changes labels where the loss cannot.
 
     Warns:
         UserWarning: the loss is `keras.distillation.LogitsDistillation` with its default, which applies no softmax; or
@@ -145,7 +153,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if hears_teacher:
             outputs.check_shapes()
         if augmentation is not None:
-            check_augmentation(augmentation, teacher)
+            augmentation = check_augmentation(augmentation, teacher, distillation_loss if hears_teacher else None)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
@@ -180,6 +188,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self._feature_loss_tracker = None if self.feature_matching is None else keras.metrics.Mean(name="feature_loss")
         self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(self.label_weight) else None
         self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
+        over_training = is_over_training(self.label_weight, self.distillation_loss if self._hears_teacher else None)
+        self._progress = make_progress() if over_training else None
 
     # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property
@@ -222,6 +232,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
                 "or train on the teacher alone with `Distiller(..., label_weight=0)`."
             )
+        if self._hears_labels:
+            check_label_loss(loss, self.augmentation)
         if self.teacher is not None:
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
@@ -265,9 +277,11 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         models = (self.student, self.teacher)
         data, options = fit_arguments.read(arguments, models)
         if unlabeled is not None:
-            check_losses(self.distillation_loss, self.loss, self.label_weight)
+            check_losses(self.distillation_loss, self.loss, self.label_weight, self.augmentation)
             unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
             data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None)
+        if self._progress is not None:
+            check_length(data, options)
         self._prepare_augmentation(data)
         if soft_targets is not None:
             check_stored(self, soft_targets, data)
@@ -317,6 +331,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 data, validation_data = part_of_batches(data, validation_data)
             with reading.watched(data, validation_data) as (data, validation_data):
                 arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
+                if self._progress is not None:
+                    arguments = fit_arguments.with_callbacks([PlanSteps(self._progress)], arguments)
                 if process_group.divides_in_step():
                     # Imports torch, which need not be installed.
                     from keras_ban._src.distillation import torch_workers
@@ -334,6 +350,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         """As `keras.Model.train_on_batch`."""
         if process_group.divides_in_step():
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
+        if self._progress is not None:
+            raise ValueError(NO_FIT)
         if self._hears_teacher:
             self._hidden.outputs.check()
         if self._must_look() or not self._augmentation_is_ready:
@@ -367,6 +385,6 @@ def _hidden(distillation_loss, outputs, observer):
         observes=False,
         found_by_keras=False,
         before_training=[],
-        step=None,
+        moment=None,
         workers=None,
     )

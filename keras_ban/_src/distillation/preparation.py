@@ -1,8 +1,11 @@
 """What a `Distiller` does before training: build its augmentation and its teacher, look at the first batch."""
 
+import keras
+
 from keras_ban._src import backend
 from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.first_batch import check_first_batch
+from keras_ban._src.distillation.loss_targets import uses_labels
 from keras_ban._src.distillation.teacher import NO_TEACHER
 from keras_ban._src.targets import augmented_views
 
@@ -10,11 +13,17 @@ from keras_ban._src.targets import augmented_views
 class Preparation:
     """The methods of a `Distiller` that make it ready for training steps."""
 
+    @property
+    def _loss_uses_labels(self):
+        losses = keras.tree.flatten(self.distillation_loss) if self._hears_teacher else []
+        return self._hears_labels or any(uses_labels(loss) for loss in losses)
+
     def _prepare_augmentation(self, data):
         if self._augmentation_is_ready:
             return
         may_compile = self._jit_wanted == "auto" and not self.run_eagerly
-        if build_augmentation(self.augmentation, data, may_compile) and may_compile and backend.compiles_image_layers():
+        can_compile = build_augmentation(self.augmentation, data, may_compile, self._loss_uses_labels)
+        if can_compile and may_compile and backend.compiles_image_layers():
             self._jit_compile = augmented_views.compiles(self, self.augmentation)
         self._augmentation_is_ready = True
 

@@ -5,9 +5,10 @@ import warnings
 import keras
 
 from keras_ban._src import backend
+from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.step import NO_FEATURES
-from keras_ban._src.targets import augmented_views
+from keras_ban._src.targets import augmented_views, label_mix
 
 
 def check_independent(student, teacher):
@@ -26,12 +27,32 @@ def check_independent(student, teacher):
         )
 
 
-def check_augmentation(augmentation, teacher):
-    """Raise an error if the augmentation is not supported, or would change the teacher."""
-    augmented_views.check_augmentation(augmentation)
+def check_augmentation(augmentation, teacher, distillation_loss):
+    """Return the augmentation, several layers as one. Raise an error if it is not supported.
+
+    `distillation_loss` is `None` if there is none.
+    """
+    augmentation = augmented_views.check_augmentation(augmentation)
     of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
     if any(id(weight) in of_teacher for weight in augmentation.weights):
         raise ValueError("`augmentation` and `teacher` share weights, and the teacher must not change.")
+    losses = keras.tree.flatten(distillation_loss)
+    for loss in losses if label_mix.mixes(augmentation) else []:
+        if getattr(loss, "labels_as", None) == "class":
+            raise ValueError(
+                f"`{type(loss).__name__}` is about the one true class of an example, and `augmentation` mixes examples "
+                "of several. Use `keras_ban.losses.KnowledgeDistillation`, or layers that do not mix."
+            )
+    return augmentation
+
+
+def check_label_loss(loss, augmentation):
+    """Raise `ValueError` if the label loss takes whole numbers, and the augmentation mixes labels."""
+    if label_mix.mixes(augmentation) and any(is_sparse_crossentropy(each) for each in keras.tree.flatten(loss)):
+        raise ValueError(
+            "A sparse categorical crossentropy takes one class for each example, and `augmentation` mixes labels. Use "
+            "`CategoricalCrossentropy`, and one-hot labels: `keras.utils.to_categorical(y, classes)`."
+        )
 
 
 def check_feature_matching(feature_matching, teacher):

@@ -9,6 +9,7 @@ from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import own_weights
 from keras_ban._src.distillation.observer import split_observed
+from keras_ban._src.distillation.training_progress import advance
 from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
@@ -40,10 +41,11 @@ class DistillationStep:
     def _train_step(self, *args):
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        labels, soft_targets = split_targets(y)
         sample_weight = weights_without_labels(y, sample_weight)
         variables = [] if self.augmentation is None else self.non_trainable_variables
-        x, state = augment_batch(self.augmentation, x, y, state, variables, self._hears_teacher)
+        hears = (self._hears_teacher, self._loss_uses_labels)
+        x, labels, state = augment_batch(self.augmentation, (x, y, sample_weight), state, variables, *hears)
+        soft_targets = split_targets(y)[1]
         if labels is None and self._hears_labels:
             raise ValueError(NO_LABELS)
         if not self._needs_teacher:
@@ -54,14 +56,16 @@ class DistillationStep:
         elif self.feature_matching is not None:
             raise ValueError(NO_FEATURES)
         if self._label_weight_tracker is not None or self._temperature_tracker is not None:
-            self._hidden.step = backend.step_of(self.optimizer, state[0][2] if state else None)
+            self._hidden.moment = {"step": backend.step_of(self.optimizer, state[0][2] if state else None)}
+        if self._progress is not None:
+            self._hidden.moment["fraction"], state = advance(self._progress, state, self.non_trainable_variables)
         if self._hidden.workers is not None:
             x, y, sample_weight = self._hidden.workers.join(x, y, sample_weight)
         self._hidden.observes = self._hidden.observer is not None
         try:
             return super().train_step(*state, (x, y, sample_weight))
         finally:
-            self._hidden.step, self._hidden.observes = None, False
+            self._hidden.moment, self._hidden.observes = None, False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels, soft_targets = split_targets(y)
@@ -87,7 +91,7 @@ class DistillationStep:
         if self._hears_labels:
             label_loss = self._compile_loss(labels, y_pred, own_weights(of_labeled))
             self._track(self._label_loss_tracker, label_loss, x, labeled)
-            label_weight = value_at(self.label_weight, self._hidden.step)
+            label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:
                 self._label_weight_tracker.update_state(label_weight)
             loss = mix(label_weight, label_loss, loss) if self._hears_teacher else label_loss
@@ -109,7 +113,7 @@ class DistillationStep:
             look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
             self._soft_targets_checked = True
         targets = targets_of(soft_targets, y_pred)
-        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.step)
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.moment)
 
     def _aggregate_additional_loss(self, loss):
         # Keras calls this method for each of `losses`.

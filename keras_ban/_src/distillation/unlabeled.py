@@ -7,6 +7,7 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.unlabeled import check_inputs, with_unlabeled
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.masks import mask_of
+from keras_ban._src.targets import label_mix
 
 
 def add_unlabeled(data, options, unlabeled, stored):
@@ -30,8 +31,13 @@ def add_unlabeled(data, options, unlabeled, stored):
     return data, options
 
 
-def check_losses(distillation_loss, label_loss, label_weight):
+def check_losses(distillation_loss, label_loss, label_weight, augmentation):
     """Raise `ValueError` if the loss of a batch would not be the mean over labeled and unlabeled examples."""
+    if label_mix.mixes(augmentation) and (callable(label_weight) or label_weight > 0):
+        raise ValueError(
+            f"{augmentation!r} mixes examples, and a mix of a labeled and an unlabeled one has no label. With "
+            "`unlabeled`, use layers that do not mix, or `label_weight=0`."
+        )
     if not callable(label_weight) and label_weight == 1:
         raise ValueError(
             "`unlabeled` inputs count by the distillation loss alone, whose weight is 0: `label_weight=1`. Use a "
@@ -40,7 +46,7 @@ def check_losses(distillation_loss, label_loss, label_weight):
     for loss in keras.tree.flatten(distillation_loss):
         if is_of_keras_distillation(loss):
             raise ValueError(cannot_act(loss, "`unlabeled`"))
-        if getattr(loss, "needs_labels", False):
+        if getattr(loss, "labels_as", None) is not None:
             raise ValueError(
                 f"`{type(loss).__name__}` needs the label of each example, and `unlabeled` inputs have none. Use a "
                 "loss of the soft targets alone, for instance `keras_ban.losses.KnowledgeDistillation()`."

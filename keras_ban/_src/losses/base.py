@@ -9,7 +9,7 @@ from keras import ops
 from keras_ban._src import backend, checks
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.precision import precision
-from keras_ban._src.losses.schedules import check_schedule, value_at
+from keras_ban._src.losses.schedules import check_schedule, depends_on, value_at
 
 # The lower bound of probabilities. log(1e-30) = -69 is below anything that a softmax in float32 can resolve. The
 # gradient contains 1 / 1e-30, which overflows only if it is multiplied by more than 1e8.
@@ -115,11 +115,9 @@ class SoftTargetLoss(keras.losses.Loss):
 
     A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict with
     `"soft_targets"`, and optionally `"labels"`, `"mask"` (the Keras mask of the outputs: 1 for values that count, 0 for
-    padding) and `"step"` (a Distiller adds it if the temperature is a schedule).
+    padding), `"step"` and `"fraction"` (a Distiller adds them if the temperature is a schedule). Each class says in
+    `labels_as` what labels are to it: a `"distribution"` over the classes, the one true `"class"`, or nothing, `None`.
     """
-
-    #: Whether the loss needs the label of each example.
-    needs_labels = False
 
     def __init__(self, temperature, from_logits, activation, reduction, name):
         checks.check_text("name", name)
@@ -148,13 +146,17 @@ class SoftTargetLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = ops.convert_to_tensor(y_pred)
         check_comparable(self, y_true["soft_targets"], y_pred)
-        if callable(self.temperature) and "step" not in y_true:
+        needed = depends_on(self.temperature)
+        if callable(self.temperature) and needed not in y_true:
+            of_what = "step" if needed == "step" else "progress"
             raise ValueError(
-                f"The temperature of `{type(self).__name__}` changes with the training step, which a `Distiller` tells "
-                "it. Without one, call the loss with `y_true={'soft_targets': ..., 'step': ...}`."
+                f"The temperature of `{type(self).__name__}` changes with the training {of_what}, which a `Distiller` "
+                f"tells it. Without one, call the loss with `y_true={{'soft_targets': ..., '{needed}': ...}}`."
             )
-        step = ops.cast(ops.round(y_true["step"]), "int32") if "step" in y_true else None
-        temperature = value_at(self.temperature, step, self.dtype)
+        moment = {"fraction": ops.cast(y_true["fraction"], "float32")} if "fraction" in y_true else {}
+        if "step" in y_true:
+            moment["step"] = ops.cast(ops.round(y_true["step"]), "int32")
+        temperature = value_at(self.temperature, moment, self.dtype)
         return self.compare(y_true, y_true["soft_targets"], y_pred, temperature)
 
     def logits(self, outputs, temperature):

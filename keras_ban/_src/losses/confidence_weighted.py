@@ -51,7 +51,7 @@ class ConfidenceWeighted(SoftTargetLoss):
         ValueError: an argument is not as above, there are no labels, or the shapes do not match.
     """
 
-    needs_labels = True
+    labels_as = "distribution"
 
     def __init__(
         self, from_logits=True, ignore_class=None, reduction="sum_over_batch_size", name="confidence_weighted"

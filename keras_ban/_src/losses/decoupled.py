@@ -49,7 +49,7 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
             or the shapes do not match.
     """
 
-    needs_labels = True
+    labels_as = "class"
 
     def __init__(
         self,

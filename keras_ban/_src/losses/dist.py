@@ -45,6 +45,8 @@ class DIST(SoftTargetLoss):
             outputs differ in shape.
     """
 
+    labels_as = None
+
     def __init__(
         self,
         inter_class_weight=1.0,

@@ -52,6 +52,8 @@ class KnowledgeDistillation(SoftTargetLoss):
             is used with `"sigmoid"`, or soft targets and outputs differ in shape.
     """
 
+    labels_as = None
+
     def __init__(
         self,
         temperature=1.0,

@@ -38,6 +38,8 @@ class PermutedDarkKnowledge(SoftTargetLoss):
             differ in shape.
     """
 
+    labels_as = None
+
     def __init__(
         self,
         temperature=1.0,

@@ -1,24 +1,97 @@
-"""Schedules: numbers, or callables from the training step to a number."""
+"""Schedules: numbers, or callables from the training step, or from the fraction of a training, to a number."""
 
+import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="keras_ban")
+class OverTraining:
+    """A schedule over a training: a function of the fraction of its steps that are done.
+
+    `Distiller.fit` knows the number of steps, from `epochs` and the number of batches. So a schedule need not be given
+    it. `keras_ban.OverTraining(lambda done: done)` as `label_weight` goes from the teacher alone to the labels alone,
+    as in BAM (Clark et al., 2019). In a `BornAgainSequence` it starts again for each student.
+
+    Step `i` of `n` has the fraction `i / n`: 0 at the first step, and `(n - 1) / n` at the last. `n` is the product of
+    `epochs` and the steps of an epoch, which is the number of batches or `steps_per_epoch`. Each `fit` starts at
+    `initial_epoch / epochs`: at 0, or where a training resumes. Epochs that a callback leaves out, as `EarlyStopping`
+    does, do not change `n`.
+
+    A `.keras` file and a run directory hold the function if it is registered with
+    `keras.saving.register_keras_serializable`, or is a `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Example:
+
+    ```python
+    schedule = keras_ban.OverTraining(lambda done: 0.1 + 0.8 * done)
+    distiller = keras_ban.Distiller(student=student, teacher=teacher, label_weight=schedule)
+    ```
+
+    Args:
+        function: `function(fraction)` returns a number. `fraction` is a float32 scalar tensor in `[0, 1]`. The function
+            is part of a compiled step, so use `keras.ops`.
+
+    Raises:
+        TypeError: `function` is not callable.
+    """
+
+    def __init__(self, function):
+        if not callable(function):
+            raise TypeError(f"`function` must be a callable `function(fraction)`, received: {function!r}.")
+        self._function = function
+
+    function = property(lambda self: self._function)
+
+    def __call__(self, fraction):
+        return self.function(fraction)
+
+    def __repr__(self):
+        return f"OverTraining({self.function!r})"
+
+    def get_config(self):
+        return {"function": keras.saving.serialize_keras_object(self.function)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["function"]))
+
+
+def is_schedule(value):
+    """Whether a value is a schedule of a class. A function may be something else, for instance of the generation."""
+    return isinstance(value, (keras.optimizers.schedules.LearningRateSchedule, OverTraining))
+
+
+def depends_on(schedule):
+    """Return the name of what a schedule is a function of, as in `value_at`."""
+    return "fraction" if isinstance(schedule, OverTraining) else "step"
+
+
 def check_schedule(name, check, value):
-    """Return `check(value)` for a number. Return a callable unchanged, if its value at step 0 passes the check."""
+    """Return `check(value)` for a number. Return a callable unchanged, if its first value passes the check.
+
+    Of a schedule over the training, the values in the middle and at the end are checked, too.
+    """
     if not callable(value):
         return check(value)
-    try:
-        first = ops.convert_to_tensor(value(ops.convert_to_tensor(0, dtype="int32")), dtype="float32")
-        first = ops.convert_to_numpy(first).item()
-    except Exception as error:
-        raise ValueError(
-            f"`{name}` must be a number, or a callable that returns a number for a training step, received: {value!r}. "
-            f"For step 0 it fails: {error!r}."
-        ) from error
-    check(first)
+    kind = depends_on(value)
+    places, dtype = ((0.0, 0.5, 1.0), "float32") if kind == "fraction" else ((0,), "int32")
+    for place in places:
+        try:
+            number = ops.convert_to_tensor(value(ops.convert_to_tensor(place, dtype=dtype)), dtype="float32")
+            number = ops.convert_to_numpy(number).item()
+        except Exception as error:
+            what = "a training step" if kind == "step" else "a fraction of the training"
+            raise ValueError(
+                f"`{name}` must be a number, or a callable that returns a number for {what}, received: {value!r}. "
+                f"For {kind} {place} it fails: {error!r}."
+            ) from error
+        check(number)
     return value
 
 
-def value_at(value, step, dtype="float32"):
-    """Return a number unchanged. For a callable, return its value as a tensor `()`."""
-    return ops.cast(value(step), dtype) if callable(value) else value
+def value_at(value, moment, dtype="float32"):
+    """Return a number unchanged. For a callable, return its value as a tensor `()`.
+
+    `moment` is a dict with `"step"`, an int32 tensor `()`, and `"fraction"`, a float32 tensor `()`.
+    """
+    return ops.cast(value(moment[depends_on(value)]), dtype) if callable(value) else value

@@ -8,17 +8,15 @@ from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.unlabeled import check_inputs
 from keras_ban._src.distillation.unlabeled import check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
-from keras_ban._src.losses.schedules import check_schedule
+from keras_ban._src.losses.schedules import check_schedule, is_schedule
 from keras_ban._src.targets import augmented_views, top_k_rows
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
 
 
 def check_label_weights(label_weight, generations):
-    """Return a float or a schedule for all students, or a list with a float for each."""
-    if isinstance(label_weight, keras.optimizers.schedules.LearningRateSchedule):
-        return check_schedule("label_weight", checks.check_label_weight, label_weight)
-    if callable(label_weight):
+    """Return a float or a schedule for all students, or a list with one for each."""
+    if callable(label_weight) and not is_schedule(label_weight):
         try:
             label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
         except Exception as error:
@@ -26,19 +24,25 @@ def check_label_weights(label_weight, generations):
                 f"`label_weight` is callable, but label_weight(1), ..., label_weight({generations}) failed: {error!r}."
             ) from error
     if not isinstance(label_weight, (list, tuple)):
-        return checks.check_label_weight(label_weight)
+        return _check_label_weight(label_weight)
     if len(label_weight) != generations:
         raise ValueError(
-            f"`label_weight` must hold one number for each student, generation 1 first: with generations={generations} "
-            f"that are {generations}, received {len(label_weight)}: {label_weight!r}."
+            "`label_weight` must hold one number, or schedule, for each student, generation 1 first: with generations="
+            f"{generations} that are {generations}, received {len(label_weight)}: {label_weight!r}."
         )
     checked = []
     for generation, each in enumerate(label_weight, start=1):
         try:
-            checked.append(checks.check_label_weight(each))
+            checked.append(_check_label_weight(each))
         except ValueError as error:
             raise ValueError(f"Generation {generation}: {error}") from None
     return checked
+
+
+def _check_label_weight(label_weight):
+    if is_schedule(label_weight):
+        return check_schedule("label_weight", checks.check_label_weight, label_weight)
+    return checks.check_label_weight(label_weight)
 
 
 def check_distill_ensemble(distill_ensemble, label_weight):
@@ -55,8 +59,8 @@ def check_distill_ensemble(distill_ensemble, label_weight):
 
 def check_views(views, augmentation, soft_targets):
     """Return `views`. Raise `ValueError` if they contradict the augmentation or `soft_targets`."""
-    if augmentation is not None:
-        augmented_views.check_augmentation(augmentation)
+    if views is not None or soft_targets == "cached":
+        augmented_views.check_makes_views(augmentation)
     if views is None:
         if augmentation is not None and soft_targets == "cached":
             raise ValueError(
@@ -117,7 +121,7 @@ def check_unlabeled(sequence, unlabeled, data, label_loss):
         return None
     label_weights = sequence.label_weight if isinstance(sequence.label_weight, list) else [sequence.label_weight]
     for label_weight in label_weights:
-        check_losses(sequence.distillation_loss, label_loss, label_weight)
+        check_losses(sequence.distillation_loss, label_loss, label_weight, sequence.augmentation)
     models = [sequence.model] if isinstance(sequence.model, keras.Model) else []
     unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
     check_inputs(data, unlabeled)

@@ -8,6 +8,7 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
+from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import check_distillation_loss
@@ -20,6 +21,7 @@ from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
+from keras_ban._src.targets.augmented_views import check_augmentation
 
 
 class BornAgainSequence(TrainedGenerations):
@@ -52,8 +54,9 @@ class BornAgainSequence(TrainedGenerations):
         label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list with one
             number for each student, generation 1 first; or a callable `label_weight(generation)`, called with 1, 2, ...
             up to `generations`. With weight 1 a student does not use its teacher, with weight 0 it needs no labels. A
-            `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, and starts again for
-            each student.
+            `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, a
+            `keras_ban.OverTraining` of the fraction of the training. Both start again for each student. A list may hold
+            them.
         directory: a folder in which `fit` stores each generation when it is finished. A run that was interrupted
             resumes when the same script runs again (see `docs/resume.md`). `None`: nothing is stored.
         seed: a whole number; `None`: a random one, which a `directory` stores. `fit` calls
@@ -122,8 +125,8 @@ class BornAgainSequence(TrainedGenerations):
         self.label_weight = requirements.check_label_weights(label_weight, self.generations)
         self.seed = checks.check_seed(seed)
         self.soft_targets = checks.check_choice("soft_targets", soft_targets, ("auto", "cached", "online"))
-        self.augmentation = augmentation
-        self.views = requirements.check_views(views, augmentation, soft_targets)
+        self.augmentation = None if augmentation is None else check_augmentation(augmentation)
+        self.views = requirements.check_views(views, self.augmentation, soft_targets)
         self.top_k = requirements.check_top_k(top_k, soft_targets, distillation_loss)
         self.teach_from = checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
         self.distill_ensemble = requirements.check_distill_ensemble(distill_ensemble, self.label_weight)
@@ -277,6 +280,8 @@ class BornAgainSequence(TrainedGenerations):
         data, options = fit_arguments.read(arguments, models)
         requirements.check_data(data, options["validation_data"], self.views)
         requirements.check_weights(self, data, options.get("class_weight"))
+        if is_over_training(self.label_weight, self.distillation_loss):
+            check_length(data, options)
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
             if data.lacks_labels:

@@ -6,18 +6,33 @@ from keras import ops
 
 from keras_ban._src import backend
 from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.targets import label_mix
 
 
 def check_augmentation(augmentation):
-    """Raise an error if `augmentation` cannot run inside a training step."""
-    if not isinstance(augmentation, keras.layers.Layer):
+    """Return the augmentation, several layers as one. Raise an error if it cannot run inside a training step."""
+    layers = list(augmentation) if isinstance(augmentation, (list, tuple)) else [augmentation]
+    if not layers or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
         raise TypeError(
-            "`augmentation` must be a `keras.layers.Layer` or a `keras.Model`, such as `keras.layers.RandomFlip()` or, "
-            f"for several, `keras.Sequential([...])` of them, received: {augmentation!r}."
+            "`augmentation` must be a `keras.layers.Layer` or a `keras.Model`, such as `keras.layers.RandomFlip()`, or "
+            f"a list of them, received: {augmentation!r}."
         )
+    if isinstance(augmentation, (list, tuple)):
+        augmentation = keras.layers.Pipeline(layers)
     if augmentation.trainable_variables:
         paths = [variable.path for variable in augmentation.trainable_variables]
         raise ValueError(f"`augmentation` has trainable weights, which no gradient would reach: {paths}. Freeze them.")
+    label_mix.check_layers(augmentation)
+    return augmentation
+
+
+def check_makes_views(augmentation):
+    """Raise `ValueError` if an augmentation changes labels: a view is made of one example."""
+    if label_mix.mixes(augmentation):
+        raise ValueError(
+            f"A view is made of one example, and {augmentation!r} mixes several. Let the teacher see each mix: without "
+            "`views`, with soft_targets='online' or, for a Distiller, without `SoftTargets`."
+        )
 
 
 def seed_states(augmentation):
@@ -32,11 +47,11 @@ def reseed(augmentation, seed):
         state.assign([int(np.random.SeedSequence([seed, i]).generate_state(1)[0] >> 1), 0])
 
 
-def augment(augmentation, x):
-    """Augment all of `x` at once. The generators advance."""
+def augment(augmentation, x, labels=None):
+    """Return `(x, labels)`, augmented all at once. The generators advance. Labels change if a layer changes them."""
     with backend.without_gradients():
-        augmented = augmentation(keras.tree.map_structure(ops.copy, x), training=True)
-    return _in_the_form_of(x, augmented)
+        augmented, labels = label_mix.apply(augmentation, keras.tree.map_structure(ops.copy, x), labels)
+    return _in_the_form_of(x, augmented), labels
 
 
 def views(augmentation, x, seeds):
@@ -78,8 +93,14 @@ def view_seeds(keys, view, generators):
 def build(augmentation, x):
     """Build `augmentation` on the first examples, as arrays. Return the error of compiling it with JAX, or `None`."""
     x = keras.tree.map_structure(backend.as_tensor, x)
-    if not augmentation.built:
-        augmentation(x, training=False)
+    label_mix.check_images(augmentation, x)
+    mixes = label_mix.mixes(augmentation)
+    if mixes or not augmentation.built:
+        # MixUp draws random numbers here too.
+        states = [(state, ops.copy(state.value)) for state in seed_states(augmentation) if mixes]
+        label_mix.apply(augmentation, x, training=False)
+        for state, value in states:
+            state.assign(value)
         check_augmentation(augmentation)
     return backend.error_of_tracing(lambda x: _without_effect(augmentation, x)[0], x)
 
@@ -92,7 +113,7 @@ def draws_from_outside(augmentation, x):
 
 def _without_effect(augmentation, x):
     with keras.StatelessScope() as scope:
-        return augmentation(keras.tree.map_structure(ops.copy, x), training=True), scope
+        return label_mix.apply(augmentation, keras.tree.map_structure(ops.copy, x))[0], scope
 
 
 class TeacherOnViews(keras.Model):

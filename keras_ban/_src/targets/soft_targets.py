@@ -92,8 +92,8 @@ class SoftTargets:
                 each computes all rows.
             verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
             from_logits: whether the teacher gives logits. `None`: found from its outputs on the first batch.
-            augmentation: a `keras.layers.Layer` or `keras.Model` that makes the views, as in `Distiller`. It must draw
-                from `keras.random.SeedGenerator`s that it holds.
+            augmentation: layers that make the views, as in `Distiller`. They must draw from `keras.random.
+                SeedGenerator`s that they hold, and not mix examples.
             views: the number of views per example; 1 if there is an `augmentation`.
 
         Returns:
@@ -106,7 +106,7 @@ class SoftTargets:
                 of the augmentation do not determine what it makes.
         """
         teacher_rows.check_teacher(teacher)
-        views = teacher_rows.check_views(augmentation, views)
+        augmentation, views = teacher_rows.check_views(augmentation, views)
         checks.check_count("batch_size", batch_size)
         if top_k is not None:
             checks.check_count("top_k", top_k)
@@ -258,9 +258,8 @@ class SoftTargets:
         if self.views is None:
             return self.batch(rows), None
         view = epoch % self.views
-        return self.batch(rows, view), augmented_views.view_seeds(
-            self.keys[rows], view, self._description["generators"]
-        )
+        seeds = augmented_views.view_seeds(self.keys[rows], view, self._description["generators"])
+        return self.batch(rows, view), seeds
 
     def columns(self, rows):
         """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
@@ -301,6 +300,7 @@ class SoftTargets:
             ValueError: `x` holds another number of examples, or `augmentation` is another layer.
         """
         teacher_rows.check_teacher(teacher)
+        augmentation, _ = teacher_rows.check_views(augmentation, None)
         self.check_augmentation(augmentation)
         self.check_content()
         checks.check_count("batch_size", batch_size)

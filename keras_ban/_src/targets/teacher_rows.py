@@ -24,13 +24,14 @@ def check_teacher(teacher):
 
 
 def check_views(augmentation, views):
-    """Return the number of views, or `None` without augmentation. Raise an error if the arguments contradict."""
+    """Return `(augmentation, number of views)`, `None` without. Raise an error if the arguments contradict."""
     if augmentation is None:
         if views is not None:
             raise ValueError(f"`views={views}` need an `augmentation`: pass the layer that makes them.")
-        return None
-    augmented_views.check_augmentation(augmentation)
-    return 1 if views is None else checks.check_count("views", views)
+        return None, None
+    augmentation = augmented_views.check_augmentation(augmentation)
+    augmented_views.check_makes_views(augmentation)
+    return augmentation, 1 if views is None else checks.check_count("views", views)
 
 
 def keys_of_batch(x, key):
