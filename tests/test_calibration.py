@@ -350,3 +350,68 @@ def test_exports_give_the_calibrated_outputs(tmp_path, format, activation):
     report = keras_ban.export(made, tmp_path / "model", format, examples=X, verbose=False)
 
     assert report["difference"] <= 1e-5
+
+
+# --- Data that trained the members.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A sequence, trained with the first 80 examples."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    sequence = keras_ban.BornAgainSequence(linear(0, scale=0.3), generations=1, seed=0, directory=folder)
+    sequence.compile(
+        keras.optimizers.SGD(0.5), keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True
+    )
+    sequence.fit(X, LABELS, batch_size=80, epochs=8, verbose=0, validation_split=1 / 3)
+    return sequence
+
+
+TRAINED_ON = {
+    "training data": (X[:80], LABELS[:80]),
+    "with validation data": (X, LABELS),
+    "a subset": (X[10:20], LABELS[10:20]),
+    "shuffled": (X[79::-1], LABELS[79::-1]),
+    "partly": (X[70:100], LABELS[70:100]),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("name", TRAINED_ON)
+@pytest.mark.parametrize("method", ["calibrate", "fit_weights"])
+def test_examples_that_trained_the_members_are_refused(trained, name, method):
+    x, labels = TRAINED_ON[name]
+    made = trained.ensemble()
+
+    for form in ((x, labels), (Batches(x, labels, 10),)):
+        with pytest.raises(ValueError, match="These examples trained the members: they .*Pass validation data"):
+            getattr(made, method)(*form)
+    loaded = keras_ban.BornAgainSequence.load(trained.directory).ensemble()
+    if name in ("training data", "with validation data"):
+        with pytest.raises(ValueError, match="they are the training data"):
+            getattr(loaded, method)(x, labels)
+    else:  # The files know the arrays as a whole.
+        getattr(loaded, method)(x, labels)
+
+
+@pytest.mark.one_backend
+def test_validation_data_are_taken_even_if_few_examples_equal_those_of_training(trained):
+    made = trained.ensemble()
+    assert made.calibrate(X[80:], LABELS[80:]) > 0
+    assert 2 == len(made.fit_weights(X[78:], LABELS[78:]))
+    # Of another form: other examples.
+    assert made.calibrate(X[:40].astype("float64"), LABELS[:40]) > 0
+
+
+@pytest.mark.one_backend
+def test_equal_inputs_are_no_sign_where_training_has_few_different_ones():
+    x = np.round(X[:, :1].clip(-1, 1)) * np.ones((1, 8), "float32")
+    sequence = keras_ban.BornAgainSequence(linear(0, scale=0.3), generations=1, seed=0)
+    sequence.compile(
+        keras.optimizers.SGD(0.5), keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True
+    )
+    sequence.fit(x[:80], LABELS[:80], batch_size=80, epochs=8, verbose=0)
+
+    assert sequence.ensemble().calibrate(x[80:], LABELS[80:]) > 0
+    with pytest.raises(ValueError, match="they are the training data"):
+        sequence.ensemble().calibrate(x[:80], LABELS[:80])

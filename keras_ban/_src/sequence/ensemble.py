@@ -93,6 +93,8 @@ class EnsembleModel(AnyData, keras.Model):
         self.average = average
         self.from_logits = from_logits
         self.activation = activation
+        # The `TrainingData` of the members, if a sequence trained them.
+        self.trained_on = None
         self._averaging = Averaging(shares, temperature, average, from_logits, activation)
         self.built = all(member.built for member in members)
 
@@ -137,7 +139,7 @@ class EnsembleModel(AnyData, keras.Model):
         Raises:
             TypeError: `x` is not data.
             ValueError: labels are missing or do not fit the outputs, an output is NaN, `average="outputs"`, or there
-                are several outputs.
+                are several outputs; or a sequence made the ensemble and trained it with these examples.
 
         Warns:
             UserWarning: each label is the most probable class, or the outputs are no better than chance, so that there
@@ -180,7 +182,8 @@ class EnsembleModel(AnyData, keras.Model):
         Raises:
             TypeError: `x` is not data.
             ValueError: there is no loss and `average="outputs"`, `max_members` is not a number from 1 to the number of
-                members, labels are missing or do not fit, an output is NaN, or there are several outputs.
+                members, labels are missing or do not fit, an output is NaN, or there are several outputs; or a sequence
+                made the ensemble and trained it with these examples.
         """
         loss_of(self)
         if max_members is not None:

@@ -36,6 +36,7 @@ class HeldOut:
             for member, share in zip(ensemble.members, ensemble.member_weights, strict=True)
         ]
         read = self._read_batches if data.yields_batches else self._read_arrays
+        self._trained_on = ensemble.trained_on
         self.outputs, labels, weights = read(data, members, batch_size)
         self.labels, self.weights = _single("y", labels), _single("sample_weight", weights)
         if self.labels is None:
@@ -53,13 +54,15 @@ class HeldOut:
                 x = data.for_model(local).x
                 return process_group.alone(lambda: local.predict(x, batch_size=batch_size, verbose=0))
 
+        if self._trained_on is not None:
+            self._trained_on.check([self._trained_on.keys_of(data.x)])
         if data.labels is None:  # Before the members run.
             return [], None, None
         return [run(member) for member in members], data.labels, data.sample_weight
 
     def _read_batches(self, data, members, batch_size):
         data.check_finite()
-        outputs, labels, weights = [[] for _ in members], [], []
+        outputs, labels, weights, keys = [[] for _ in members], [], [], []
         local = [None if member is None else model_file.on_this_worker(member) for member in members]
         with reading.watched(data) as (data,):
             for batch in data.iterate():
@@ -69,11 +72,15 @@ class HeldOut:
                     return [], None, None
                 labels.append(y)
                 weights.append(sample_weight)
+                if self._trained_on is not None:
+                    keys.append(self._trained_on.keys_of(x))
                 for member, found in zip(local, outputs, strict=True):
                     if member is not None:
                         found.append(_of_batch(member, x))
         if not labels:
             raise ValueError("The dataset yields no batch: there is nothing to fit to.")
+        if keys:
+            self._trained_on.check(keys)
         weights = None if any(each is None for each in weights) else _joined(weights)
         return [_joined(each) if each else None for each in outputs], _joined(labels), weights
 

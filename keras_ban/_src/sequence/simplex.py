@@ -26,7 +26,7 @@ def minimize(function, count):
         for change in _CHANGES:
             point = _newton(function, point, change, 1e-9 * max(np.abs(values)))
         found.append(point)
-    return _without_traces(function, min(found, key=function))
+    return _without_traces(function, min(found, key=function), _PRECISION * max(np.abs(values)))
 
 
 def select(function, count, most):
@@ -142,13 +142,13 @@ def _on_face(slope, curvature, free):
     return target, -solution[count] * scale
 
 
-def _without_traces(function, weights):
+def _without_traces(function, weights, tolerance):
     """Return the weights without those that do not matter, so that their members need not run."""
     value = function(weights)
     for place in np.argsort(weights, kind="stable"):
         if 0 < weights[place] < 1e-3:
             others = np.where(np.arange(len(weights)) == place, 0, weights)
             others = others / others.sum()
-            if function(others) <= value + _PRECISION * abs(value):
+            if function(others) <= value + tolerance:
                 weights = others
     return weights
