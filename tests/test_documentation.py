@@ -61,6 +61,18 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
     assert (tmp_path / "best.keras").exists()
 
 
+@pytest.mark.one_backend
+def test_the_python_blocks_of_the_page_on_ensembles_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_a_hurry(monkeypatch)
+    (block,) = python_blocks((ROOT / "docs" / "ensembles.md").read_text())
+
+    exec(compile(block, "ensembles.md", "exec"), {})
+
+    assert "docs/ensembles.md" in (ROOT / "README.md").read_text()
+    assert (tmp_path / "ensemble.keras").exists()
+
+
 @pytest.mark.parametrize(
     "name",
     [
