@@ -6,7 +6,9 @@ import json
 import math
 
 import numpy as np
+import oracles
 import pytest
+from scipy import optimize
 
 from keras_ban._src.history.history import (
     BornAgainHistory,
@@ -413,6 +415,75 @@ def test_nothing_is_cut_off_the_table(compared_with):
     expected += ["0.000", "worse", "80.0%", "5000", "1.5"]
     assert expected == row.split()
     assert "…" not in history.summary()
+
+
+def test_nothing_is_cut_off_the_table_with_calibrated_scores_and_old_records_have_none():
+    more = {"nll": 69.0776, "ece": 1.0, "compared_with": "ensemble"}
+    worst = scores_of(9, 40_000, 50_000, examples=100_000, **more)
+    worst.calibrated_nll, worst.calibrated_ece, worst.temperature = 12.3456, 0.5, 3.0
+    history = distilled(*[worst] * 12, scores_of(9, 4, 5, **more), ensemble=worst)
+    for record in history.records:
+        record.seconds = 123_456.7
+
+    lines = history.summary().splitlines()
+
+    assert max(len(line) for line in lines) <= 120
+    expected = ["0.01%", "69.0776", "12.3456", "100.00%", "50.00%", "-10.00", "vs", "E", "0.000", "worse", "80.0%"]
+    assert [*expected, "50000", "123456.7"] == row_of(history.summary(), "11").split()[-13:]
+    assert ["9.00%", "69.0776", "100.00%", "-1.00"] == row_of(history.summary(), "12 distilled").split()[2:6]
+    assert "…" not in history.summary()
+    assert "cal.: with a temperature, found on one half of the data and applied to the other" in history.summary()
+
+
+def test_the_plot_shows_the_calibrated_nll_beside_the_raw_one():
+    first, second, ensemble = scores_of(90, nll=0.5), scores_of(93, 5, 2, nll=0.4), scores_of(95, 6, 1, nll=0.3)
+    for scores, value in ((first, 0.25), (second, 0.2), (ensemble, 0.1)):
+        scores.calibrated_nll, scores.calibrated_ece, scores.temperature = value, 0.01, 2.0
+
+    axis = history_of(first, second, ensemble=ensemble).plot().axes[1]
+
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    assert [0.25, 0.2] == drawn["single model, calibrated"]
+    assert [0.1, 0.1] == drawn["ensemble, calibrated"]
+
+
+def test_calibrated_scores_are_those_of_temperatures_from_the_other_half():
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((101, 4))
+    labels = (logits / 3 + rng.gumbel(size=logits.shape)).argmax(axis=-1)
+    probabilities = oracles.softmax(logits)
+
+    def nll(log_temperature, which):
+        scaled = oracles.log_softmax(np.log(probabilities[which]) / np.exp(log_temperature))
+        return -scaled[np.arange(len(scaled)), labels[which]].mean()
+
+    def best(which):
+        found = optimize.minimize_scalar(nll, bounds=(-4, 4), args=(which,), method="bounded", options={"xatol": 1e-9})
+        return np.exp(found.x)
+
+    even, odd = np.arange(0, 101, 2), np.arange(1, 101, 2)
+    calibrated = np.empty_like(probabilities)
+    for own, other in ((even, odd), (odd, even)):
+        calibrated[own] = oracles.softmax(np.log(probabilities[own]) / best(other))
+    right, confidence = calibrated.argmax(axis=-1) == labels, calibrated.max(axis=-1)
+
+    scores = score(labels, probabilities)
+
+    expected = -np.log(calibrated[np.arange(101), labels]).mean()
+    assert scores.calibrated_nll == pytest.approx(expected, rel=1e-6)
+    assert scores.calibrated_ece == pytest.approx(expected_calibration_error(right, confidence), rel=1e-4)
+    assert scores.temperature == pytest.approx(best(np.arange(101)), rel=1e-5)
+    assert scores.calibrated_nll < scores.nll
+    assert scores.accuracy == pytest.approx(right.mean())
+
+
+def test_scores_of_too_few_examples_or_of_perfect_models_are_not_made_up():
+    few = score([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    perfect = score([0, 1, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+
+    assert (None, None, None) == (few.calibrated_nll, few.calibrated_ece, few.temperature)
+    assert perfect.calibrated_nll == pytest.approx(perfect.nll, rel=1e-12)
+    assert 1.0 == perfect.temperature
 
 
 def test_the_table_is_the_same_text_on_a_terminal(monkeypatch):

@@ -37,6 +37,8 @@ for_each_example = _chosen.for_each_example
 compiles_image_layers = _chosen.compiles_image_layers
 # Returns an array of texts as Keras takes it.
 as_texts = _chosen.as_texts
+# Returns a context in which tensors may be float64.
+double_precision = _chosen.double_precision
 # Returns the error raised while JAX traces a function. `None` without an error, and on the other backends.
 error_of_tracing = _chosen.error_of_tracing
 # Whether Keras shuffles arrays in a new order in each epoch.

@@ -248,3 +248,9 @@ def _model_replicas(distribution):
     """Return the number of copies of a model: the size of the batch axis of the distribution's mesh."""
     mesh = distribution.device_mesh
     return dict(zip(mesh.axis_names, mesh.shape, strict=True))[distribution.batch_dim_name]
+
+
+def double_precision():
+    """Return a context in which JAX computes in float64."""
+    # Older versions have it under another name.
+    return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True)

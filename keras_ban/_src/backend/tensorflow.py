@@ -227,3 +227,8 @@ def run_outside_engine(function):
         return thread.submit(function).result()
     finally:
         thread.shutdown(wait=False)
+
+
+def double_precision():
+    """Do nothing: TensorFlow computes in float64."""
+    return contextlib.nullcontext()

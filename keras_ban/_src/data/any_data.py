@@ -1,11 +1,17 @@
-"""A `keras.Model` that takes all kinds of data."""
+"""A `keras.Model` that takes all kinds of data, and may hold ensembles."""
 
+from keras_ban._src import backend
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.kinds import as_data
 
 
 class AnyData:
-    """`evaluate` and `predict` of `keras.Model`, for all kinds of data. Put it before `keras.Model` among the bases."""
+    """`evaluate` and `predict` of `keras.Model`, for all kinds of data. Put it before `keras.Model` among the bases.
+
+    Steps are compiled again if other members of an ensemble within the model count than before.
+    """
+
+    _members_in_steps = None
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, for all kinds of data that `fit` takes."""
@@ -17,9 +23,32 @@ class AnyData:
         """As `keras.Model.predict`, for all kinds of data that `fit` takes."""
         return self._read(super().predict, "predict", (x, *args), kwargs, ("x", "batch_size"))
 
+    def make_train_function(self, force=False):
+        return super().make_train_function(force=self._other_members_count() or force)
+
+    def make_test_function(self, force=False):
+        return super().make_test_function(force=self._other_members_count() or force)
+
+    def make_predict_function(self, force=False):
+        return super().make_predict_function(force=self._other_members_count() or force)
+
     def models_within(self):
         """The models that get the inputs."""
         return []
+
+    def models_in_steps(self):
+        """The models that the compiled steps call."""
+        return [self]
+
+    def _other_members_count(self):
+        """Forget all compiled steps, if they call other members of ensembles than those that count now."""
+        layers = [layer for model in self.models_in_steps() for layer in backend.flat_layers(model)]
+        members = tuple(layer.members_that_run for layer in layers if hasattr(layer, "members_that_run"))
+        changed = self._members_in_steps not in (None, members)
+        if changed:
+            self.train_function = self.test_function = self.predict_function = None
+        self._members_in_steps = members
+        return changed
 
     def _read(self, method, name, args, kwargs, names):
         arguments = fit_arguments.bound(self, args, kwargs, name)

@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 
+from keras_ban._src import backend
 from keras_ban._src.data.leaves import as_array, leaves_of
 
 #: The version of the keys in new files.
@@ -40,12 +41,17 @@ def example_form(x):
 
 
 def model_fingerprint(model):
-    """The SHA-256 of a model's or layer's weights, their shapes and dtypes. It is the same on each backend."""
+    """The SHA-256 of a model's or layer's weights, their shapes and dtypes. It is the same on each backend.
+
+    The unequal weights and the temperature of an ensemble within the model count, too.
+    """
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
+    for layer in backend.flat_layers(model):
+        digest.update(getattr(layer, "fingerprint", "").encode())
     return digest.hexdigest()
 
 

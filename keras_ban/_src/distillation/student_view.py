@@ -11,6 +11,9 @@ class StudentView:
         """The names by which Keras pairs outputs with losses and metrics. Only functional models have them."""
         return self.student.output_names
 
+    def models_in_steps(self):
+        return [self] if self.teacher is None else [self, self.teacher]
+
     def models_within(self):
         return [self.student]
 

@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
+
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
 ENSEMBLE = "ensemble"
@@ -22,6 +24,12 @@ class Scores:
         accuracy: share of examples whose most probable class is the label, in [0, 1].
         nll: mean negative log-likelihood of the labels, in nats.
         ece: expected calibration error (Guo et al., 2017; top label, 15 bins of equal width), in [0, 1].
+        calibrated_nll, calibrated_ece: the same with a temperature, as `EnsembleModel.calibrate` finds it. They are
+            cross-fitted, so that no example is scored with a temperature that it helped to find: the temperature of the
+            examples at even places is applied to those at odd places and vice versa, and the two halves are scored
+            together. Where each label of a half is its most probable class, no temperature is the best, and 1 is taken.
+            `None` for less than 4 examples, and in files of old versions.
+        temperature: the best temperature for all examples, above 0. Above 1 the model is too confident.
         compared_with: the generation compared with, usually the teacher. `"ensemble"` if all earlier generations were
             the teacher. `None` without a comparison.
         agreement: share of examples for which both predict the same class, in [0, 1].
@@ -37,6 +45,9 @@ class Scores:
     agreement: float | None = None
     positive_flips: int | None = None
     negative_flips: int | None = None
+    calibrated_nll: float | None = None
+    calibrated_ece: float | None = None
+    temperature: float | None = None
 
     @property
     def change(self):
@@ -81,6 +92,13 @@ def score(labels, probabilities, before=None, compared_with=None):
         nll=float(-np.log(np.maximum(of_label, 1e-30)).mean()),
         ece=expected_calibration_error(right, probabilities.max(axis=-1)),
     )
+    if len(labels) >= 4:
+        logits = log_of_probabilities(probabilities)
+        calibrated = np.exp(_cross_fitted(logits, labels))
+        of_label = np.take_along_axis(calibrated, labels[:, None], axis=-1)[:, 0]
+        scores.calibrated_nll = float(-log_of_probabilities(of_label).mean())
+        scores.calibrated_ece = expected_calibration_error(right, calibrated.max(axis=-1))
+        scores.temperature = _temperature(logits, labels)
     if before is not None:
         predicted_before = np.asarray(before).argmax(axis=-1)
         right_before = predicted_before == labels
@@ -89,6 +107,19 @@ def score(labels, probabilities, before=None, compared_with=None):
         scores.positive_flips = int((right & ~right_before).sum())
         scores.negative_flips = int((right_before & ~right).sum())
     return scores
+
+
+def _cross_fitted(logits, labels):
+    """Return the logarithms of probabilities, each half of the examples with the temperature of the other half."""
+    calibrated = np.empty_like(logits)
+    for own, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        calibrated[own] = log_softmax(logits[own] / _temperature(logits[other], labels[other]))
+    return calibrated
+
+
+def _temperature(logits, labels):
+    found = best_temperature(logits, labels)
+    return found if found > SMALLEST else 1.0
 
 
 def expected_calibration_error(right, confidence, bins=CALIBRATION_BINS):
@@ -175,11 +206,11 @@ class BornAgainHistory:
     def summary(self):
         """Return a table as text, with a row for each generation, the distilled student and the ensemble.
 
-        The columns for classifiers: accuracy, negative log-likelihood (NLL), expected calibration error (ECE), change
-        of accuracy from the teacher (the previous generation, or the ensemble of all earlier ones) with McNemar's exact
-        test, a verdict, agreement with the teacher, negative flips (right before, wrong now) and training time in
-        seconds. The columns for other models: the results of `evaluate`. A star marks the best generation by the
-        monitor.
+        The columns for classifiers: accuracy, negative log-likelihood (NLL) and expected calibration error (ECE), each
+        raw and with a cross-fitted temperature (`cal.`, see `Scores`), change of accuracy from the teacher (the
+        previous generation, or the ensemble of all earlier ones) with McNemar's exact test, a verdict, agreement with
+        the teacher, negative flips (right before, wrong now) and training time in seconds. The columns for other
+        models: the results of `evaluate`. A star marks the best generation by the monitor.
 
         Returns:
             str, lines of at most 120 columns.
@@ -191,25 +222,32 @@ class BornAgainHistory:
 
         scored = any(record.scores for record in self.records)
         names = list(dict.fromkeys(name for record in self.records for name in record.metrics))
-        table = Table(title=f"Generations on {self.data} data{self._count()}", box=box.SIMPLE_HEAD)
+        calibrated = self._has_calibrated()
+        columns = (_CALIBRATED_COLUMNS if calibrated else _SCORE_COLUMNS) if scored else names
+        title = f"Generations on {self.data} data{self._count()}"
+        table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=calibrated)
         table.add_column("generation")
-        for name in (_SCORE_COLUMNS if scored else names) + ["seconds"]:
+        for name in [*columns, "seconds"]:
             table.add_column(name, justify="left" if name == "verdict" else "right")
         best = self.best_generation if self._monitored() else None
         for record in self.records:
             label = str(record.generation)
             label += " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
-            cells = _score_cells(record.scores) if scored else [_number(record.metrics.get(name)) for name in names]
+            cells = [_number(record.metrics.get(name)) for name in names]
+            cells = _score_cells(record.scores, calibrated) if scored else cells
             table.add_row(label + (" *" if record.generation == best else ""), *cells, f"{record.seconds:.1f}")
         if self.ensemble is not None:
             total = sum(record.seconds for record in self.members)
             table.add_section()
-            table.add_row(f"ensemble of {len(self.members)}", *_score_cells(self.ensemble), f"{total:.1f}")
+            table.add_row(f"ensemble of {len(self.members)}", *_score_cells(self.ensemble, calibrated), f"{total:.1f}")
         # The text does not depend on the terminal, and names with [brackets] or :colons: are not read as markup.
         text = io.StringIO()
         Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
         return "\n".join([*lines, *self._notes(scored, best)])
+
+    def _has_calibrated(self):
+        return any(record.scores and record.scores.calibrated_nll is not None for record in self.records)
 
     def _count(self):
         scores = next((record.scores for record in self.records if record.scores), None)
@@ -221,6 +259,8 @@ class BornAgainHistory:
             notes.append(f"* best {self.monitor}{'' if self.data == 'validation' else ' on the validation data'}")
         if any(record.distilled for record in self.records):
             notes.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(self.members))}")
+        if self._has_calibrated():
+            notes.append("cal.: with a temperature, found on one half of the data and applied to the other")
         if scored:
             notes.append(
                 "change: accuracy in percentage points against its own teacher (ensemble: against generation 0), with "
@@ -279,12 +319,18 @@ class BornAgainHistory:
 
 
 _SCORE_COLUMNS = ["accuracy", "NLL", "ECE", "change", "p", "verdict", "agreement", "neg. flips"]
+# Narrower, because there are two columns more.
+_CALIBRATED_COLUMNS = ["accuracy", "NLL", "cal.", "ECE", "cal.", "change", "p", "verdict", "agree", "neg.\nflips"]
 
 
-def _score_cells(scores):
+def _score_cells(scores, calibrated):
     if scores is None:
-        return [""] * len(_SCORE_COLUMNS)
+        return [""] * len(_CALIBRATED_COLUMNS if calibrated else _SCORE_COLUMNS)
     cells = [f"{scores.accuracy:.2%}", f"{scores.nll:.4f}", f"{scores.ece:.2%}"]
+    if calibrated:
+        known = scores.calibrated_nll is not None
+        cells.insert(2, f"{scores.calibrated_nll:.4f}" if known else "")
+        cells.append(f"{scores.calibrated_ece:.2%}" if known else "")
     if scores.compared_with is None:
         return [*cells, "", "", "", "", ""]
     p_value = scores.p_value if _has_scipy() else None

@@ -27,6 +27,9 @@ def draw(history):
     distilled = next((record.generation for record in history.records if record.distilled), None)
     for axis, (title, unit, values, ensemble) in zip(axes, panels, strict=False):
         _draw_panel(axis, title, unit, values, ensemble, history.data, len(history.members), distilled)
+    for axis, panel in zip(axes, panels, strict=False):
+        if panel[0] == "NLL":
+            _draw_calibrated(axis, history)
     if curves:
         _draw_curves(axes[len(panels)], curves, history.monitor)
     for axis in axes[count:]:
@@ -63,6 +66,18 @@ def _draw_panel(axis, title, unit, values, ensemble, data, count, distilled):
     axis.set_ylabel(f"{title} ({unit})" if unit else title)
     axis.set_title(f"{title}, {data} data")
     axis.grid(alpha=0.3)
+
+
+def _draw_calibrated(axis, history):
+    """Add the NLL with a cross-fitted temperature, as a thin line."""
+    scored = {r.generation: r.scores for r in history.members if r.scores and r.scores.calibrated_nll is not None}
+    if scored:
+        values = [scores.calibrated_nll for scores in scored.values()]
+        axis.plot(list(scored), values, "o:", color=COLOUR, alpha=0.5, label="single model, calibrated")
+        if history.ensemble is not None and history.ensemble.calibrated_nll is not None:
+            value = history.ensemble.calibrated_nll
+            axis.axhline(value, color=ENSEMBLE_COLOUR, linestyle=":", alpha=0.7, label="ensemble, calibrated")
+        axis.legend(frameon=False)
 
 
 def _draw_curves(axis, records, monitor):

@@ -1,18 +1,19 @@
 """Average several models into one `keras.Model`."""
 
-import math
 import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_ban._src import checks
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
-from keras_ban._src.losses.base import as_logits, check_activation, is_finite_number
+from keras_ban._src.losses.base import check_activation, check_temperature, is_finite_number
 from keras_ban._src.losses.meaning import of_model
-from keras_ban._src.losses.precision import precision
+from keras_ban._src.sequence.averaging import Averaging
+from keras_ban._src.sequence.calibration import fit_temperature
+from keras_ban._src.sequence.held_out import HeldOut
+from keras_ban._src.sequence.member_weights import fit_weights, loss_of
 
 AVERAGES = ("probabilities", "logits", "outputs")
 
@@ -30,8 +31,11 @@ class EnsembleModel(AnyData, keras.Model):
     | `"logits"` | `sum(w * member)` | `softmax(sum(w * log(member)))` |
     | `"outputs"` | `sum(w * member)` | `sum(w * member)` |
 
-    `average="outputs"` is for all kinds of outputs, for instance of regression. Averages are computed in float32 or
-    higher precision. Members are not copied: if a member is trained, the ensemble changes. Masks of outputs are kept.
+    A `temperature` `T` divides the averaged logits: they become `logits / T`, and probabilities `softmax(log(p) / T)`
+    (Guo et al., 2017). `calibrate` finds it, `fit_weights` finds the weights, both on data that trained no member; see
+    `docs/ensembles.md`. `average="outputs"` is for all kinds of outputs, for instance of regression, and has no
+    temperature. Averages are computed in float32 or higher precision. Members are not copied: if a member is trained,
+    the ensemble changes. Masks of outputs are kept.
 
     Example:
 
@@ -45,11 +49,13 @@ class EnsembleModel(AnyData, keras.Model):
     Args:
         members: 1 to N `keras.Model`s with the same inputs and outputs of equal shapes (tensors, lists or dicts).
         weights: a non-negative number for each member, not all 0. They are divided by their sum. `None`: equal weights.
+            A member of weight 0 is not run.
         average: `"probabilities"`, `"logits"` or `"outputs"`, see the table.
         from_logits: whether members give logits. Otherwise they give probabilities.
         activation: `"softmax"` over the last axis, or `"sigmoid"` for binary and multi-label models. Ignored with
             `average="outputs"`.
         name: as in `keras.Model`.
+        temperature: a positive number. 1 leaves the average as it is.
 
     Call args:
         inputs: the inputs of the members.
@@ -64,29 +70,127 @@ class EnsembleModel(AnyData, keras.Model):
     """
 
     def __init__(
-        self, members, weights=None, average="probabilities", from_logits=True, activation="softmax", name=None
+        self,
+        members,
+        weights=None,
+        average="probabilities",
+        from_logits=True,
+        activation="softmax",
+        name=None,
+        temperature=1.0,
     ):
         members = _check_members(members)
-        member_weights = _check_weights(weights, len(members))
+        shares = _check_weights(weights, len(members))
         if not isinstance(average, str) or average not in AVERAGES:
             raise ValueError(f"`average` must be one of {AVERAGES}, received: {average!r}.")
         check_activation(activation)
         from_logits = checks.check_flag("from_logits", from_logits)
+        temperature = _check_temperature(temperature, average)
         _warn_of_other_outputs(members, average, from_logits, activation)
         # Each member casts its inputs by its own dtype policy.
         super().__init__(name=name, autocast=False)
         self.members = members
-        self.member_weights = member_weights
         self.average = average
         self.from_logits = from_logits
         self.activation = activation
-        self._averaging = _Averaging(member_weights, average, from_logits, activation)
+        # The `TrainingData` of the members, if a sequence trained them.
+        self.trained_on = None
+        self._averaging = Averaging(shares, temperature, average, from_logits, activation)
         self.built = all(member.built for member in members)
 
     def call(self, inputs, training=None):
-        outputs = [member(inputs_for(member, inputs), training=training) for member in self.members]
+        which = self._averaging.members_that_run
+        # The others run once, to be built.
+        running = [member for i, member in enumerate(self.members) if i in which or not member.built]
+        outputs = {id(member): member(inputs_for(member, inputs), training=training) for member in running}
+        outputs = [outputs[id(self.members[i])] for i in which]
         _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
+
+    # Read-only, both: a new value must reach the variables that compiled steps read.
+    @property
+    def member_weights(self):
+        """The weight of each member. They sum to 1."""
+        return list(self._averaging.shares)
+
+    @property
+    def temperature(self):
+        """The temperature by which averaged logits are divided."""
+        return self._averaging.temperature
+
+    def calibrate(self, x, y=None, sample_weight=None, batch_size=None):
+        """Find the temperature with the smallest negative log-likelihood on held-out data, and set it.
+
+        The likelihood has one minimum (Guo et al., 2017, section 4.2), so the result depends on the data alone. Classes
+        keep their order, so accuracy does not change. Compiled steps of all models that hold the ensemble use the new
+        temperature at once. An ensemble of one member is calibrated like any other.
+
+        Args:
+            x: inputs that trained no member, for instance those of validation: data of any kind, see `docs/data.md`.
+            y: labels, for arrays. With a softmax: class indices, or probabilities of the classes such as one-hot
+                labels. With a sigmoid: numbers in [0, 1], one for each output. All leading axes of the outputs count.
+            sample_weight: as in `keras.Model.evaluate`, non-negative. Give padding the weight 0. The `ignore_class` of
+                a compiled loss has weight 0.
+            batch_size: as in `keras.Model.predict`.
+
+        Returns:
+            The temperature, between 0.001 and 1000.
+
+        Raises:
+            TypeError: `x` is not data.
+            ValueError: labels are missing or do not fit the outputs, an output is NaN, `average="outputs"`, or there
+                are several outputs; or a sequence made the ensemble and trained it with these examples.
+
+        Warns:
+            UserWarning: each label is the most probable class, or the outputs are no better than chance, so that there
+                is no best temperature. The bound of the temperatures is set.
+        """
+        if self.average == "outputs":
+            raise ValueError(
+                "`calibrate` divides logits by a temperature, but `average='outputs'` does not tell what the outputs "
+                "are. Make the ensemble of classifiers with `average='probabilities'`."
+            )
+        held_out = HeldOut(self, x, y, sample_weight, batch_size)
+        self._averaging.set(self.member_weights, fit_temperature(self, held_out))
+        return self.temperature
+
+    def fit_weights(self, x, y=None, max_members=None, sample_weight=None, batch_size=None):
+        """Find the weights of the members with the smallest loss on held-out data, and set them.
+
+        The loss is the one of `compile`; without `compile`, it is the negative log-likelihood. The weights are convex:
+        none is negative, and they sum to 1. For the negative log-likelihood and other smooth, convex losses of the
+        outputs, no convex weights are better; for losses with kinks, such as the mean absolute error, they are nearly
+        the best. The result depends on the data alone. A temperature belongs to the weights with which it was found, so
+        it is set to 1: call `calibrate` after `fit_weights`.
+
+        Members of weight 0 are not run any more; a later call may give them weight again. Compiled steps of ensembles
+        and Distillers that hold this ensemble use the new weights at once. So do those of other models, unless a member
+        counts now that had weight 0 when the step was compiled. Their outputs are NaN until `compile` is called again.
+
+        Args:
+            x: inputs that trained no member: data of any kind, see `docs/data.md`.
+            y: labels, for arrays. For the negative log-likelihood, as in `calibrate`; else as the loss takes them.
+            max_members: the largest number of members with a weight above 0. Greedy forward selection with replacement
+                (Caruana et al., 2004) chooses them, unless the best weights of all members need no more. With 1, it is
+                the best single member. `None`: all.
+            sample_weight: as in `keras.Model.evaluate`, non-negative.
+            batch_size: as in `keras.Model.predict`.
+
+        Returns:
+            `member_weights`, a list of floats.
+
+        Raises:
+            TypeError: `x` is not data.
+            ValueError: there is no loss and `average="outputs"`, `max_members` is not a number from 1 to the number of
+                members, labels are missing or do not fit, an output is NaN, or there are several outputs; or a sequence
+                made the ensemble and trained it with these examples.
+        """
+        loss_of(self)
+        if max_members is not None:
+            checks.check_count("max_members", max_members, below=len(self.members) + 1)
+        held_out = HeldOut(self, x, y, sample_weight, batch_size, all_members=True)
+        self._averaging.set(fit_weights(self, held_out, max_members), 1.0)
+        return self.member_weights
 
     def models_within(self):
         return self.members
@@ -99,53 +203,13 @@ class EnsembleModel(AnyData, keras.Model):
             "average": self.average,
             "from_logits": self.from_logits,
             "activation": self.activation,
+            "temperature": self.temperature,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         members = [keras.saving.deserialize_keras_object(each, custom_objects) for each in config["members"]]
         return cls(**{**config, "members": members})
-
-
-class _Averaging(keras.layers.Layer):
-    """The weighted average of tensors of equal shapes. A layer, so that Keras casts them and passes on their mask."""
-
-    def __init__(self, member_weights, average, from_logits, activation):
-        super().__init__(name="average", dtype=precision())
-        self.supports_masking = True
-        self.built = True
-        # A member of weight 0 is left out, because 0 * NaN would be NaN.
-        self._member_weights = tuple(weight for weight in member_weights if weight > 0)
-        self._indices = tuple(i for i, weight in enumerate(member_weights) if weight > 0)
-        self._average = average
-        self._from_logits = from_logits
-        self._activation = activation
-
-    def call(self, outputs):
-        outputs = [outputs[i] for i in self._indices]
-        if self._average == "probabilities" and self._from_logits:
-            return self._average_of_probabilities(outputs)
-        if self._average == "logits" and not self._from_logits:
-            mean = ops.softmax(self._weighted_sum([as_logits(output, False, self._activation) for output in outputs]))
-            return mean if self._activation == "softmax" else mean[..., 0]
-        return self._weighted_sum(outputs)
-
-    def compute_mask(self, inputs, previous_mask):
-        return next((mask for mask in keras.tree.flatten(previous_mask) if mask is not None), None)
-
-    def _weighted_sum(self, tensors):
-        return sum(weight * tensor for weight, tensor in zip(self._member_weights, tensors, strict=True))
-
-    def _average_of_probabilities(self, logits):
-        if self._activation == "softmax":
-            return self._log_mean_exp([ops.log_softmax(x) for x in logits])
-        yes = self._log_mean_exp([ops.log_sigmoid(x) for x in logits])
-        no = self._log_mean_exp([ops.log_sigmoid(-x) for x in logits])
-        return yes - no
-
-    def _log_mean_exp(self, logarithms):
-        weighted = [x + math.log(w) for w, x in zip(self._member_weights, logarithms, strict=True)]
-        return ops.logsumexp(ops.stack(weighted), axis=0)
 
 
 def _check_members(members):
@@ -210,3 +274,13 @@ def _check_weights(weights, count):
     # First by the largest, because the sum of large numbers may overflow.
     shares = [float(w) / float(max(weights)) for w in weights]
     return [share / sum(shares) for share in shares]
+
+
+def _check_temperature(temperature, average):
+    temperature = check_temperature(temperature)
+    if average == "outputs" and temperature != 1:
+        raise ValueError(
+            f"`temperature={temperature!r}` divides logits, but `average='outputs'` takes outputs of any kind. Use "
+            "`average='probabilities'` for classifiers."
+        )
+    return temperature

@@ -21,6 +21,7 @@ from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
+from keras_ban._src.sequence.training_data import TrainingData
 from keras_ban._src.targets.augmented_views import check_augmentation
 
 
@@ -142,6 +143,7 @@ class BornAgainSequence(TrainedGenerations):
         self.history = BornAgainHistory()
         self._compile_arguments = None
         self._to_compile = []  # The models that `load` restored, until there are compile arguments.
+        self._trained_on = None  # The `TrainingData` of the last `fit`.
         self._lacks = []  # The arguments that `load` could not restore.
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
@@ -257,6 +259,7 @@ class BornAgainSequence(TrainedGenerations):
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
+            self._trained_on = TrainingData.of(data)
             options["verbose"] = verbose if process_group.is_chief() else 0
             with contextlib.nullcontext() if run is None else told(generations.kept):
                 generations.train(self.models, self.history, data, make_callbacks, options, patience)
@@ -326,6 +329,7 @@ class BornAgainSequence(TrainedGenerations):
         sequence = cls(stored.models[0], **stored.settings, directory=directory, seed=stored.seed)
         sequence.models, sequence.history = stored.models, stored.history
         sequence._to_compile, sequence._lacks = list(stored.models), stored.lacks
+        sequence._trained_on = stored.trained_on
         try:
             arguments = stored.compile_arguments()
         except ValueError as error:

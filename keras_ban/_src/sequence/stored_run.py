@@ -3,6 +3,7 @@
 from keras_ban._src.files import model_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
+from keras_ban._src.sequence.training_data import TrainingData
 
 _PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
 
@@ -19,6 +20,7 @@ class StoredRun:
         history: their `BornAgainHistory`.
         settings: the sequence's arguments, by name.
         seed: the seed of the run.
+        trained_on: the `TrainingData`, or `None`.
         lacks: the arguments that no file holds, in words.
     """
 
@@ -41,6 +43,7 @@ class StoredRun:
                     "loads what is finished. The models are whole, and need none of it: "
                     f"`keras.saving.load_model('{paths[0]}')`."
                 ) from error
+        self.trained_on = TrainingData.of_run(begun_with)
         self.history, self.seed = run.history(), run.manifest["seed"]
         lacks = {
             "a callable `model`": len(begun_with["model"]) > 1,

@@ -33,7 +33,9 @@ class TrainedGenerations:
                 are; otherwise the outputs as they are.
 
         Returns:
-            A compiled `EnsembleModel`, which holds the models without copying them.
+            A compiled `EnsembleModel`, which holds the models without copying them. Its `calibrate` and `fit_weights`
+            refuse the arrays that trained the generations, and more than a few examples of them (after `load`, the
+            arrays as a whole).
 
         Raises:
             ValueError: no generation is trained, or `last` or `weights` do not fit.
@@ -44,6 +46,7 @@ class TrainedGenerations:
             raise ValueError(f"`last` must lie between 1 and {len(members)}, the models trained, received: {last}.")
         meaning = meaning_of(self, self._compile_arguments)
         ensemble = average_of(members if last is None else members[-last:], meaning, weights, average)
+        ensemble.trained_on = self._trained_on
         if self._compile_arguments is not None:
             ensemble.compile(**self._compile_arguments.make())
         return ensemble
