@@ -289,11 +289,11 @@ class RunDirectory:
                 f"{self.path} holds a run of {before} generations with `distill_ensemble`, so that it "
                 f"cannot go on to {description['generations']}. Continue it with generations={before}, {_ELSEWHERE}"
             )
-        weights, now = begun_with["label_weight"], description["label_weight"]
-        if isinstance(weights, list) and isinstance(now, list):
-            weights = weights + now[len(weights) :]
+        added = description["generations"] - before
+        weights = _longer(begun_with["label_weight"], description["label_weight"], added)
+        fit = {**begun_with["fit"], "epochs": _longer(begun_with["fit"]["epochs"], description["fit"]["epochs"], added)}
         later = {number: model for number, model in description["model"].items() if int(number) > before}
-        more = {"generations": description["generations"], "label_weight": weights}
+        more = {"generations": description["generations"], "label_weight": weights, "fit": fit}
         return {**begun_with, **more, "model": {**begun_with["model"], **later}}
 
     def _write_manifest(self, manifest):
@@ -304,6 +304,13 @@ class RunDirectory:
             os.replace(partial, self.path / MANIFEST)
             _flush(self.path)
         self.manifest = manifest
+
+
+def _longer(before, now, added):
+    """Return a setting of each generation with the values that `now`, if it is a list, has for those `added`."""
+    if not isinstance(now, list):
+        return before
+    return [*(before if isinstance(before, list) else [before] * (len(now) - added)), *now[len(now) - added :]]
 
 
 def _write_logs(path, logs):

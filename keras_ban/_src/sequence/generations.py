@@ -14,12 +14,14 @@ from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, better, in_words
 from keras_ban._src.losses.outputs import Outputs
+from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
+from keras_ban._src.sequence.generation_length import epochs_at
 from keras_ban._src.sequence.plain_fit import check_finite, fit
-from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, counts_nothing
+from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss
 from keras_ban._src.sequence.scorer import meaning_of
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 from keras_ban._src.targets import augmented_views
@@ -142,6 +144,8 @@ class Generations:
         """Load a generation from the run directory, or train it and put it there."""
         sequence, number = self._sequence, len(models)
         place = sequence.generations + 1 if distilled else number
+        of_each, first = options["epochs"], 0 if self._teacher is None else 1
+        options = {**options, "epochs": epochs_at(of_each, max(place, first), first)}
         record = GenerationRecord(number, distilled=distilled)
         by = taught_by(sequence.teach_from, record)
         loaded = number < len(self._finished)
@@ -149,6 +153,7 @@ class Generations:
             what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
             alone = by is None or self.label_weight(place) == 1
             about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
+            about += f", {options['epochs']} epochs" if isinstance(of_each, list) else ""
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
@@ -236,14 +241,11 @@ class Generations:
         if sequence.augmentation is not None:
             self._start_augmentation(data, record.seed)
         keeper = None
-        countless = all(counts_nothing(callback) for callback in callbacks)
-        if self._run is not None and model.built and countless and "steps_per_epoch" not in options:
-            keeper = self._keeper = KeepEpochs(self._run.epoch_file, record.generation)
+        resumable = all(callback_state.is_known(callback) for callback in callbacks)
+        if self._run is not None and model.built and resumable and "steps_per_epoch" not in options:
+            keeper = self._keeper = KeepEpochs(self._run.epoch_file, record.generation, callbacks)
             callbacks = [*callbacks, keeper]
-            if keeper.initial_epoch is not None:
-                options = {**options, "initial_epoch": keeper.initial_epoch}
-                if options["verbose"] != 0:
-                    print(f"Resuming at epoch {keeper.initial_epoch + 1}/{options['epochs']}", flush=True)
+            options = keeper.resumed(options)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)

@@ -120,19 +120,6 @@ def _is_unwritten(value):
     return isinstance(value, dict) and _UNWRITTEN in value
 
 
-# These callbacks keep no state between epochs, so that a generation can be continued. Their subclasses may.
-_STATELESS_CALLBACKS = (
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.TerminateOnNaN,
-)
-
-
-def counts_nothing(callback):
-    """Return whether a callback is one of these, or has `stateless = True`."""
-    return type(callback) in _STATELESS_CALLBACKS or getattr(callback, "stateless", False) is True
-
-
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Stops training after an epoch with a non-finite loss. `TerminateOnNaN` waits for the device at each batch."""
 

@@ -15,6 +15,7 @@ from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
 from keras_ban._src.sequence import manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
+from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations, entropy_of
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
@@ -188,7 +189,11 @@ class BornAgainSequence(TrainedGenerations):
             y: labels, for arrays. They are optional if there is a `teacher`, no student has a label weight, and no
                 metrics are compiled.
             batch_size: as in `keras.Model.fit`.
-            epochs: the number of epochs of each generation.
+            epochs: the number of epochs of each generation: a number for all; a list with one number for each
+                generation that is trained, generation 0 first (with `teacher`, generation 1 first); or a callable
+                `epochs(generation)`. The distilled student takes the last number of a list, or
+                `epochs(generations + 1)`. A generation can also end when it stops improving, by
+                `keras.callbacks.EarlyStopping`.
             verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
@@ -227,6 +232,7 @@ class BornAgainSequence(TrainedGenerations):
         mode = requirements.resolve_mode(mode, monitor)
         if patience is not None:
             checks.check_count("patience", patience)
+        epochs = check_epochs(epochs, self.generations, 0 if teacher is None else 1, self.distill_ensemble)
         others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
         others |= {"validation_data": validation_data, "sample_weight": sample_weight}
         data, options = self._read({"x": x, "y": y, **others, **kwargs})
@@ -269,7 +275,9 @@ class BornAgainSequence(TrainedGenerations):
     def _read(self, arguments):
         """The training data and the other arguments of `fit`, checked; with validation data split off."""
         models = [self.model] if isinstance(self.model, keras.Model) else []
-        data, options = fit_arguments.read(arguments, models)
+        epochs = arguments["epochs"]
+        data, options = fit_arguments.read({**arguments, "epochs": longest(epochs)}, models)
+        options["epochs"] = epochs
         requirements.check_data(data, options["validation_data"], self.views)
         requirements.check_weights(self, data, options.get("class_weight"))
         split = options.pop("validation_split")
