@@ -8,6 +8,9 @@ import math
 
 import numpy as np
 
+from keras_ban._src.history import controls
+from keras_ban._src.history.controls import Controls
+
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
 ENSEMBLE = "ensemble"
@@ -139,6 +142,7 @@ class BornAgainHistory:
         data: name of the data that the scores were measured on, for instance `"validation"`. Used in titles.
         ensemble: `Scores` of the average of all generations, without the distilled student, compared with generation
             0. `None` without scores.
+        controls: `Controls`, the results of models trained on labels alone at the same cost. `None` without any.
     """
 
     records: list = dataclasses.field(default_factory=list)
@@ -146,6 +150,7 @@ class BornAgainHistory:
     mode: str = "min"
     data: str = "validation"
     ensemble: Scores | None = None
+    controls: Controls | None = None
 
     @property
     def best_generation(self):
@@ -173,7 +178,7 @@ class BornAgainHistory:
         return {generation: value for generation, value in values.items() if not math.isnan(value)}
 
     def summary(self):
-        """Return a table as text, with a row for each generation, the distilled student and the ensemble.
+        """Return a table as text, with a row for each generation, the distilled student, the ensemble and each control.
 
         The columns for classifiers: accuracy, negative log-likelihood (NLL), expected calibration error (ECE), change
         of accuracy from the teacher (the previous generation, or the ensemble of all earlier ones) with McNemar's exact
@@ -205,6 +210,11 @@ class BornAgainHistory:
             total = sum(record.seconds for record in self.members)
             table.add_section()
             table.add_row(f"ensemble of {len(self.members)}", *_score_cells(self.ensemble), f"{total:.1f}")
+        if self.controls is not None:
+            table.add_section()
+            for label, scores, metrics, seconds in controls.rows(self):
+                cells = _score_cells(scores) if scored else [_number(metrics.get(name)) for name in names]
+                table.add_row(label, *cells, f"{seconds:.1f}")
         # The text does not depend on the terminal, and names with [brackets] or :colons: are not read as markup.
         text = io.StringIO()
         Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
@@ -235,6 +245,8 @@ class BornAgainHistory:
                     what = "the distilled student" if record.distilled else f"generation {record.generation}"
                     teacher = in_words(record.scores.compared_with, record.generation)
                     notes.append(f"{what} did not beat its teacher, {teacher}")
+        if self.controls is not None:
+            notes += controls.notes(self, best, _p_in_words, better)
         return notes
 
     def plot(self, path=None):
@@ -260,13 +272,19 @@ class BornAgainHistory:
 
     def to_dict(self):
         """Return the history as plain data for JSON."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if self.controls is None:
+            del data["controls"]
+        return data
 
     @classmethod
     def from_dict(cls, data):
         """Create a history from the result of `to_dict`."""
         records = [GenerationRecord(**{**r, "scores": _scores_from(r["scores"])}) for r in data["records"]]
-        return cls(**{**data, "records": records, "ensemble": _scores_from(data["ensemble"])})
+        more = {"records": records, "ensemble": _scores_from(data["ensemble"])}
+        if "controls" in data:
+            more["controls"] = Controls.from_dict(data["controls"], _scores_from)
+        return cls(**{**data, **more})
 
     def to_json(self):
         """Return the history as JSON text, with `NaN` and `Infinity` as Python's `json` reads them."""
@@ -309,6 +327,13 @@ def _verdict(change, p_value):
         return "no better"
     chance = "" if p_value is None or p_value < SIGNIFICANCE else " (chance?)"
     return ("better" if change > 0 else "worse") + chance
+
+
+def _p_in_words(scores):
+    """Return the p-value of a comparison for a sentence, with "chance?" as in a verdict."""
+    if not _has_scipy():
+        return ""
+    return f", p {scores.p_value:.3f}" + ("" if scores.p_value < SIGNIFICANCE else ", chance?")
 
 
 def _number(value):

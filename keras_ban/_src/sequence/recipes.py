@@ -70,6 +70,10 @@ class CompileArguments:
     def make(self):
         return keras.tree.map_structure(lambda v: v.make() if isinstance(v, Recipe) else v, self._arguments)
 
+    def with_optimizer(self, optimizer):
+        """Return the same arguments with another optimizer."""
+        return CompileArguments(**{**self.make(), "optimizer": optimizer})
+
     def compile(self, model):
         """Compile a trained model with a new optimizer."""
         model.compile(**self.make())

@@ -4,7 +4,7 @@ from keras_ban._src.files import model_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
 
-_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
+_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers", "controls")
 
 
 class StoredRun:
