@@ -5,6 +5,7 @@ from keras_ban._src.distillation.decomposition import GradientDecomposition, gra
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.export.export import export
+from keras_ban._src.history.controls import ControlRecord, Controls
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.losses.schedules import OverTraining
 from keras_ban._src.sequence.clones import reborn, share_layers
@@ -17,6 +18,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BornAgainHistory",
     "BornAgainSequence",
+    "ControlRecord",
+    "Controls",
     "Distiller",
     "EnsembleModel",
     "FeatureMatching",

@@ -228,6 +228,8 @@ def test_public_names_are_those_that_are_documented():
     assert set(keras_ban.__all__) == {
         "BornAgainHistory",
         "BornAgainSequence",
+        "ControlRecord",
+        "Controls",
         "Distiller",
         "EnsembleModel",
         "FeatureMatching",

@@ -10,14 +10,8 @@ import oracles
 import pytest
 from scipy import optimize
 
-from keras_ban._src.history.history import (
-    BornAgainHistory,
-    GenerationRecord,
-    Scores,
-    better,
-    expected_calibration_error,
-    score,
-)
+from keras_ban import BornAgainHistory, GenerationRecord
+from keras_ban._src.history.scores import Scores, better, expected_calibration_error, score
 
 pytestmark = pytest.mark.one_backend
 

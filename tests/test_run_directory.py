@@ -24,7 +24,7 @@ from helpers.runs import (
 )
 
 from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord
-from keras_ban._src.history.history import Scores
+from keras_ban._src.history.scores import Scores
 from keras_ban._src.runs import directory as run_directory
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence import recipes

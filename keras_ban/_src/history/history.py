@@ -1,136 +1,11 @@
 """The scores of generations, each compared with its teacher: a table, a plot, a paired test."""
 
 import dataclasses
-import importlib.util
-import io
 import json
 import math
 
-import numpy as np
-
-from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
-
-CALIBRATION_BINS = 15
-SIGNIFICANCE = 0.05
-ENSEMBLE = "ensemble"
-
-
-@dataclasses.dataclass
-class Scores:
-    """A classifier's scores on one set of examples, and its differences from another model.
-
-    Attributes:
-        examples: number of examples.
-        accuracy: share of examples whose most probable class is the label, in [0, 1].
-        nll: mean negative log-likelihood of the labels, in nats.
-        ece: expected calibration error (Guo et al., 2017; top label, 15 bins of equal width), in [0, 1].
-        calibrated_nll, calibrated_ece: the same with a temperature, as `EnsembleModel.calibrate` finds it. They are
-            cross-fitted, so that no example is scored with a temperature that it helped to find: the temperature of the
-            examples at even places is applied to those at odd places and vice versa, and the two halves are scored
-            together. Where each label of a half is its most probable class, no temperature is the best, and 1 is taken.
-            `None` for less than 4 examples, and in files of old versions.
-        temperature: the best temperature for all examples, above 0. Above 1 the model is too confident.
-        compared_with: the generation compared with, usually the teacher. `"ensemble"` if all earlier generations were
-            the teacher. `None` without a comparison.
-        agreement: share of examples for which both predict the same class, in [0, 1].
-        positive_flips: number of examples that were wrong before and are right now.
-        negative_flips: number of examples that were right before and are wrong now.
-    """
-
-    examples: int
-    accuracy: float
-    nll: float
-    ece: float
-    compared_with: int | str | None = None
-    agreement: float | None = None
-    positive_flips: int | None = None
-    negative_flips: int | None = None
-    calibrated_nll: float | None = None
-    calibrated_ece: float | None = None
-    temperature: float | None = None
-
-    @property
-    def change(self):
-        """Accuracy minus the other model's, in [-1, 1]. `None` without a comparison."""
-        if self.compared_with is None:
-            return None
-        return (self.positive_flips - self.negative_flips) / self.examples
-
-    @property
-    def p_value(self):
-        """Probability of flips at least this uneven if neither model were better (McNemar's exact, two-sided test).
-
-        Raises:
-            ImportError: if SciPy is not installed.
-        """
-        if self.compared_with is None:
-            return None
-        flips = self.positive_flips + self.negative_flips
-        if flips == 0:
-            return 1.0
-        if not _has_scipy():
-            raise ImportError('The significance test needs SciPy: `pip install "keras-ban[plot]"`.')
-        # Optional.
-        from scipy import stats
-
-        return float(stats.binomtest(self.positive_flips, flips, 0.5).pvalue)
-
-
-def score(labels, probabilities, before=None, compared_with=None):
-    """Return the `Scores` of `probabilities`, `(n, classes)`, for `labels`, class indices `(n,)`.
-
-    With `before`, the probabilities of generation `compared_with` (or `"ensemble"`), the two models are compared.
-    """
-    labels = np.asarray(labels)
-    probabilities = np.asarray(probabilities, dtype="float64")
-    predicted = probabilities.argmax(axis=-1)
-    right = predicted == labels
-    of_label = np.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
-    scores = Scores(
-        examples=len(labels),
-        accuracy=float(right.mean()),
-        nll=float(-np.log(np.maximum(of_label, 1e-30)).mean()),
-        ece=expected_calibration_error(right, probabilities.max(axis=-1)),
-    )
-    if len(labels) >= 4:
-        logits = log_of_probabilities(probabilities)
-        calibrated = np.exp(_cross_fitted(logits, labels))
-        of_label = np.take_along_axis(calibrated, labels[:, None], axis=-1)[:, 0]
-        scores.calibrated_nll = float(-log_of_probabilities(of_label).mean())
-        scores.calibrated_ece = expected_calibration_error(right, calibrated.max(axis=-1))
-        scores.temperature = _temperature(logits, labels)
-    if before is not None:
-        predicted_before = np.asarray(before).argmax(axis=-1)
-        right_before = predicted_before == labels
-        scores.compared_with = compared_with
-        scores.agreement = float((predicted == predicted_before).mean())
-        scores.positive_flips = int((right & ~right_before).sum())
-        scores.negative_flips = int((right_before & ~right).sum())
-    return scores
-
-
-def _cross_fitted(logits, labels):
-    """Return the logarithms of probabilities, each half of the examples with the temperature of the other half."""
-    calibrated = np.empty_like(logits)
-    for own, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        calibrated[own] = log_softmax(logits[own] / _temperature(logits[other], labels[other]))
-    return calibrated
-
-
-def _temperature(logits, labels):
-    found = best_temperature(logits, labels)
-    return found if found > SMALLEST else 1.0
-
-
-def expected_calibration_error(right, confidence, bins=CALIBRATION_BINS):
-    """Return the calibration error `sum over bins of |bin| / n * |accuracy - mean confidence|` (Guo et al., 2017).
-
-    It is in [0, 1]. The bins have equal width in (0, 1]. `right` is whether each prediction is right, and `confidence`
-    is the probability of the predicted class, both `(n,)`.
-    """
-    which = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(which, weights=np.asarray(right, dtype="float64") - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(which))
+from keras_ban._src.history.controls import Controls
+from keras_ban._src.history.scores import Scores, scores_from
 
 
 @dataclasses.dataclass
@@ -170,6 +45,7 @@ class BornAgainHistory:
         data: name of the data that the scores were measured on, for instance `"validation"`. Used in titles.
         ensemble: `Scores` of the average of all generations, without the distilled student, compared with generation
             0. `None` without scores.
+        controls: `Controls`, the results of models trained on labels alone at the same cost. `None` without any.
     """
 
     records: list = dataclasses.field(default_factory=list)
@@ -177,6 +53,7 @@ class BornAgainHistory:
     mode: str = "min"
     data: str = "validation"
     ensemble: Scores | None = None
+    controls: Controls | None = None
 
     @property
     def best_generation(self):
@@ -185,7 +62,7 @@ class BornAgainHistory:
         Raises:
             ValueError: if there are no records, or no generation has the monitored value.
         """
-        values = self._monitored()
+        values = self.monitored()
         if not values:
             known = sorted({name for record in self.records for name in record.metrics})
             raise ValueError(
@@ -199,12 +76,13 @@ class BornAgainHistory:
         """The records of the ensemble's members: all generations, without the distilled student."""
         return [record for record in self.records if not record.distilled]
 
-    def _monitored(self):
+    def monitored(self):
+        """Return the monitored value of each generation that has one, except NaN."""
         values = {record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records}
         return {generation: value for generation, value in values.items() if not math.isnan(value)}
 
     def summary(self):
-        """Return a table as text, with a row for each generation, the distilled student and the ensemble.
+        """Return a table as text, with a row for each generation, the distilled student, the ensemble and each control.
 
         The columns for classifiers: accuracy, negative log-likelihood (NLL) and expected calibration error (ECE), each
         raw and with a cross-fitted temperature (`cal.`, see `Scores`), change of accuracy from the teacher (the
@@ -215,67 +93,10 @@ class BornAgainHistory:
         Returns:
             str, lines of at most 120 columns.
         """
-        # Optional.
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
+        # Imports rich, which is optional.
+        from keras_ban._src.history import table
 
-        scored = any(record.scores for record in self.records)
-        names = list(dict.fromkeys(name for record in self.records for name in record.metrics))
-        calibrated = self._has_calibrated()
-        columns = (_CALIBRATED_COLUMNS if calibrated else _SCORE_COLUMNS) if scored else names
-        title = f"Generations on {self.data} data{self._count()}"
-        table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=calibrated)
-        table.add_column("generation")
-        for name in [*columns, "seconds"]:
-            table.add_column(name, justify="left" if name == "verdict" else "right")
-        best = self.best_generation if self._monitored() else None
-        for record in self.records:
-            label = str(record.generation)
-            label += " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
-            cells = [_number(record.metrics.get(name)) for name in names]
-            cells = _score_cells(record.scores, calibrated) if scored else cells
-            table.add_row(label + (" *" if record.generation == best else ""), *cells, f"{record.seconds:.1f}")
-        if self.ensemble is not None:
-            total = sum(record.seconds for record in self.members)
-            table.add_section()
-            table.add_row(f"ensemble of {len(self.members)}", *_score_cells(self.ensemble, calibrated), f"{total:.1f}")
-        # The text does not depend on the terminal, and names with [brackets] or :colons: are not read as markup.
-        text = io.StringIO()
-        Console(file=text, width=120, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
-        lines = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
-        return "\n".join([*lines, *self._notes(scored, best)])
-
-    def _has_calibrated(self):
-        return any(record.scores and record.scores.calibrated_nll is not None for record in self.records)
-
-    def _count(self):
-        scores = next((record.scores for record in self.records if record.scores), None)
-        return f" ({scores.examples} examples)" if scores else ""
-
-    def _notes(self, scored, best):
-        notes = []
-        if best is not None:
-            notes.append(f"* best {self.monitor}{'' if self.data == 'validation' else ' on the validation data'}")
-        if any(record.distilled for record in self.records):
-            notes.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(self.members))}")
-        if self._has_calibrated():
-            notes.append("cal.: with a temperature, found on one half of the data and applied to the other")
-        if scored:
-            notes.append(
-                "change: accuracy in percentage points against its own teacher (ensemble: against generation 0), with "
-                "McNemar's exact p"
-            )
-            if any(record.scores and record.scores.compared_with == ENSEMBLE for record in self.records):
-                notes.append("vs E: against the ensemble of all generations before it, which was its teacher")
-            if not _has_scipy():
-                notes.append('no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)')
-            for record in self.records:
-                if record.scores and record.scores.change is not None and record.scores.change <= 0:
-                    what = "the distilled student" if record.distilled else f"generation {record.generation}"
-                    teacher = in_words(record.scores.compared_with, record.generation)
-                    notes.append(f"{what} did not beat its teacher, {teacher}")
-        return notes
+        return table.draw(self)
 
     def plot(self, path=None):
         """Plot the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
@@ -300,13 +121,19 @@ class BornAgainHistory:
 
     def to_dict(self):
         """Return the history as plain data for JSON."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if self.controls is None:
+            del data["controls"]
+        return data
 
     @classmethod
     def from_dict(cls, data):
         """Create a history from the result of `to_dict`."""
-        records = [GenerationRecord(**{**r, "scores": _scores_from(r["scores"])}) for r in data["records"]]
-        return cls(**{**data, "records": records, "ensemble": _scores_from(data["ensemble"])})
+        records = [GenerationRecord(**{**r, "scores": scores_from(r["scores"])}) for r in data["records"]]
+        more = {"records": records, "ensemble": scores_from(data["ensemble"])}
+        if "controls" in data:
+            more["controls"] = Controls.from_dict(data["controls"])
+        return cls(**{**data, **more})
 
     def to_json(self):
         """Return the history as JSON text, with `NaN` and `Infinity` as Python's `json` reads them."""
@@ -316,61 +143,3 @@ class BornAgainHistory:
     def from_json(cls, text):
         """Create a history from the result of `to_json`."""
         return cls.from_dict(json.loads(text))
-
-
-_SCORE_COLUMNS = ["accuracy", "NLL", "ECE", "change", "p", "verdict", "agreement", "neg. flips"]
-# Narrower, because there are two columns more.
-_CALIBRATED_COLUMNS = ["accuracy", "NLL", "cal.", "ECE", "cal.", "change", "p", "verdict", "agree", "neg.\nflips"]
-
-
-def _score_cells(scores, calibrated):
-    if scores is None:
-        return [""] * len(_CALIBRATED_COLUMNS if calibrated else _SCORE_COLUMNS)
-    cells = [f"{scores.accuracy:.2%}", f"{scores.nll:.4f}", f"{scores.ece:.2%}"]
-    if calibrated:
-        known = scores.calibrated_nll is not None
-        cells.insert(2, f"{scores.calibrated_nll:.4f}" if known else "")
-        cells.append(f"{scores.calibrated_ece:.2%}" if known else "")
-    if scores.compared_with is None:
-        return [*cells, "", "", "", "", ""]
-    p_value = scores.p_value if _has_scipy() else None
-    return [
-        *cells,
-        f"{100 * scores.change:+.2f} vs {'E' if scores.compared_with == ENSEMBLE else scores.compared_with}",
-        "" if p_value is None else f"{p_value:.3f}",
-        _verdict(scores.change, p_value),
-        f"{scores.agreement:.1%}",
-        str(scores.negative_flips),
-    ]
-
-
-def in_words(teacher, generation):
-    """Name the teacher of a generation: a number, or `"ensemble"` for all earlier generations."""
-    return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
-
-
-def _verdict(change, p_value):
-    """Return a verdict, with "(chance?)" if McNemar's test is not significant at the 5% level."""
-    if change == 0:
-        return "no better"
-    chance = "" if p_value is None or p_value < SIGNIFICANCE else " (chance?)"
-    return ("better" if change > 0 else "worse") + chance
-
-
-def _number(value):
-    return "" if value is None else f"{value:.4g}"
-
-
-def _scores_from(data):
-    return None if data is None else Scores(**data)
-
-
-def _has_scipy():
-    return importlib.util.find_spec("scipy") is not None
-
-
-def better(mode, value, best):
-    """Return whether `value` is better than `best`. NaN never is, and any other value is better than NaN."""
-    if math.isnan(value) or math.isnan(best):
-        return not math.isnan(value)
-    return value < best if mode == "min" else value > best

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-COLOUR, ENSEMBLE_COLOUR = "#1f4e79", "#c55a11"
+from keras_ban._src.history import controls
+
+COLOUR, ENSEMBLE_COLOUR, CONTROL_COLOUR = "#1f4e79", "#c55a11", "#5f5f5f"
 # Title, unit, factor and attribute of each score.
 _SCORES = [("accuracy", "%", 100, "accuracy"), ("NLL", "nats", 1, "nll"), ("calibration error", "%", 100, "ece")]
 
@@ -25,11 +27,15 @@ def draw(history):
     figure = Figure(figsize=(5 * columns, 3.8 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     distilled = next((record.generation for record in history.records if record.distilled), None)
-    for axis, (title, unit, values, ensemble) in zip(axes, panels, strict=False):
+    for axis, (title, unit, values, ensemble, levels) in zip(axes, panels, strict=False):
+        for style, (label, level) in zip((":", "-."), levels.items(), strict=False):
+            axis.axhline(level, color=CONTROL_COLOUR, linestyle=style, label=label)
         _draw_panel(axis, title, unit, values, ensemble, history.data, len(history.members), distilled)
-    for axis, panel in zip(axes, panels, strict=False):
-        if panel[0] == "NLL":
+    for axis, (title, *_, levels) in zip(axes, panels, strict=False):
+        if title == "NLL":
             _draw_calibrated(axis, history)
+        if levels:
+            axis.legend(frameon=False)
     if curves:
         _draw_curves(axes[len(panels)], curves, history.monitor)
     for axis in axes[count:]:
@@ -38,17 +44,33 @@ def draw(history):
 
 
 def _panels(history):
-    """Return `(title, unit, {generation: value}, ensemble's value)` for each panel."""
+    """Return `(title, unit, {generation: value}, ensemble's value, {control: value})` for each panel."""
     scored = {record.generation: record.scores for record in history.records if record.scores}
     if not scored:
         values = {r.generation: r.metrics[history.monitor] for r in history.records if history.monitor in r.metrics}
-        return [(history.monitor, "", values, None)] if values else []
+        levels = _of_controls(history, lambda scores, metrics: metrics.get(history.monitor))
+        return [(history.monitor, "", values, None, levels)] if values else []
     panels = []
     for title, unit, factor, name in _SCORES:
+        levels = _of_controls(history, lambda scores, metrics, name=name: scores and getattr(scores, name))
+        levels = {label: factor * level for label, level in levels.items()}
         values = {generation: factor * getattr(scores, name) for generation, scores in scored.items()}
         ensemble = factor * getattr(history.ensemble, name) if history.ensemble else None
-        panels.append((title, unit, values, ensemble))
+        panels.append((title, unit, values, ensemble, levels))
     return panels
+
+
+def _of_controls(history, value):
+    """Return `{label: value}` of the longer model, and of the independent models averaged.
+
+    `value` is a function of the scores and the metrics of a row.
+    """
+    found = {}
+    for label, scores, metrics, _ in [] if history.controls is None else controls.rows(history):
+        level = None if label.startswith("independent ") else value(scores, metrics)
+        if level is not None:
+            found[label] = level
+    return found
 
 
 def _draw_panel(axis, title, unit, values, ensemble, data, count, distilled):

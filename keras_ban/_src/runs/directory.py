@@ -5,6 +5,7 @@ Contents of a run directory:
 - `run.json`, the manifest: versions, seed, the run's settings, an entry for each generation with the checksums of its
   files, and at the end the ensemble's scores.
 - `generation-00/`, ...: `model.keras`, `history.csv` (a line for each epoch), `record.json` (a `GenerationRecord`).
+- `control-longer/`, `control-independent-02/`, ...: the same of each control (with a `ControlRecord`).
 - During training, `soft-targets-00.npy` (the soft targets of generation 1), and so on; and `epoch.npz` (the state of
   the current generation after its last finished epoch).
 - `.lock`: process id and host of the process that writes, or wrote last.
@@ -20,9 +21,10 @@ Rules of resume:
    flushed to disk, the folder is renamed, and `run.json` is replaced. A generation that is interrupted before this
    step is trained again, from its own seed or from `epoch.npz`.
 4. A process that takes the lock first removes what a dead process left: hidden `.partial` files and folders, and
-   generation folders that `run.json` does not name. Nothing else is removed, and nothing is overwritten.
+   folders of generations and controls that `run.json` does not name. Nothing else is removed, and nothing is
+   overwritten.
 5. A run is only continued with the same settings. Otherwise an error lists the differences. The number of generations
-   may grow, except with `distill_ensemble`. A run without a finished epoch or generation is started anew.
+   may grow, except with `distill_ensemble` or controls. A run without a finished epoch or generation is started anew.
 6. A file of a finished generation is refused if its checksum is wrong. It is neither used nor trained again, because
    the original model taught the generations after it.
 7. A manifest of a newer format is refused.
@@ -32,6 +34,7 @@ Rules of resume:
 """
 
 import csv
+import dataclasses
 import errno
 import hashlib
 import json
@@ -42,6 +45,7 @@ import shutil
 
 from keras_ban._src.backend import process_group
 from keras_ban._src.files.writing import writing
+from keras_ban._src.history.controls import ControlRecord
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.runs.differences import differences
 from keras_ban._src.runs.lock import release_lock, take_lock
@@ -49,8 +53,9 @@ from keras_ban._src.runs.lock import release_lock, take_lock
 FORMAT = 1
 MANIFEST, MODEL, LOGS, RECORD = "run.json", "model.keras", "history.csv", "record.json"
 EPOCH, LOCK = "epoch.npz", ".lock"
-_PARTIAL = re.compile(r"\.(run\.json|epoch\.npz|generation-\d+|soft-targets-\d+\.npy\.[0-9a-f]+)\.partial")
-_GENERATION = re.compile(r"generation-(\d+)")
+_OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
+_FOLDER = re.compile(_OF_MODEL)
+_PARTIAL = re.compile(rf"\.(run\.json|epoch\.npz|{_OF_MODEL}|soft-targets-\d+\.npy\.[0-9a-f]+)\.partial")
 _ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
 
 
@@ -114,6 +119,11 @@ class RunDirectory:
         return [] if self.manifest is None else self.manifest["generations"]
 
     @property
+    def controls(self):
+        """The entries of the finished controls in the manifest."""
+        return [] if self.manifest is None else self.manifest.get("controls", [])
+
+    @property
     def holds_nothing(self):
         """Whether no generation and no epoch is finished (rule 5)."""
         return not self.entries and not self.epoch_file.exists()
@@ -155,17 +165,21 @@ class RunDirectory:
             )
 
     def commit(self, record, write_model):
-        """Save a generation (rule 3). `write_model` is a function that writes its model to a path."""
-        self._by_chief(f"save generation {record.generation}", lambda: self._commit(record, write_model))
+        """Save a generation or a control (rule 3). `write_model` is a function that writes its model to a path."""
+        if isinstance(record, ControlRecord):
+            entry = {"control": record.name, "folder": f"control-{record.name}"}
+        else:
+            entry = {"generation": record.generation, "folder": f"generation-{record.generation:02d}"}
+        self._by_chief(f"save {entry['folder']}", lambda: self._commit(entry, record, write_model))
 
-    def _commit(self, record, write_model):
-        name = f"generation-{record.generation:02d}"
+    def _commit(self, entry, record, write_model):
+        name = entry["folder"]
         partial, files = self.path / f".{name}.partial", {}
         with writing(self.path / name, partial):
             partial.mkdir()
             write_model(partial / MODEL)
             _write_logs(partial / LOGS, record.logs)
-            text = json.dumps(BornAgainHistory([record]).to_dict()["records"][0], indent=2)
+            text = json.dumps(dataclasses.asdict(record), indent=2)
             (partial / RECORD).write_text(text + "\n")
             for file in sorted(partial.iterdir()):
                 _flush(file)
@@ -173,25 +187,36 @@ class RunDirectory:
             _flush(partial)
             os.rename(partial, self.path / name)
             _flush(self.path)
-        entry = {"generation": record.generation, "folder": name, "files": files}
-        self._write_manifest({**self.manifest, "generations": [*self.entries, entry]})
+        kind, others = ("controls", self.controls) if "control" in entry else ("generations", self.entries)
+        self._write_manifest({**self.manifest, kind: [*others, {**entry, "files": files}]})
         self.epoch_file.unlink(missing_ok=True)
 
-    def finish(self, ensemble):
-        """Mark the run as finished, and save the ensemble's `Scores`, or `None`."""
+    def finish(self, ensemble, controls=None):
+        """Mark the run as finished, and save the `Scores` of the ensemble, and of that in `Controls`, or `None`."""
         ensemble = BornAgainHistory(ensemble=ensemble).to_dict()["ensemble"]
         manifest = {**self.manifest, "finished": True, "ensemble": ensemble}
+        if controls is not None:
+            manifest["independents"] = controls.ensemble and dataclasses.asdict(controls.ensemble)
         self._by_chief("finish the run", lambda: self._write_manifest(manifest))
 
     def model_file(self, generation):
         """Return the path of a generation's model. Raise `ValueError` if the file was altered or is missing."""
-        return self._checked(generation, MODEL)
+        return self._checked(self.entries[generation], MODEL)
+
+    def control_file(self, name):
+        """Return the path of a control's model. Raise `ValueError` if the file was altered or is missing."""
+        return self._checked(next(entry for entry in self.controls if entry["control"] == name), MODEL)
 
     def history(self):
-        """Return the `BornAgainHistory` of the finished generations."""
-        records = [json.loads(self._checked(number, RECORD).read_text()) for number in range(len(self.entries))]
+        """Return the `BornAgainHistory` of the finished generations and controls."""
+        records, controls = (
+            [json.loads(self._checked(entry, RECORD).read_text()) for entry in entries]
+            for entries in (self.entries, self.controls)
+        )
         fit = self.manifest["begun_with"]["fit"]
         history = {"monitor": fit["monitor"], "mode": fit["mode"], "data": "validation"}
+        if controls:
+            history["controls"] = {"records": controls, "ensemble": self.manifest.get("independents")}
         return BornAgainHistory.from_dict({**history, "records": records, "ensemble": self.manifest["ensemble"]})
 
     def soft_targets_file(self, generation):
@@ -223,8 +248,7 @@ class RunDirectory:
                     )
                 self._read()
 
-    def _checked(self, generation, name):
-        entry = self.entries[generation]
+    def _checked(self, entry, name):
         path, noted = self.path / entry["folder"] / name, entry["files"][name]
         if not path.is_file():
             what = "is not there any more"
@@ -234,6 +258,7 @@ class RunDirectory:
             what = f"was altered: its checksum differs from the one in {MANIFEST}"
         else:
             return path
+        generation = entry.get("generation", len(self.entries))
         intact = f"Generations 0 to {generation - 1} are whole" if generation else "It is the first generation"
         raise ValueError(
             f"{path} {what}. Restore the file from a copy, {_ELSEWHERE} {intact}: a new run can start from a whole "
@@ -276,24 +301,25 @@ class RunDirectory:
 
     def _remove_leftovers(self):
         """Remove what a dead process left (rule 4)."""
+        named = {entry["folder"] for entry in [*self.entries, *self.controls]}
         for path in self.path.iterdir():
-            match = _GENERATION.fullmatch(path.name)
-            if _PARTIAL.fullmatch(path.name) or (match and int(match[1]) >= len(self.entries)):
+            if _PARTIAL.fullmatch(path.name) or (_FOLDER.fullmatch(path.name) and path.name not in named):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _with_more(self, begun_with, description):
         """Return the settings that the run would have with the new number of generations."""
         before = begun_with["generations"]
-        if begun_with["distill_ensemble"]:
+        last = "distill_ensemble" if begun_with["distill_ensemble"] else "controls"
+        if begun_with.get(last):
             raise ValueError(
-                f"{self.path} holds a run of {before} generations with `distill_ensemble`, so that it "
+                f"{self.path} holds a run of {before} generations with `{last}`, so that it "
                 f"cannot go on to {description['generations']}. Continue it with generations={before}, {_ELSEWHERE}"
             )
-        weights, now = begun_with["label_weight"], description["label_weight"]
-        if isinstance(weights, list) and isinstance(now, list):
-            weights = weights + now[len(weights) :]
+        added = description["generations"] - before
+        weights = _longer(begun_with["label_weight"], description["label_weight"], added)
+        fit = {**begun_with["fit"], "epochs": _longer(begun_with["fit"]["epochs"], description["fit"]["epochs"], added)}
         later = {number: model for number, model in description["model"].items() if int(number) > before}
-        more = {"generations": description["generations"], "label_weight": weights}
+        more = {"generations": description["generations"], "label_weight": weights, "fit": fit}
         return {**begun_with, **more, "model": {**begun_with["model"], **later}}
 
     def _write_manifest(self, manifest):
@@ -304,6 +330,13 @@ class RunDirectory:
             os.replace(partial, self.path / MANIFEST)
             _flush(self.path)
         self.manifest = manifest
+
+
+def _longer(before, now, added):
+    """Return a setting of each generation with the values that `now`, if it is a list, has for those `added`."""
+    if not isinstance(now, list):
+        return before
+    return [*(before if isinstance(before, list) else [before] * (len(now) - added)), *now[len(now) - added :]]
 
 
 def _write_logs(path, logs):

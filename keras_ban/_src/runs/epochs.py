@@ -1,14 +1,16 @@
 """Save a generation's state after each epoch, so that an interrupted generation can be continued.
 
 1. After each epoch, the state is written to one file, which is replaced as a whole. It holds all variables of the model
-   (also the states of its random generators) and the optimizer, the states of the global random generators, the logs
-   and the elapsed time. Keras carries nothing else from epoch to epoch, except in callbacks and data.
-2. The state of callbacks cannot be saved. A generation with callbacks starts again, unless they are stateless callbacks
-   of Keras or have `stateless = True`. A generation also starts again with `steps_per_epoch`, because each epoch starts
-   where the last one stopped in the data, and if the model is built by its data.
-3. It starts again if the file is incomplete, or of another generation or Keras version.
+   (also the states of its random generators) and the optimizer, the states of the global random generators, the state
+   of callbacks, the logs and the elapsed time. Keras carries nothing else from epoch to epoch, except in data.
+2. A generation starts again with callbacks whose state is not known (see `callback_state`). It also starts again with
+   `steps_per_epoch`, because each epoch starts where the last one stopped in the data, and if the model is built by its
+   data.
+3. It starts again if the file is incomplete, or of another generation, Keras version or list of callbacks.
 4. It starts again if it ended in NaN or infinity.
-5. With several workers, the chief writes the file, and all workers read it.
+5. A generation that a callback has stopped is not trained further. Only the end of its training is repeated, in which a
+   callback may restore the best weights.
+6. With several workers, the chief writes the file, and all workers read it.
 """
 
 import json
@@ -22,10 +24,13 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.files.writing import writing
+from keras_ban._src.runs import callback_state
 
 
 class KeepEpochs(keras.callbacks.Callback):
     """Saves the state after each epoch to `path` (`.npz`), and restores an existing state before training.
+
+    It must come after `callbacks`, the other callbacks of the training, whose state it saves, too.
 
     Attributes:
         generation: number of the generation.
@@ -33,22 +38,29 @@ class KeepEpochs(keras.callbacks.Callback):
         epochs_kept: the number of finished epochs in the file.
     """
 
-    def __init__(self, path, generation):
+    def __init__(self, path, generation, callbacks=()):
         super().__init__()
         self._path = path
         self.generation = generation
+        self._callbacks = callbacks
         self._begin = time.perf_counter()
         self.logs = {}
         self._kept = self._read()
         if self._kept is not None:
             self.logs = self._about["logs"]
             self._begin -= self._about["seconds"]
-        self.epochs_kept = self.initial_epoch or 0
+        self.epochs_kept = 0 if self._kept is None else self._about["epochs"]
 
-    @property
-    def initial_epoch(self):
-        """The epoch to continue with, or `None` for the first."""
-        return None if self._kept is None else self._about["epochs"]
+    def resumed(self, options):
+        """Return the arguments of `keras.Model.fit` with the epoch to continue with, and print which it is."""
+        if self._kept is None:
+            return options
+        first, epochs = self.epochs_kept, options["epochs"]
+        ended = first >= epochs or self._about.get("stopped", False)
+        if options["verbose"] != 0:
+            print(f"Resuming {f'after epoch {first}' if ended else f'at epoch {first + 1}'}/{epochs}", flush=True)
+        # Without an epoch to train, Keras calls `on_train_begin` and `on_train_end` of the callbacks (rule 5).
+        return {**options, "initial_epoch": epochs if ended else first}
 
     def seconds(self):
         """Return the time of all epochs, in seconds."""
@@ -65,6 +77,7 @@ class KeepEpochs(keras.callbacks.Callback):
             like = backend.value_of(variable)
             data = np.frombuffer(self._kept[f"variable_{index}"].tobytes(), like.dtype)
             variable.assign(data.reshape(like.shape))
+        callback_state.restore(self._callbacks, self._about.get("callbacks", []), self._kept)
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not earlier: Keras also draws random numbers to build models and iterators.
@@ -82,8 +95,9 @@ class KeepEpochs(keras.callbacks.Callback):
     def _write(self, epoch):
         states = backend.random_states()
         about = {"generation": self.generation, "keras": keras.__version__, "epochs": epoch + 1, "logs": self.logs}
-        about |= {"seconds": self.seconds(), "random_states": list(states)}
-        arrays = {"about": np.array(json.dumps(about)), **states}
+        about |= {"seconds": self.seconds(), "random_states": list(states), "stopped": bool(self.model.stop_training)}
+        about["callbacks"], arrays_of_callbacks = callback_state.saved(self._callbacks)
+        arrays = {"about": np.array(json.dumps(about)), **states, **arrays_of_callbacks}
         for index, variable in enumerate(self._variables()):
             # As bytes, because `.npz` has no bfloat16.
             arrays[f"variable_{index}"] = np.frombuffer(backend.value_of(variable).tobytes(), "uint8")
@@ -105,7 +119,7 @@ class KeepEpochs(keras.callbacks.Callback):
             return None
         self._about = json.loads(str(kept["about"]))
         fits = self._about["generation"] == self.generation and self._about["keras"] == keras.__version__
-        return kept if fits else None
+        return kept if fits and callback_state.fits(self._callbacks, self._about.get("callbacks", [])) else None
 
 
 def _write_npz(path, arrays):

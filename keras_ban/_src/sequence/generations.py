@@ -4,7 +4,6 @@ import functools
 import time
 
 import keras
-import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
@@ -13,15 +12,19 @@ from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.files import model_file
-from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, better, in_words
+from keras_ban._src.history.history import GenerationRecord
+from keras_ban._src.history.scores import ENSEMBLE, better, in_words
 from keras_ban._src.losses.outputs import Outputs
+from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
+from keras_ban._src.sequence.generation_length import epochs_at
 from keras_ban._src.sequence.plain_fit import check_finite, fit
-from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, counts_nothing
+from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss
 from keras_ban._src.sequence.scorer import meaning_of
+from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 from keras_ban._src.targets import augmented_views
 
@@ -102,8 +105,8 @@ class Generations:
             if self.label_weight(max(place, 1)) != 1:
                 Outputs(*losses, student=starts[place], teacher=starts[max(place - 1, 0)]).check()
 
-    def seed(self, place):
-        return int(np.random.SeedSequence([self._entropy, place]).generate_state(1)[0])
+    def seed(self, *place):
+        return seed_at(self._entropy, *place)
 
     def label_weight(self, place):
         """The label weight of a student; the distilled student has that of the last generation."""
@@ -132,19 +135,21 @@ class Generations:
         if self._sequence.distill_ensemble:
             self._add(models, history, True, data, make_callbacks, options)
 
-    def finish(self, members):
-        """The scores of the ensemble of so many generations, with which the run ends."""
+    def finish(self, members, controls=None):
+        """The scores of the ensemble of so many generations. The run ends with them, and with those of `controls`."""
         if self._run is not None and self._run.finished:
             return self._run.history().ensemble
         scores = self._scorer.score_ensemble(members)
         if self._run is not None:
-            self._run.finish(scores)
+            self._run.finish(scores, controls)
         return scores
 
     def _add(self, models, history, distilled, data, make_callbacks, options):
         """Load a generation from the run directory, or train it and put it there."""
         sequence, number = self._sequence, len(models)
         place = sequence.generations + 1 if distilled else number
+        of_each, first = options["epochs"], 0 if self._teacher is None else 1
+        options = {**options, "epochs": epochs_at(of_each, max(place, first), first)}
         record = GenerationRecord(number, distilled=distilled)
         by = taught_by(sequence.teach_from, record)
         loaded = number < len(self._finished)
@@ -152,6 +157,7 @@ class Generations:
             what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
             alone = by is None or self.label_weight(place) == 1
             about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
+            about += f", {options['epochs']} epochs" if isinstance(of_each, list) else ""
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
@@ -159,18 +165,23 @@ class Generations:
         else:
             model = self._make(record, place, by, models, data, make_callbacks, options)
             if self._run is not None:
-                self._run.commit(record, functools.partial(model_file.save, model))
-                self._keeper = None
+                self._commit(record, model)
                 if not sequence.keep_soft_targets:
                     self._run.remove_soft_targets()
         models.append(model)
         history.records.append(record)
 
+    def _commit(self, record, model):
+        self._run.commit(record, functools.partial(model_file.save, model))
+        self._keeper = None
+
     def kept(self):
         """A sentence about what the run directory holds."""
         count = len(self._run.entries)
         whole = ("no finished generation", "generation 0")[count] if count < 2 else f"generations 0 to {count - 1}"
-        epochs = 0 if self._keeper is None or self._keeper.generation != count else self._keeper.epochs_kept
+        controls = len(self._run.controls)
+        whole += f" and {controls} control{'s' * (controls > 1)}" if controls else ""
+        epochs = 0 if self._keeper is None else self._keeper.epochs_kept
         what = f"{whole}, and the next one up to the end of epoch {epochs}" if epochs else whole
         return f"{self._run.path} keeps {what}"
 
@@ -194,9 +205,10 @@ class Generations:
 
     def _make(self, record, place, by, models, data, make_callbacks, options):
         """Train a generation, or take the given teacher. Fill in its record, and return its model."""
+        score = functools.partial(self._scorer.score, taught_by=by)
         if record.generation == 0 and self._teacher is not None:
             wrapped = self.wrap(self._teacher)
-            self._measure(wrapped, wrapped, record, by)
+            self._measure(wrapped, wrapped, record, score)
             return self._teacher
         teacher = None if by is None else models[-1]
         if by == ENSEMBLE:
@@ -206,7 +218,7 @@ class Generations:
         if trained is not model:
             # Before it is measured, so that it predicts as it does after loading, for instance with `run_eagerly`.
             self._compile_arguments.compile(model)
-        self._measure(model, trained, record, by)
+        self._measure(model, trained, record, score)
         if trained is model:
             self._compile_arguments.compile(model)
         return model
@@ -240,15 +252,32 @@ class Generations:
             trained.compile(**self._compile_arguments.make())
         if sequence.augmentation is not None:
             self._start_augmentation(data, record.seed)
+        self._fit(record.generation, record, model, trained, data, callbacks, options, soft_targets, bench)
+        return model, trained
+
+    def train_plain(self, record, data, callbacks, options, compile_arguments, score):
+        """Train, measure and store a control as generation 0 is trained. `record` has its seed."""
+        keras.utils.set_random_seed(record.seed)
+        model = self._new_model(0)
+        trained = self._trainable(model, None, None, 1)
+        trained.compile(**compile_arguments.make())
+        if self._sequence.augmentation is not None:
+            self._start_augmentation(data, record.seed)
+        self._fit(record.name, record, model, trained, data, callbacks, options)
+        if trained is not model:
+            self._compile_arguments.compile(model)
+        self._measure(model, trained, record, score)
+        if self._run is not None:
+            self._commit(record, model)
+
+    def _fit(self, key, record, model, trained, data, callbacks, options, soft_targets=None, bench=None):
+        """Call `fit` of the model or its Distiller, and fill in the record. `key` names it in the epoch file."""
         keeper = None
-        countless = all(counts_nothing(callback) for callback in callbacks)
-        if self._run is not None and model.built and countless and "steps_per_epoch" not in options:
-            keeper = self._keeper = KeepEpochs(self._run.epoch_file, record.generation)
+        resumable = all(callback_state.is_known(callback) for callback in callbacks)
+        if self._run is not None and model.built and resumable and "steps_per_epoch" not in options:
+            keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks)
             callbacks = [*callbacks, keeper]
-            if keeper.initial_epoch is not None:
-                options = {**options, "initial_epoch": keeper.initial_epoch}
-                if options["verbose"] != 0:
-                    print(f"Resuming at epoch {keeper.initial_epoch + 1}/{options['epochs']}", flush=True)
+            options = keeper.resumed(options)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)
@@ -268,7 +297,6 @@ class Generations:
             if keeper is not None:
                 keeper.forget()
             raise
-        return model, trained
 
     def _trainable(self, model, teacher, soft_targets, label_weight):
         """The object whose `fit` is called: a Distiller, or the model itself."""
@@ -299,12 +327,12 @@ class Generations:
         if self._sequence.shared_layers is not None:
             share_layers(student, first, self._sequence.shared_layers)
 
-    def _measure(self, model, trained, record, by):
+    def _measure(self, model, trained, record, score):
         if self._scorer.data is None:
             return
         if process_group.count() > 1:
             here = model_file.on_this_worker(model)
-            record.metrics, record.scores = process_group.alone(lambda: self._measure_here(here, by))
+            record.metrics, record.scores = process_group.alone(lambda: self._measure_here(here, score))
             measured = process_group.chiefs([record.seconds, *record.metrics.values()], "agree on what was measured")
             record.seconds = float(measured[0])
             record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
@@ -312,11 +340,11 @@ class Generations:
         # With a bench, both models are compiled already.
         record.metrics = self._scorer.evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
-        record.scores = self._scorer.score(self._bench.student if on_bench else model, by)
+        record.scores = score(self._bench.student if on_bench else model)
 
-    def _measure_here(self, model, by):
+    def _measure_here(self, model, score):
         self._compile_arguments.compile(model)
-        return self._scorer.evaluate(model), self._scorer.score(model, by)
+        return self._scorer.evaluate(model), score(model)
 
     def wrap(self, model):
         """A compiled model around this one, which itself is not compiled."""
@@ -365,16 +393,3 @@ def average_of(models, meaning, weights=None, average=None):
     if meaning is None:
         return EnsembleModel(list(models), weights, average or "outputs")
     return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)
-
-
-def entropy_of(run, seed, resume):
-    """The number from which the seeds of the generations are derived: `seed`, that of the run, or a new one."""
-    if run is None or run.manifest is None or (not resume and run.holds_nothing):
-        drawn = process_group.chiefs(np.random.SeedSequence().entropy % 2**32, "agree on a seed")
-        return int(drawn) if seed is None else seed
-    if not resume:
-        raise ValueError(
-            f"{run.path} holds a run, and `resume=False` begins another, which would have to be written over it: "
-            "choose a new directory."
-        )
-    return run.manifest["seed"] if seed is None else seed

@@ -53,7 +53,9 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         described["validation_data"] = parts[0] if validation_data.yields_batches else list(itertools.chain(*parts))
     shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
     others = {name: value for name, value in options.items() if name != "validation_data"}
+    controls = {"controls": list(sequence.controls)} if sequence.controls else {}
     return {
+        **controls,
         "backend": keras.config.backend(),
         "generations": sequence.generations,
         "label_weight": as_config(sequence.label_weight),

@@ -7,6 +7,7 @@ from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.parts import part_of_batches
+from keras_ban._src.history.controls import ControlRecord
 
 
 def fit(model, data, options):
@@ -27,13 +28,16 @@ def check_finite(model, record):
     weights_finite = all((np.isfinite(value) if trained else ~np.isnan(value)).all() for trained, value in values)
     if weights_finite and checks.is_finite(loss):
         return
-    kept = (
-        "Nothing was trained before it"
-        if record.generation == 0
-        else (f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`")
-    )
+    is_control = isinstance(record, ControlRecord)
+    what = f"The control {record.name!r}" if is_control else f"Generation {record.generation}"
+    if is_control:
+        kept = "The generations are kept: see `models`, `history` and `ensemble()`"
+    elif record.generation == 0:
+        kept = "Nothing was trained before it"
+    else:
+        kept = f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`"
     raise FloatingPointError(
-        f"Generation {record.generation} ended with loss={loss} after epoch {record.epochs}"
+        f"{what} ended with loss={loss} after epoch {record.epochs}"
         f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. Try a lower learning "
         "rate, `clipnorm` in the optimizer, or look for NaN in the data."
     )

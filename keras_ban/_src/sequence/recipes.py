@@ -70,6 +70,10 @@ class CompileArguments:
     def make(self):
         return keras.tree.map_structure(lambda v: v.make() if isinstance(v, Recipe) else v, self._arguments)
 
+    def with_optimizer(self, optimizer):
+        """Return the same arguments with another optimizer."""
+        return CompileArguments(**{**self.make(), "optimizer": optimizer})
+
     def compile(self, model):
         """Compile a trained model with a new optimizer."""
         model.compile(**self.make())
@@ -118,19 +122,6 @@ def from_config(name, value, custom_objects=None):
 
 def _is_unwritten(value):
     return isinstance(value, dict) and _UNWRITTEN in value
-
-
-# These callbacks keep no state between epochs, so that a generation can be continued. Their subclasses may.
-_STATELESS_CALLBACKS = (
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.TerminateOnNaN,
-)
-
-
-def counts_nothing(callback):
-    """Return whether a callback is one of these, or has `stateless = True`."""
-    return type(callback) in _STATELESS_CALLBACKS or getattr(callback, "stateless", False) is True
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import reading
 from keras_ban._src.files import model_file
-from keras_ban._src.history.history import ENSEMBLE, score
+from keras_ban._src.history.scores import ENSEMBLE, score
 from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.losses.outputs import Outputs
 
@@ -24,6 +24,7 @@ class Scorer:
         self._batch_size = batch_size
         self._steps = steps
         self._scored = []
+        self._independent = []
         self._labels = None if data is None else data.labels
 
     def evaluate(self, model, steps=None):
@@ -39,6 +40,43 @@ class Scorer:
 
         `taught_by` is the number of the scored model to compare with, or `"ensemble"` for the average of all.
         """
+        probabilities = self._measured(model)
+        if probabilities is None:
+            return None
+        if taught_by == ENSEMBLE:
+            before = np.mean(self._scored, axis=0)
+        else:
+            before = None if taught_by is None else self._scored[taught_by]
+        self._scored.append(probabilities)
+        return score(self._classes, probabilities, before, taught_by)
+
+    def score_longer(self, model, best):
+        """Return the `Scores` of a control, compared with a generation (if it is not `None`), or `None`."""
+        probabilities = self._measured(model)
+        if probabilities is None:
+            return None
+        return score(self._classes, probabilities, None if best is None else self._scored[best], best)
+
+    def score_independent(self, model):
+        """Return the `Scores` of a control, or `None`. It counts in `score_independents`."""
+        probabilities = self._measured(model)
+        if probabilities is None:
+            return None
+        self._independent.append(probabilities)
+        return score(self._classes, probabilities)
+
+    def score_independents(self, generations):
+        """Return the `Scores` of the average of generation 0 and the independent models, or `None`.
+
+        They are compared with the average of the generations.
+        """
+        if not self._scored:
+            return None
+        ensemble = np.mean(self._scored[:generations], axis=0)
+        return score(self._classes, np.mean([self._scored[0], *self._independent], axis=0), ensemble, ENSEMBLE)
+
+    def _measured(self, model):
+        """Return the probabilities of a model, and note the labels; `None` as in `score`."""
         if self._meaning is None or self._labels is None:
             return None
         local = model_file.on_this_worker(model)
@@ -49,14 +87,8 @@ class Scorer:
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):
             return None
-        if taught_by == ENSEMBLE:
-            before = np.mean(self._scored, axis=0)
-        else:
-            before = None if taught_by is None else self._scored[taught_by]
-        scores = score(labels, probabilities, before, taught_by)
-        self._scored.append(probabilities)
         self._classes = labels
-        return scores
+        return probabilities
 
     def score_ensemble(self, generations):
         """Return the `Scores` of the average of the first models, compared with generation 0, or `None`."""

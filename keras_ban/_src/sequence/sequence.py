@@ -14,11 +14,13 @@ from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
-from keras_ban._src.sequence import manifest, requirements
+from keras_ban._src.sequence import control_models, manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
-from keras_ban._src.sequence.generations import Generations, entropy_of
+from keras_ban._src.sequence.generation_length import check_epochs, longest
+from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
+from keras_ban._src.sequence.seeds import entropy_of
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
 from keras_ban._src.sequence.training_data import TrainingData
@@ -85,6 +87,11 @@ class BornAgainSequence(TrainedGenerations):
         shared_layers: layers that every student takes over from generation 0: a list of names, or a dict `{student
             layer name: generation 0 layer name}`, as in `share_layers` (BAN, table 5). Their weights are copied before
             the student is trained, and frozen. Generation 0 itself is trained as a whole.
+        controls: what to train on labels alone at the cost of the generations, to see whether being born again pays:
+            `"longer"`, one model for the epochs of all generations together; `"independent"`, with generation 0 as many
+            models of its length as there are generations, averaged. They have rows in the table and the plot, and a
+            `directory` stores them, but `models`, `best_model` and `ensemble()` do not contain them (see
+            `docs/controls.md`).
 
     Attributes:
         models: the trained models, generation 0 first; compiled, with a new optimizer.
@@ -113,6 +120,7 @@ class BornAgainSequence(TrainedGenerations):
         teach_from="last",
         distill_ensemble=False,
         shared_layers=None,
+        controls=None,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
@@ -132,6 +140,7 @@ class BornAgainSequence(TrainedGenerations):
         self.teach_from = checks.check_choice("teach_from", teach_from, ("last", "ensemble"))
         self.distill_ensemble = requirements.check_distill_ensemble(distill_ensemble, self.label_weight)
         self.shared_layers = None if shared_layers is None else check_shared("shared_layers", shared_layers)
+        self.controls = control_models.check_controls(controls)
         self.feature_matching = requirements.check_feature_matching(feature_matching, self)
         if directory is not None:
             checks.check_path("directory", directory)
@@ -194,7 +203,11 @@ class BornAgainSequence(TrainedGenerations):
             y: labels, for arrays. They are optional if there is a `teacher`, no student has a label weight, and no
                 metrics are compiled.
             batch_size: as in `keras.Model.fit`.
-            epochs: the number of epochs of each generation.
+            epochs: the number of epochs of each generation: a number for all; a list with one number for each
+                generation that is trained, generation 0 first (with `teacher`, generation 1 first); or a callable
+                `epochs(generation)`. The distilled student takes the last number of a list, or
+                `epochs(generations + 1)`. A generation can also end when it stops improving, by
+                `keras.callbacks.EarlyStopping`.
             verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
@@ -235,6 +248,7 @@ class BornAgainSequence(TrainedGenerations):
         mode = requirements.resolve_mode(mode, monitor)
         if patience is not None:
             checks.check_count("patience", patience)
+        epochs = check_epochs(epochs, self.generations, 0 if teacher is None else 1, self.distill_ensemble)
         others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
         others |= {"validation_data": validation_data, "sample_weight": sample_weight}
         data, options = self._read({"x": x, "y": y, **others, **kwargs})
@@ -243,6 +257,7 @@ class BornAgainSequence(TrainedGenerations):
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks)
+        control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
         meaning = meaning_of(self, self._compile_arguments)
         scorer = Scorer(validation_data, meaning, data.batch_size, options.get("validation_steps"))
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
@@ -263,7 +278,10 @@ class BornAgainSequence(TrainedGenerations):
             options["verbose"] = verbose if process_group.is_chief() else 0
             with contextlib.nullcontext() if run is None else told(generations.kept):
                 generations.train(self.models, self.history, data, make_callbacks, options, patience)
-                self.history.ensemble = generations.finish(len(self.history.members))
+                if self.controls:
+                    controls = control_models.ControlModels(self, self._compile_arguments, generations, scorer, run)
+                    controls.train(self.history, data, make_callbacks, options)
+                self.history.ensemble = generations.finish(len(self.history.members), self.history.controls)
         return self.history
 
     def _check_can_fit(self):
@@ -280,7 +298,9 @@ class BornAgainSequence(TrainedGenerations):
     def _read(self, arguments):
         """The training data and the other arguments of `fit`, checked; with validation data split off."""
         models = [self.model] if isinstance(self.model, keras.Model) else []
-        data, options = fit_arguments.read(arguments, models)
+        epochs = arguments["epochs"]
+        data, options = fit_arguments.read({**arguments, "epochs": longest(epochs)}, models)
+        options["epochs"] = epochs
         requirements.check_data(data, options["validation_data"], self.views)
         requirements.check_weights(self, data, options.get("class_weight"))
         if is_over_training(self.label_weight, self.distillation_loss):

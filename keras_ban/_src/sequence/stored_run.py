@@ -5,7 +5,7 @@ from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
 from keras_ban._src.sequence.training_data import TrainingData
 
-_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
+_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers", "controls")
 
 
 class StoredRun:

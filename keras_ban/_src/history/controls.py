@@ -1,0 +1,132 @@
+"""The results of controls: models trained on labels alone, at the cost of the generations."""
+
+import dataclasses
+import textwrap
+
+from keras_ban._src.history.scores import SIGNIFICANCE, Scores, better, has_scipy, scores_from
+
+LONGER, INDEPENDENT = "longer", "independent"
+
+
+@dataclasses.dataclass
+class ControlRecord:
+    """The results of one control of a `BornAgainSequence`, as plain data.
+
+    Attributes:
+        control: `"longer"`: trained for the epochs of all generations together. `"independent"`: trained as generation
+            0 was, from another seed.
+        number: 1, 2, ... of the independent models. Generation 0 counts as the first, so that they begin with 2.
+        seed, epochs, seconds, metrics, logs: as in `GenerationRecord`.
+        scores: `Scores` of a classifier. Those of the longer model are compared with the best generation.
+    """
+
+    control: str
+    number: int = 1
+    seed: int | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    metrics: dict = dataclasses.field(default_factory=dict)
+    logs: dict = dataclasses.field(default_factory=dict)
+    scores: Scores | None = None
+
+    @property
+    def name(self):
+        return LONGER if self.control == LONGER else f"{INDEPENDENT}-{self.number:02d}"
+
+
+@dataclasses.dataclass
+class Controls:
+    """The results of all controls.
+
+    Attributes:
+        records: a `ControlRecord` for each model.
+        ensemble: `Scores` of the average of generation 0 and the independent models, compared with the ensemble of the
+            generations. `None` without scores.
+    """
+
+    records: list = dataclasses.field(default_factory=list)
+    ensemble: Scores | None = None
+
+    @property
+    def longer(self):
+        """The record of the longer model, or `None`."""
+        return next((record for record in self.records if record.control == LONGER), None)
+
+    @property
+    def independents(self):
+        """The records of the independent models, without generation 0."""
+        return [record for record in self.records if record.control == INDEPENDENT]
+
+    @classmethod
+    def from_dict(cls, data):
+        """Create controls from plain data."""
+        records = [ControlRecord(**{**record, "scores": scores_from(record["scores"])}) for record in data["records"]]
+        return cls(records, scores_from(data["ensemble"]))
+
+
+def rows(history):
+    """Return `(label, scores, metrics, seconds)` for each row of the table."""
+    controls = history.controls
+    found = []
+    for record in controls.records:
+        label = LONGER if record.control == LONGER else f"{INDEPENDENT} {record.number}"
+        found.append((label, record.scores, record.metrics, record.seconds))
+    if controls.ensemble is not None:
+        seconds = history.records[0].seconds + sum(record.seconds for record in controls.independents)
+        found.append((_all(controls), controls.ensemble, {}, seconds))
+    return found
+
+
+def notes(history, best):
+    """Return the lines under the table. The last sentence says whether being born again paid.
+
+    `best` is the best generation or `None`.
+    """
+    controls = history.controls
+    found = ["longer, independent: controls, trained on labels alone, with the epochs of all generations or of one"]
+    if controls.ensemble is not None:
+        found.append(f"{_all(controls)}: generation 0 and the independent ones, averaged; vs E: against the ensemble")
+    parts = [_of_longer(history, best), _of_independents(history)]
+    if any(parts):
+        found += textwrap.wrap("being born again " + ", and ".join(part for part in parts if part), 120)
+    return found
+
+
+def _of_longer(history, best):
+    """The comparison of the best generation with the longer model, or `None`."""
+    longer, monitor = history.controls.longer, history.monitor
+    if longer is None or best is None or monitor not in longer.metrics:
+        return None
+    best = history.records[best]
+    name = "the distilled student" if best.distilled else f"generation {best.generation}"
+    against = f"against one model of {longer.epochs} epochs ({name}: "
+    if longer.scores is not None and longer.scores.change is not None:
+        of_both = f"{best.scores.accuracy:.2%}, longer: {longer.scores.accuracy:.2%}"
+        return f"{_paid(-longer.scores.change)} {against}{of_both}{_p_in_words(longer.scores)})"
+    value, other = best.metrics[monitor], longer.metrics[monitor]
+    gain = better(history.mode, value, other) - better(history.mode, other, value)
+    return f"{_paid(gain)} {against}{monitor} {value:.4g}, longer: {other:.4g})"
+
+
+def _of_independents(history):
+    """The comparison of the ensemble with the independent models, or `None`."""
+    scores, ensemble = history.controls.ensemble, history.ensemble
+    if scores is None or ensemble is None:
+        return None
+    of_both = f"ensemble: {ensemble.accuracy:.2%}, theirs: {scores.accuracy:.2%}"
+    return f"{_paid(-scores.change)} against {_all(history.controls)} ({of_both}{_p_in_words(scores)})"
+
+
+def _paid(gain):
+    return "paid" if gain > 0 else "did not pay"
+
+
+def _all(controls):
+    return f"{len(controls.independents) + 1} independents"
+
+
+def _p_in_words(scores):
+    """Return the p-value of a comparison for a sentence, with "chance?" as in a verdict."""
+    if not has_scipy():
+        return ""
+    return f", p {scores.p_value:.3f}" + ("" if scores.p_value < SIGNIFICANCE else ", chance?")

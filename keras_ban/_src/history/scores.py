@@ -1,0 +1,153 @@
+"""The scores of a classifier, and its comparison with another: calibration, a paired test."""
+
+import dataclasses
+import importlib.util
+import math
+
+import numpy as np
+
+from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
+
+CALIBRATION_BINS = 15
+SIGNIFICANCE = 0.05
+ENSEMBLE = "ensemble"
+
+
+@dataclasses.dataclass
+class Scores:
+    """A classifier's scores on one set of examples, and its differences from another model.
+
+    Attributes:
+        examples: number of examples.
+        accuracy: share of examples whose most probable class is the label, in [0, 1].
+        nll: mean negative log-likelihood of the labels, in nats.
+        ece: expected calibration error (Guo et al., 2017; top label, 15 bins of equal width), in [0, 1].
+        calibrated_nll, calibrated_ece: the same with a temperature, as `EnsembleModel.calibrate` finds it. They are
+            cross-fitted, so that no example is scored with a temperature that it helped to find: the temperature of the
+            examples at even places is applied to those at odd places and vice versa, and the two halves are scored
+            together. Where each label of a half is its most probable class, no temperature is the best, and 1 is taken.
+            `None` for less than 4 examples, and in files of old versions.
+        temperature: the best temperature for all examples, above 0. Above 1 the model is too confident.
+        compared_with: the generation compared with, usually the teacher. `"ensemble"` if all earlier generations were
+            the teacher. `None` without a comparison.
+        agreement: share of examples for which both predict the same class, in [0, 1].
+        positive_flips: number of examples that were wrong before and are right now.
+        negative_flips: number of examples that were right before and are wrong now.
+    """
+
+    examples: int
+    accuracy: float
+    nll: float
+    ece: float
+    compared_with: int | str | None = None
+    agreement: float | None = None
+    positive_flips: int | None = None
+    negative_flips: int | None = None
+    calibrated_nll: float | None = None
+    calibrated_ece: float | None = None
+    temperature: float | None = None
+
+    @property
+    def change(self):
+        """Accuracy minus the other model's, in [-1, 1]. `None` without a comparison."""
+        if self.compared_with is None:
+            return None
+        return (self.positive_flips - self.negative_flips) / self.examples
+
+    @property
+    def p_value(self):
+        """Probability of flips at least this uneven if neither model were better (McNemar's exact, two-sided test).
+
+        Raises:
+            ImportError: if SciPy is not installed.
+        """
+        if self.compared_with is None:
+            return None
+        flips = self.positive_flips + self.negative_flips
+        if flips == 0:
+            return 1.0
+        if not has_scipy():
+            raise ImportError('The significance test needs SciPy: `pip install "keras-ban[plot]"`.')
+        # Optional.
+        from scipy import stats
+
+        return float(stats.binomtest(self.positive_flips, flips, 0.5).pvalue)
+
+
+def score(labels, probabilities, before=None, compared_with=None):
+    """Return the `Scores` of `probabilities`, `(n, classes)`, for `labels`, class indices `(n,)`.
+
+    With `before`, the probabilities of generation `compared_with` (or `"ensemble"`), the two models are compared.
+    """
+    labels = np.asarray(labels)
+    probabilities = np.asarray(probabilities, dtype="float64")
+    predicted = probabilities.argmax(axis=-1)
+    right = predicted == labels
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+    scores = Scores(
+        examples=len(labels),
+        accuracy=float(right.mean()),
+        nll=float(-np.log(np.maximum(of_label, 1e-30)).mean()),
+        ece=expected_calibration_error(right, probabilities.max(axis=-1)),
+    )
+    if len(labels) >= 4:
+        logits = log_of_probabilities(probabilities)
+        calibrated = np.exp(_cross_fitted(logits, labels))
+        of_label = np.take_along_axis(calibrated, labels[:, None], axis=-1)[:, 0]
+        scores.calibrated_nll = float(-log_of_probabilities(of_label).mean())
+        scores.calibrated_ece = expected_calibration_error(right, calibrated.max(axis=-1))
+        scores.temperature = _temperature(logits, labels)
+    if before is not None:
+        predicted_before = np.asarray(before).argmax(axis=-1)
+        right_before = predicted_before == labels
+        scores.compared_with = compared_with
+        scores.agreement = float((predicted == predicted_before).mean())
+        scores.positive_flips = int((right & ~right_before).sum())
+        scores.negative_flips = int((right_before & ~right).sum())
+    return scores
+
+
+def _cross_fitted(logits, labels):
+    """Return the logarithms of probabilities, each half of the examples with the temperature of the other half."""
+    calibrated = np.empty_like(logits)
+    for own, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        calibrated[own] = log_softmax(logits[own] / _temperature(logits[other], labels[other]))
+    return calibrated
+
+
+def _temperature(logits, labels):
+    found = best_temperature(logits, labels)
+    return found if found > SMALLEST else 1.0
+
+
+def expected_calibration_error(right, confidence, bins=CALIBRATION_BINS):
+    """Return the calibration error `sum over bins of |bin| / n * |accuracy - mean confidence|` (Guo et al., 2017).
+
+    It is in [0, 1]. The bins have equal width in (0, 1]. `right` is whether each prediction is right, and `confidence`
+    is the probability of the predicted class, both `(n,)`.
+    """
+    which = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(which, weights=np.asarray(right, dtype="float64") - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(which))
+
+
+def has_scipy():
+    """Return whether SciPy is installed, which is optional."""
+    return importlib.util.find_spec("scipy") is not None
+
+
+def in_words(teacher, generation):
+    """Name the teacher of a generation: a number, or `"ensemble"` for all earlier generations."""
+    return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
+
+
+def better(mode, value, best):
+    """Return whether `value` is better than `best`. NaN never is, and any other value is better than NaN."""
+    if math.isnan(value) or math.isnan(best):
+        return not math.isnan(value)
+    return value < best if mode == "min" else value > best
+
+
+def scores_from(data):
+    """Return `Scores` of plain data, or `None` of `None`."""
+    return None if data is None else Scores(**data)

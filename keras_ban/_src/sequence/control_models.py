@@ -1,0 +1,154 @@
+"""The controls of a sequence: what could be trained on labels alone, at the cost of the generations."""
+
+import copy
+import math
+import warnings
+
+import keras
+
+from keras_ban._src import checks
+from keras_ban._src.files import model_file
+from keras_ban._src.history.controls import INDEPENDENT, LONGER, ControlRecord, Controls
+from keras_ban._src.sequence import stretched_schedule
+from keras_ban._src.sequence.generation_length import epochs_at
+
+# The last numbers of their places, from which seeds are derived.
+_KINDS = {LONGER: 1, INDEPENDENT: 2}
+
+
+def check_controls(controls):
+    """Return the names of the controls in their order, without repetitions. Raise `ValueError` for others."""
+    if controls is None:
+        return ()
+    if not isinstance(controls, (list, tuple)):
+        raise ValueError(f"`controls` must be a list of names, {list(_KINDS)} or some of them, received: {controls!r}.")
+    for name in controls:
+        checks.check_choice("controls", name, tuple(_KINDS))
+    return tuple(name for name in _KINDS if name in controls)
+
+
+def check_fit(controls, teacher, compile_arguments, callbacks):
+    """Raise `ValueError`, before training, if the cost of generation 0 is not known. Warn of unfair schedules."""
+    if not controls:
+        return
+    if teacher is not None:
+        raise ValueError(
+            "`controls` cost as much as the generations, but what a given `teacher` cost is not known. Leave out "
+            "`teacher`, so that generation 0 is trained, or make a sequence without `controls`."
+        )
+    unfair = [f"the schedule {name}" for name in stretched_schedule.of_unknown_length(compile_arguments)]
+    given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    if any(isinstance(callback, keras.callbacks.LearningRateScheduler) for callback in given):
+        unfair.append("a `LearningRateScheduler`")
+    if LONGER in controls and unfair:
+        warnings.warn(
+            f"The longer control may not be fair: {' and '.join(unfair)} may end with a generation, and then the "
+            "longer model is trained at the last rate for the rest of its epochs. Pass a schedule of Keras to the "
+            "optimizer: `CosineDecay`, `PolynomialDecay` and `PiecewiseConstantDecay` are stretched to its length.",
+            stacklevel=3,
+        )
+
+
+class ControlModels:
+    """Trains the controls of one `fit` of a `BornAgainSequence`, one after the other.
+
+    Each has its own seed. Its architecture, callbacks and augmentation are those of generation 0. Models are not kept
+    in memory.
+
+    - `"longer"`: a model that is trained for the epochs of all records together, as they were trained. A schedule of
+      the optimizer that ends is stretched by the ratio of this length to the epochs of generation 0. `EarlyStopping`
+      does not stop it.
+    - `"independent"`: so many models, trained as generation 0 was, that there are as many as generations with it.
+
+    Args:
+        sequence: the `BornAgainSequence` with the settings.
+        compile_arguments: its `CompileArguments`.
+        generations: its `Generations`, all of which are trained.
+        scorer: the `Scorer` that has scored them.
+        run: the `RunDirectory`, or `None`.
+    """
+
+    def __init__(self, sequence, compile_arguments, generations, scorer, run=None):
+        self._sequence = sequence
+        self._compile_arguments = compile_arguments
+        self._generations = generations
+        self._scorer = scorer
+        self._run = run
+
+    def train(self, history, data, make_callbacks, options):
+        """Train or load the controls. Each is added to `history.controls` when it is finished.
+
+        `data`, `make_callbacks` and `options` are as in `Generations.train`.
+        """
+        stored = Controls() if self._run is None else self._run.history().controls or Controls()
+        if self._run is not None and self._run.finished:
+            history.controls = stored
+            return
+        history.controls = Controls()
+        stored = {record.name: record for record in stored.records}
+        for record in self._planned(history):
+            is_stored = record.name in stored
+            if options["verbose"] != 0:
+                print(self._announcement(record, history, is_stored), flush=True)
+            if is_stored:
+                record = stored[record.name]
+                self._load(record)
+            elif record.control == LONGER:
+                self._train_longer(record, history, data, make_callbacks(0), options)
+            else:
+                options_of_first = {**options, "epochs": epochs_at(options["epochs"], 0, 0)}
+                score = self._scorer.score_independent
+                arguments = (self._compile_arguments, score)
+                self._generations.train_plain(record, data, make_callbacks(0), options_of_first, *arguments)
+            history.controls.records.append(record)
+        if INDEPENDENT in self._sequence.controls:
+            history.controls.ensemble = self._scorer.score_independents(len(history.members))
+
+    def _planned(self, history):
+        """Return a record for each control, with its seed."""
+        records = [ControlRecord(LONGER)] if LONGER in self._sequence.controls else []
+        if INDEPENDENT in self._sequence.controls:
+            records += [ControlRecord(INDEPENDENT, number) for number in range(2, len(history.members) + 1)]
+        for record in records:
+            record.seed = self._generations.seed(record.number, _KINDS[record.control])
+        return records
+
+    def _announcement(self, record, history, is_stored):
+        if record.control == LONGER:
+            what = f"Control: one model of {_epochs(history)} epochs"
+        else:
+            what = f"Control: independent model {record.number} of {len(history.members)}"
+        return f"{what}, {f'already in {self._sequence.directory}' if is_stored else 'on labels alone'}"
+
+    def _load(self, record):
+        if record.control == INDEPENDENT and self._scorer.data is not None:
+            classes = model_file.classes_of(self._sequence.models[0])
+            model = model_file.load(self._run.control_file(record.name), classes)
+            self._compile_arguments.compile(model)
+            self._scorer.score_independent(model)
+
+    def _train_longer(self, record, history, data, callbacks, options):
+        epochs = _epochs(history)
+        ratio = epochs / epochs_at(options["epochs"], 0, 0)
+        callbacks = [_without_end(callback, epochs) for callback in callbacks]
+        options = {**options, "epochs": options.get("initial_epoch", 0) + epochs}
+        compile_arguments = stretched_schedule.stretched(self._compile_arguments, ratio)
+        values = [each.metrics.get(history.monitor, math.nan) for each in history.records]
+        best = None if all(math.isnan(value) for value in values) else history.best_generation
+        self._generations.train_plain(
+            record, data, callbacks, options, compile_arguments, lambda model: self._scorer.score_longer(model, best)
+        )
+
+
+def _epochs(history):
+    """The number of epochs that all generations were trained, and the distilled student."""
+    return sum(record.epochs for record in history.records)
+
+
+def _without_end(callback, epochs):
+    """Return an `EarlyStopping` that still chooses the best weights, but does not stop. Others are returned."""
+    if not isinstance(callback, keras.callbacks.EarlyStopping):
+        return callback
+    callback = copy.copy(callback)
+    callback.patience = epochs + 1
+    return callback

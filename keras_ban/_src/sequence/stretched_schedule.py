@@ -1,0 +1,48 @@
+"""The learning rate of a model that is trained longer than its schedule was made for."""
+
+import copy
+
+# Keras's schedules with an end, and those without one. (`CosineDecayRestarts` begins again and again.)
+_WITH_END = ("CosineDecay", "PiecewiseConstantDecay", "PolynomialDecay")
+_WITHOUT_END = ("CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay")
+
+
+def stretched(compile_arguments, ratio):
+    """Return `CompileArguments` whose optimizer's schedules end after `ratio` times as many steps, if they end."""
+    optimizer = compile_arguments.make()["optimizer"]
+    config = copy.deepcopy(optimizer.get_config())
+    for schedule in _schedules(config):
+        if schedule["class_name"] in _WITH_END:
+            _stretch(schedule["config"], ratio)
+    return compile_arguments.with_optimizer(type(optimizer).from_config(config))
+
+
+def of_unknown_length(compile_arguments):
+    """Return the class names of the optimizer's schedules of which it is not known whether they end."""
+    names = [schedule["class_name"] for schedule in _schedules(compile_arguments.make()["optimizer"].get_config())]
+    return [name for name in names if name not in _WITH_END + _WITHOUT_END]
+
+
+def _schedules(config):
+    """Yield the serialized schedules in an optimizer's configuration, also those of optimizers in it."""
+    if isinstance(config, (list, tuple)):
+        for each in config:
+            yield from _schedules(each)
+    elif isinstance(config, dict):
+        rate = config.get("learning_rate")
+        if isinstance(rate, dict) and "class_name" in rate:
+            yield rate
+        for name, each in config.items():
+            if name != "learning_rate":
+                yield from _schedules(each)
+
+
+def _stretch(config, ratio):
+    if "boundaries" in config:
+        config["boundaries"] = [round(ratio * step) for step in config["boundaries"]]
+        return
+    if config.get("cycle"):
+        return  # It begins again and again.
+    # A warm-up keeps its length.
+    warmup = config.get("warmup_steps") or 0 if config.get("warmup_target") is not None else 0
+    config["decay_steps"] = round(ratio * (config["decay_steps"] + warmup)) - warmup
