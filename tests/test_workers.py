@@ -85,7 +85,7 @@ def distilled(loss=None, **options):
     return distiller, logs
 
 
-def sequence(directory, seed=1):
+def sequence(directory, seed=1, **arguments):
     result = keras_ban.BornAgainSequence(
         classifier(),
         generations=1,
@@ -93,6 +93,7 @@ def sequence(directory, seed=1):
         directory=directory,
         seed=seed,
         keep_soft_targets=directory is not None,
+        **arguments,
     )
     result.compile("adam", crossentropy(), metrics=["accuracy"])
     return result
@@ -121,6 +122,13 @@ def distilled_beside_unlabeled():
     return distilled(keras_ban.losses.KnowledgeDistillation(), unlabeled=make_blobs(2)[0][:84])
 
 
+def of_controls(history):
+    """What the controls of a sequence scored, by name."""
+    controls = history.controls
+    found = {f"{record.name} {name}": value for record in controls.records for name, value in record.metrics.items()}
+    return {**found, "longer": controls.longer.scores.nll, "independents": controls.ensemble.nll}
+
+
 def work_together():
     distiller, logs = distilled_beside_unlabeled()
     keep("unlabeled", logs, values(distiller.student))
@@ -128,8 +136,9 @@ def work_together():
     keep("distilled", logs, values(distiller.student))
     keep("shuffled", fit(distiller, epochs=1, validation_data=None).history, values(distiller.student))
 
-    trained = sequence("run")
+    trained = sequence("run", controls=("longer", "independent"))
     history = fit(trained, shuffle=False)
+    keep("controls", of_controls(history), [])
     scored = trained.evaluate(*make_blobs())
     tested = {"tested": [each.scores.accuracy for each in scored.records], "seconds": history.records[1].seconds}
     keep("sequence", {**history.records[1].logs, **history.records[1].metrics, **tested}, values(trained.models[1]))
@@ -159,7 +168,7 @@ def work_together():
 def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
     with two_workers(work_together, folder=tmp_path) as processes:
         pairs = {"distilled": distilled(), "unlabeled": distilled_beside_unlabeled()}
-        alone = sequence(tmp_path / "alone")
+        alone = sequence(tmp_path / "alone", controls=("longer", "independent"))
         history = fit(alone, shuffle=False)
         scored = alone.evaluate(*make_blobs())
         codes, said = ends(processes)
@@ -168,7 +177,7 @@ def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
     assert all("together to the end" in each for each in said)
     found = {
         name: [dict(np.load(tmp_path / f"{name}-{number}.npz")) for number in range(2)]
-        for name in (*pairs, "sequence", "shuffled")
+        for name in (*pairs, "sequence", "shuffled", "controls")
     }
     for of_workers in found.values():
         assert list(of_workers[0]) == list(of_workers[1])
@@ -179,6 +188,8 @@ def test_two_processes_train_and_keep_a_run_as_one_does(tmp_path):
         as_one_does([logs[each] for each in sorted(logs)], [there[f"log {each}"] for each in sorted(logs)])
         as_one_does(values(distiller.student), [value for each, value in there.items() if each.startswith("weight")])
     sequence_there = found["sequence"][0]
+    expected = of_controls(history)
+    as_one_does(expected.values(), [found["controls"][0][f"log {name}"] for name in expected])
     record = history.records[1]
     expected = {**record.logs, **record.metrics}
     as_one_does(expected.values(), [sequence_there[f"log {name}"] for name in expected])
