@@ -49,7 +49,7 @@ def select(function, count, most):
 
 # The relative changes of values whose differences give derivatives. Small ones are exact for a function in float64, and
 # large ones have digits in float32, too.
-_CHANGES = (1e-2, 1e-4, 1e-8)
+_CHANGES = (1e-3, 1e-8)
 # The relative improvement that does not matter.
 _PRECISION = 1e-11
 # The size of the bag, which bounds how small a weight can be in the selection.
