@@ -25,7 +25,7 @@ def test_digits_trains_prints_its_table_and_writes_its_files(tmp_path):
     first, second = (run_script("examples/digits.py", *options, tmp_path / name) for name in ("first", "second"))
 
     assert 0 == first.returncode, first.stderr
-    for word in ("Generation 1 of 1", "accuracy", "NLL", "ECE", "change", "agreement", "neg. flips", "ensemble of 2"):
+    for word in ("Generation 1 of 1", "accuracy", "NLL", "ECE", "cal.", "change", "agree", "flips", "ensemble of 2"):
         assert word in first.stdout
     assert {"best.keras", "generations.png", "history.json"} == {path.name for path in (tmp_path / "first").iterdir()}
     histories = [
