@@ -12,6 +12,7 @@ from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
+from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import ENSEMBLE, GenerationRecord, better, in_words
 from keras_ban._src.losses.outputs import Outputs
@@ -101,6 +102,15 @@ class Generations:
         for place in range(1, last + 1) if last > 0 else [0]:
             if self.label_weight(max(place, 1)) != 1:
                 Outputs(*losses, student=starts[place], teacher=starts[max(place - 1, 0)]).check()
+
+    def check_weights_act(self, starts, data):
+        """Raise `ValueError`, before training, if metrics or losses of students would count inputs without labels."""
+        model = starts[max(starts)]
+        if model.built:
+            weights = [self.label_weight(place) for place in range(1, self._sequence.generations + 1)]
+            distiller = self._distiller(reborn(model), model, max(weights, key=lambda each: callable(each) or each > 0))
+            distiller.compile(**self._compile_arguments.make())
+            check_weights_act(distiller, data)
 
     def seed(self, place):
         return int(np.random.SeedSequence([self._entropy, place]).generate_state(1)[0])

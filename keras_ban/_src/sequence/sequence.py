@@ -236,7 +236,8 @@ class BornAgainSequence(TrainedGenerations):
         others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
         others |= {"validation_data": validation_data, "sample_weight": sample_weight}
         data, options = self._read({"x": x, "y": y, **others, **kwargs})
-        unlabeled = requirements.check_unlabeled(self, unlabeled, data, self._compile_arguments.loss)
+        checked = (unlabeled, data, self._compile_arguments.loss, options.get("class_weight"))
+        unlabeled = requirements.check_unlabeled(self, *checked)
         validation_data = options["validation_data"]
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
@@ -248,6 +249,8 @@ class BornAgainSequence(TrainedGenerations):
             generations = Generations(self, self._compile_arguments, entropy, scorer, run, unlabeled)
             starts = generations.start(teacher)
             self._check_starts(starts, teacher, data, validation_data)
+            if unlabeled is not None:
+                generations.check_weights_act(starts, data)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
