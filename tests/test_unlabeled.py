@@ -289,6 +289,17 @@ def test_labeled_batches_are_shuffled_unless_the_user_says_otherwise():
     assert list(range(12)) == sorted(order(True)) != order(True)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_weights_of_a_dataset_may_have_any_dtype(dtype):
+    weights = np.ceil(W).astype(dtype)
+
+    actual = logs(
+        compiled(), Batches(X, Y, weights, size=LABELED), unlabeled=Batches(U, size=UNLABELED), batch_size=None
+    )
+
+    assert expected_logs(weights=np.ceil(W)) == pytest.approx(actual, rel=1e-5)
+
+
 def test_steps_per_epoch_ends_an_epoch_early():
     labeled = Batches(X, Y, size=4)
 
@@ -387,6 +398,50 @@ def test_inputs_of_every_form_are_joined(form):
     distiller = compiled(linear(1, build), teacher=linear(2, build))
 
     assert expected_logs() == pytest.approx(logs(distiller, form(X), Y, unlabeled=form(U)), rel=1e-5)
+
+
+def test_entries_of_a_dict_may_come_in_any_order():
+    def build():
+        inputs = {name: keras.Input((2,), name=name) for name in ("wide", "deep")}
+        return keras.Model(inputs, layers.Dense(CLASSES)(layers.Concatenate()(list(inputs.values()))))
+
+    distiller = compiled(linear(1, build), teacher=linear(2, build))
+    x, u = by_name(X), dict(reversed(by_name(U).items()))
+
+    assert list(x) != list(u)
+    assert expected_logs() == pytest.approx(logs(distiller, x, Y, unlabeled=u), rel=1e-5)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float16", "float32")])
+def test_floats_of_two_dtypes_become_the_wider_as_in_a_concatenation(dtypes, stored):
+    # Numbers of float16 that are exact, and some that are too large for it.
+    x, u = (X.astype("float16").astype(dtypes[0]), (U * 1e5).astype(dtypes[1]))
+    given = {}
+    if stored:
+        given["soft_targets"] = SoftTargets.from_teacher(linear(2), np.concatenate([x, u]), verbose=0)
+
+    actual = logs(compiled(), x, Y, unlabeled=u, **given)
+
+    label, distillation, of_unlabeled = terms(x, Y, u.astype("float32"))
+    expected = (distillation.sum() + of_unlabeled.sum()) / BATCH
+    assert expected == pytest.approx(actual["distillation_loss"], rel=1e-4)
+    assert label.mean() == pytest.approx(actual["label_loss"], rel=1e-5)
+
+
+def test_texts_may_differ_in_length():
+    if keras.config.backend() != "tensorflow":
+        pytest.skip("Keras takes texts under TensorFlow alone.")
+
+    def build():
+        words = layers.TextVectorization(output_mode="multi_hot", vocabulary=["a", "b"])
+        return keras.Sequential([keras.Input((1,), dtype="string"), words, layers.Dense(CLASSES)])
+
+    x, u = np.array([["a"], ["b"]] * 12), np.array([["a b a b"], ["other words"]])
+
+    actual = logs(compiled(linear(1, build), teacher=linear(2, build)), x, Y, unlabeled=u)
+
+    assert np.isfinite(list(actual.values())).all()
 
 
 def test_validation_data_and_evaluation_are_those_of_the_labels():
@@ -510,7 +565,7 @@ REFUSED = {
         unlike(own={"distillation_loss": DECOUPLED}),
         "needs the label of each",
     ),
-    "mean of weights": (unlike(own={"distillation_loss": OTHER_REDUCTION}), "divides by the sum of the weights"),
+    "mean of weights": (unlike(own={"distillation_loss": OTHER_REDUCTION}), "has reduction='mean_with_sample_weight'"),
     "keras": (
         unlike(own={"distillation_loss": keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())}),
         "one number for a whole batch",
@@ -525,6 +580,8 @@ REFUSED = {
         "pass `validation_data` in place",
     ),
     "class weights": (unlike(data=(Batches(X, Y, size=8),), fit={"class_weight": {0: 2.0}}), "`sample_weight`"),
+    "no labels": (unlike(data=(Batches(X, size=8),)), "brings no labels"),
+    "empty dataset": (unlike(unlabeled=Batches(U[:0], size=8)), "`unlabeled` holds no examples"),
     "cached dataset": (
         unlike(data=(Batches(X, Y, size=8),), fit={"soft_targets": lambda: in_memory(None)}),
         "if `x` and `unlabeled` are arrays",
@@ -550,6 +607,7 @@ REFUSED_BY_SEQUENCE = {
     "loss of labels": ({"distillation_loss": losses.ConfidenceWeighted()}, {}, "needs the label of each"),
     "other shape": ({}, {"unlabeled": U}, "`unlabeled` must hold inputs like those of `x`"),
     "cached dataset": ({"soft_targets": "cached"}, {"unlabeled": "dataset"}, "cached for arrays only"),
+    "class weights": ({}, {"unlabeled": "dataset", "class_weight": {0: 2.0}}, "`class_weight` if `x` and `unlabeled`"),
     "mixing": ({"augmentation": keras.layers.MixUp()}, {}, "mixes examples, and a mix of a labeled and an unlabeled"),
     "no data": ({}, {"unlabeled": []}, "`unlabeled` is \\[\\]"),
 }
@@ -565,5 +623,5 @@ def test_a_sequence_refuses_it_before_generation_0(case):
     made = sequence(model=classifier(), **arguments)
 
     with pytest.raises(ValueError, match=message):
-        made.fit(x, y, unlabeled=unlabeled, **FIT)
+        made.fit(x, y, **{**FIT, **options, "unlabeled": unlabeled})
     assert [] == made.models

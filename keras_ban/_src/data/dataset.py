@@ -24,6 +24,8 @@ class Dataset:
 
     #: The name of the kind in messages.
     kind = "dataset"
+    #: What messages call the data.
+    name = "x"
     yields_batches = True
     is_whole = False
     takes_views = False
@@ -69,7 +71,7 @@ class Dataset:
         if self._first is None:
             batch = self._read_first()
             if batch is None:
-                raise ValueError("`x` yields no batch: there is nothing to train on.")
+                raise ValueError(f"`{self.name}` yields no batch: there is nothing to train on.")
             self._first = keras.tree.map_structure(leaves.numeric, unpack(batch))
         return self._first
 
@@ -85,7 +87,7 @@ class Dataset:
 
     def check_not_empty(self):
         if self.number_of_batches() == 0:
-            raise ValueError("`x` holds no examples: there is nothing to train on.")
+            raise ValueError(f"`{self.name}` holds no examples: there is nothing to train on.")
 
     def check_finite(self):
         """The number of batches. Raise `ValueError` if they have no end."""

@@ -48,6 +48,7 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     for kind in DATASETS:
         if kind.accepts(x):
             data = kind(x, batch_size, shuffle)
+            data.name = names[0]
             data.check_alone(y, sample_weight)
             data.check_not_empty()
             return data

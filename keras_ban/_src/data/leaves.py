@@ -84,6 +84,11 @@ def holds_texts(array):
     return array.size > 0 and (is_text or array.dtype.kind in "SU")
 
 
+def is_texts(leaf):
+    """Whether an array or a tensor holds texts or bytes."""
+    return holds_texts(leaf) if isinstance(leaf, np.ndarray) else _is_text_tensor(leaf)
+
+
 def leaves_of(arrays):
     """Nested arrays as a list, without those that are `None`."""
     return [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]

@@ -21,7 +21,7 @@ def check_inputs(data, unlabeled):
             "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
         )
     forms = [keras.tree.map_structure(_form, each.first_batch()[0]) for each in (data, unlabeled)]
-    if repr(forms[0]) != repr(forms[1]):
+    if forms[0] != forms[1]:
         raise ValueError(
             f"`unlabeled` must hold inputs like those of `x`. One example of `x` is {forms[0]}, one of `unlabeled` is "
             f"{forms[1]}."
@@ -75,7 +75,8 @@ def join(batch, unlabeled):
     first = keras.tree.map_structure(lambda leaf: None if leaf is None else np.repeat(leaf[:1], added, 0), labels)
     labels = keras.tree.map_structure(_stack, labels, first)
     weights = keras.tree.map_structure(
-        lambda leaf: None if leaf is None else _stack(leaf, np.ones((added, *leaf.shape[1:]))), sample_weight
+        lambda leaf: None if leaf is None else _stack(leaf, np.ones((added, *leaf.shape[1:]), as_array(leaf).dtype)),
+        sample_weight,
     )
     labeled = np.repeat(np.array([1.0, 0.0], "float32"), (count, added))
     return x, join_targets(labels, None, labeled=labeled), weights
@@ -125,15 +126,14 @@ class WithUnlabeled(Wrapped):
 
 
 def _stack(leaf, other):
-    """The rows of both, in the dtype of the first."""
+    """The rows of both. Floats of two dtypes become the wider, as in `np.concatenate`."""
     if leaf is None:
         return None
     if hasattr(leaf, "tocsr") and hasattr(other, "tocsr"):
         import scipy.sparse  # Installed, because the data are of it.
 
         return scipy.sparse.vstack([leaf, other]).tocsr()
-    leaf, other = as_array(leaf), as_array(other)
-    rows = np.concatenate([leaf, other if leaves.holds_texts(leaf) else other.astype(leaf.dtype)])
+    rows = np.concatenate([as_array(leaf), as_array(other)])
     return backend.as_texts(rows) if leaves.holds_texts(rows) else rows
 
 
@@ -141,5 +141,7 @@ def _form(leaf):
     """The kind and the shape of one example, as text."""
     if leaf is None:
         return None
-    kind = getattr(leaf, "dtype", type(leaf).__name__)
-    return f"{'float' if 'float' in str(kind) else kind}{tuple(np.shape(leaf))[1:]}"
+    kind = str(getattr(leaf, "dtype", type(leaf).__name__))
+    if leaves.is_texts(leaf):
+        kind = "text"  # A NumPy dtype of texts has their length.
+    return f"{'float' if 'float' in kind else kind}{tuple(np.shape(leaf))[1:]}"

@@ -15,7 +15,7 @@ from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.distiller_file import DistillerFile
-from keras_ban._src.distillation.loss_targets import has_schedule, seed_generators, with_own_seed
+from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, seed_generators, with_own_seed
 from keras_ban._src.distillation.observer import Observed, Observer
 from keras_ban._src.distillation.preparation import Preparation
 from keras_ban._src.distillation.requirements import (
@@ -25,7 +25,7 @@ from keras_ban._src.distillation.requirements import (
     check_label_loss,
     warn_of_own_steps,
 )
-from keras_ban._src.distillation.step import NO_FEATURES, NO_LABELS, DistillationStep
+from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.distillation.training_progress import (
@@ -36,6 +36,7 @@ from keras_ban._src.distillation.training_progress import (
     make_progress,
 )
 from keras_ban._src.distillation.unlabeled import add_unlabeled, check_losses
+from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
@@ -278,8 +279,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         data, options = fit_arguments.read(arguments, models)
         if unlabeled is not None:
             check_losses(self.distillation_loss, self.loss, self.label_weight, self.augmentation)
-            unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
-            data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None)
+            unlabeled, labeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models), data
+            data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._hears_labels)
         if self._progress is not None:
             check_length(data, options)
         self._prepare_augmentation(data)
@@ -303,6 +304,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             if self._needs_teacher:
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
+            if unlabeled is not None:
+                check_weights_act(self, labeled)
             return self._train(data, options)
         except Exception as error:
             of_pipeline = error_in_pipeline(error)

@@ -7,6 +7,11 @@ import keras
 from keras_ban._src.data.batch import join_targets
 from keras_ban._src.losses.keras_distillation import is_of_keras_distillation
 
+NO_LABELS = (
+    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
+    "`Distiller(..., label_weight=0)`."
+)
+
 
 def loss_target(loss, labels, soft_targets, moment=None):
     """Return `y_true` for a distillation loss. Losses of `keras.losses` get the soft targets only.

@@ -7,7 +7,7 @@ from keras_ban._src import backend
 from keras_ban._src.data.batch import is_labeled, join_targets, split_targets, weights_without_labels
 from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
-from keras_ban._src.distillation.loss_targets import own_weights
+from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance
 from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_of_part
@@ -19,11 +19,6 @@ from keras_ban._src.targets.top_k_rows import expand, is_top_k
 NO_FEATURES = (
     "`feature_matching` compares layers, so the teacher must run at each step. Pass `Distiller(teacher=..., "
     "feature_matching=...)`, and data without soft targets."
-)
-
-NO_LABELS = (
-    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
-    "`Distiller(..., label_weight=0)`."
 )
 
 

@@ -4,18 +4,23 @@ import keras
 from keras import ops
 
 from keras_ban._src.data import fit_arguments
+from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.unlabeled import check_inputs, with_unlabeled
+from keras_ban._src.distillation.loss_targets import NO_LABELS
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.targets import label_mix
 
 
-def add_unlabeled(data, options, unlabeled, stored):
+def add_unlabeled(data, options, unlabeled, stored, needs_labels):
     """Return `(data, options)` of a `fit`: validation data split off, and unlabeled inputs added.
 
     `stored` is whether there are `SoftTargets`.
     """
     check_inputs(data, unlabeled)
+    check_class_weight(data, unlabeled, options.get("class_weight"))
+    if needs_labels and split_targets(data.first_batch()[1])[0] is None:
+        raise ValueError(NO_LABELS)
     if stored and options.get("validation_split") and options["validation_data"] is None:
         raise ValueError(
             "`soft_targets` are of the rows of `x`, followed by those of `unlabeled`. With both, pass "
@@ -23,12 +28,21 @@ def add_unlabeled(data, options, unlabeled, stored):
         )
     data, options = fit_arguments.split_off(data, options)
     data = with_unlabeled(data, unlabeled, options.get("steps_per_epoch"))
-    if data.yields_batches and (stored or options.get("class_weight") is not None):
+    if data.yields_batches and stored:
         raise ValueError(
-            "`unlabeled` goes with `soft_targets` and `class_weight` if `x` and `unlabeled` are arrays. With datasets, "
-            "let the teacher run at each step, and let the dataset yield `sample_weight`."
+            "`unlabeled` goes with `soft_targets` if `x` and `unlabeled` are arrays. With datasets, let the teacher "
+            "run at each step."
         )
     return data, options
+
+
+def check_class_weight(data, unlabeled, class_weight):
+    """Raise `ValueError` if there is a `class_weight`, and one of labeled and unlabeled data is a dataset."""
+    if class_weight is not None and (data.yields_batches or unlabeled.yields_batches):
+        raise ValueError(
+            "`unlabeled` goes with `class_weight` if `x` and `unlabeled` are arrays. With datasets, pass or yield "
+            "`sample_weight`."
+        )
 
 
 def check_losses(distillation_loss, label_loss, label_weight, augmentation):
@@ -52,10 +66,11 @@ def check_losses(distillation_loss, label_loss, label_weight, augmentation):
                 "loss of the soft targets alone, for instance `keras_ban.losses.KnowledgeDistillation()`."
             )
     for loss in keras.tree.flatten([distillation_loss, label_loss]):
-        if getattr(loss, "reduction", None) == "mean_with_sample_weight":
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("mean", "sum_over_batch_size"):
             raise ValueError(
-                f"`{type(loss).__name__}` has reduction='mean_with_sample_weight', which divides by the sum of the "
-                "weights. With `unlabeled`, the loss is a mean over all examples: use 'sum_over_batch_size'."
+                f"`{type(loss).__name__}` has reduction={reduction!r}. With `unlabeled`, the loss is a mean over all "
+                "examples of the batch: use 'sum_over_batch_size'."
             )
 
 
@@ -69,7 +84,9 @@ def weights_of_part(part, sample_weight, y_pred):
     """
     if sample_weight is None:
         return keras.tree.map_structure(lambda output: _like_loss_values(part, output), y_pred)
-    return keras.tree.map_structure(lambda weights: weights * _with_rank(part, len(weights.shape)), sample_weight)
+    return keras.tree.map_structure(
+        lambda weights: weights * _with_rank(ops.cast(part, weights.dtype), len(weights.shape)), sample_weight
+    )
 
 
 def _like_loss_values(part, output):
@@ -100,15 +117,32 @@ class OnlyLabeled:
 
     def __enter__(self):
         for metric in self._metrics:
-            metric.update_state = self._weighted(metric.update_state)
+            metric.update_state = self._weighted(metric)
 
     def __exit__(self, *error):
         for metric in self._metrics:
             del metric.update_state
 
-    def _weighted(self, update_state):
+    def _weighted(self, metric):
+        update_state = metric.update_state
+
         # Keras gives unweighted metrics no weights, so they are added here.
         def update(y_true, y_pred, sample_weight=None):
-            return update_state(y_true, y_pred, sample_weight=weights_of_part(self._labeled, sample_weight, y_pred))
+            weights = weights_of_part(self._labeled, sample_weight, y_pred)
+            if isinstance(metric, keras.metrics.IoU):
+                weights = _of_classes(metric, weights, y_true)
+                weights = ops.cast(weights, metric.dtype) if sample_weight is None else weights
+            return update_state(y_true, y_pred, sample_weight=weights)
 
         return update
+
+
+def _of_classes(metric, weights, y_true):
+    """Weights in the shape of the class numbers, which an `IoU` of Keras flattens together."""
+    ones = ops.ones_like(y_true, dtype=weights.dtype)
+    if not metric.sparse_y_true:
+        ones = ops.take(ones, 0, axis=metric.axis)
+    if len(weights.shape) > len(ones.shape):
+        return ops.squeeze(weights, axis=-1)
+    missing = (1,) * (len(ones.shape) - len(weights.shape))
+    return ones * ops.reshape(weights, (-1, *weights.shape[1:], *missing))

@@ -11,6 +11,7 @@ from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
+from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import GenerationRecord
 from keras_ban._src.history.scores import ENSEMBLE, better, in_words
@@ -26,6 +27,7 @@ from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss
 from keras_ban._src.sequence.scorer import meaning_of
 from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
+from keras_ban._src.sequence.teachers import average_of, taught_by
 from keras_ban._src.targets import augmented_views
 
 
@@ -104,6 +106,15 @@ class Generations:
         for place in range(1, last + 1) if last > 0 else [0]:
             if self.label_weight(max(place, 1)) != 1:
                 Outputs(*losses, student=starts[place], teacher=starts[max(place - 1, 0)]).check()
+
+    def check_weights_act(self, starts, data):
+        """Raise `ValueError`, before training, if metrics or losses of students would count inputs without labels."""
+        model = starts[max(starts)]
+        if model.built:
+            weights = [self.label_weight(place) for place in range(1, self._sequence.generations + 1)]
+            distiller = self._distiller(reborn(model), model, max(weights, key=lambda each: callable(each) or each > 0))
+            distiller.compile(**self._compile_arguments.make())
+            check_weights_act(distiller, data)
 
     def seed(self, *place):
         return seed_at(self._entropy, *place)
@@ -375,21 +386,3 @@ class Generations:
         if not augmentation.built:
             augmented_views.build(augmentation, data.first_batch()[0])
         augmented_views.reseed(augmentation, seed)
-
-
-def taught_by(teach_from, record):
-    """The teacher of a generation: the number of the one before, `"ensemble"` for all before, or `None`.
-
-    The ensemble of generation 0 alone is generation 0.
-    """
-    if record.generation == 0:
-        return None
-    of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
-    return ENSEMBLE if of_all else record.generation - 1
-
-
-def average_of(models, meaning, weights=None, average=None):
-    """The `EnsembleModel` of generations. It averages probabilities if the `Meaning` of the outputs is known."""
-    if meaning is None:
-        return EnsembleModel(list(models), weights, average or "outputs")
-    return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)

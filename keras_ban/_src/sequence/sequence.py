@@ -251,8 +251,7 @@ class BornAgainSequence(TrainedGenerations):
         epochs = check_epochs(epochs, self.generations, 0 if teacher is None else 1, self.distill_ensemble)
         others = {"batch_size": batch_size, "epochs": epochs, "validation_split": validation_split}
         others |= {"validation_data": validation_data, "sample_weight": sample_weight}
-        data, options = self._read({"x": x, "y": y, **others, **kwargs})
-        unlabeled = requirements.check_unlabeled(self, unlabeled, data, self._compile_arguments.loss)
+        data, unlabeled, options = self._read({"x": x, "y": y, **others, **kwargs}, unlabeled)
         validation_data = options["validation_data"]
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
@@ -265,6 +264,8 @@ class BornAgainSequence(TrainedGenerations):
             generations = Generations(self, self._compile_arguments, entropy, scorer, run, unlabeled)
             starts = generations.start(teacher)
             self._check_starts(starts, teacher, data, validation_data)
+            if unlabeled is not None:
+                generations.check_weights_act(starts, data)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
@@ -295,8 +296,8 @@ class BornAgainSequence(TrainedGenerations):
             )
         process_group.check_engine(self.model)
 
-    def _read(self, arguments):
-        """The training data and the other arguments of `fit`, checked; with validation data split off."""
+    def _read(self, arguments, unlabeled):
+        """The data, the unlabeled data and the other arguments of `fit`, checked; with validation data split off."""
         models = [self.model] if isinstance(self.model, keras.Model) else []
         epochs = arguments["epochs"]
         data, options = fit_arguments.read({**arguments, "epochs": longest(epochs)}, models)
@@ -305,13 +306,17 @@ class BornAgainSequence(TrainedGenerations):
         requirements.check_weights(self, data, options.get("class_weight"))
         if is_over_training(self.label_weight, self.distillation_loss):
             check_length(data, options)
+        if unlabeled is not None:
+            unlabeled = requirements.check_unlabeled(
+                self, unlabeled, data, self._compile_arguments.loss, options.get("class_weight")
+            )
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
             if data.lacks_labels:
                 message = "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
                 raise ValueError(message)
             data, options["validation_data"] = data.split(split)
-        return data, options
+        return data, unlabeled, options
 
     def _check_starts(self, starts, teacher, data, validation_data):
         """Raise an error, before training, if the models do not fit the data."""

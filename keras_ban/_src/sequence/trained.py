@@ -5,8 +5,8 @@ import numpy as np
 from keras_ban._src import checks
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
-from keras_ban._src.sequence.generations import average_of, taught_by
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
+from keras_ban._src.sequence.teachers import average_of, taught_by
 
 
 class TrainedGenerations:

@@ -1,0 +1,22 @@
+"""The teacher of each generation."""
+
+from keras_ban._src.history.scores import ENSEMBLE
+from keras_ban._src.sequence.ensemble import EnsembleModel
+
+
+def taught_by(teach_from, record):
+    """The teacher of a generation: the number of the one before, `"ensemble"` for all before, or `None`.
+
+    The ensemble of generation 0 alone is generation 0.
+    """
+    if record.generation == 0:
+        return None
+    of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
+    return ENSEMBLE if of_all else record.generation - 1
+
+
+def average_of(models, meaning, weights=None, average=None):
+    """The `EnsembleModel` of generations. It averages probabilities if the `Meaning` of the outputs is known."""
+    if meaning is None:
+        return EnsembleModel(list(models), weights, average or "outputs")
+    return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)
