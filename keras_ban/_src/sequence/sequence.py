@@ -270,8 +270,7 @@ class BornAgainSequence(TrainedGenerations):
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
                 chosen = {**options, "monitor": monitor, "mode": mode, "patience": patience}
-                data_of_run = (data, unlabeled)
-                manifest.begin(run, entropy, self, self._compile_arguments, data_of_run, chosen, teacher, starts)
+                manifest.begin(run, entropy, self, self._compile_arguments, (data, unlabeled), chosen, teacher, starts)
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
