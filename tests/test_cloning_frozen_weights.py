@@ -50,7 +50,10 @@ def nested():
 
 WITH_LORA = [
     pytest.param(dense, id="dense"),
-    *(pytest.param(make, id=make.__name__, marks=ONE_BACKEND) for make in (convolution, einsum, embedding, nested)),
+    *(
+        pytest.param(make, id=make.__name__, marks=ONE_BACKEND)
+        for make in (convolution, einsum, embedding, nested, subclassed)
+    ),
 ]
 
 
@@ -132,9 +135,9 @@ def test_a_frozen_layer_may_be_quantized_and_computes_the_same():
     np.testing.assert_array_equal(expected, keras.ops.convert_to_numpy(new(X)))
 
 
+@ONE_BACKEND
 def test_a_quantized_model_with_lora_keeps_its_quantized_kernels():
     model, layer = dense()
-    train(model)
     layer.enable_lora(2)
     for each in model.layers:
         each.quantize("int8")
@@ -255,6 +258,7 @@ def test_looking_for_same_starts_leaves_the_random_numbers_as_they_were():
 # Models of keras.applications use layers and operations of the same names.
 
 
+@pytest.mark.slow
 @ONE_BACKEND
 def test_a_model_of_keras_applications_is_reborn():
     model = keras.applications.MobileNetV3Small(

@@ -48,6 +48,7 @@ def test_kerascvs_architectures_give_probabilities_and_come_back_from_their_conf
 
 
 # As above.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'squeeze_and_excite2d:UserWarning")
 def test_mobilenetv3_with_its_operations_named_like_layers_is_reborn(keras_cv):
     model = models.build("mobilenetv3", (32, 32, 3), 10)

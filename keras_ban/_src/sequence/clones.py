@@ -162,8 +162,8 @@ def _find_layer(whose, model, name):
 def _rebuild(model):
     """Return a model from the configuration of `model`, with fresh seeds. It is built if `model` is."""
     _refuse_lost_arguments(model)
-    # Classes that are not registered with Keras are found by these names.
     try:
+        # Classes that are not registered with Keras are found by these names.
         with keras.saving.custom_object_scope(model_file.classes_of(model)):
             clone = type(model).from_config(_with_fresh_seeds(model.get_config()))
     except Exception as error:
@@ -172,6 +172,10 @@ def _rebuild(model):
         clone.build_from_config(model.get_build_config())
         # Keras builds the layers, but its loader sets the flag of the model itself.
         clone.built = len(clone.weights) == len(model.weights)
+    # Classes with a `get_config` of their own do not know of it.
+    for old, new in zip(backend.flat_layers(model), backend.flat_layers(clone), strict=False):
+        if type(new) is type(old) and new.built and getattr(old, "lora_enabled", False) and not new.lora_enabled:
+            new.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
     return clone
 
 
