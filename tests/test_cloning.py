@@ -101,6 +101,52 @@ def called(model):
     return model
 
 
+def layers_and_operations_of_the_same_names():
+    inputs = keras.Input((3,))
+    x = layers.Dense(3, name="hidden")(inputs)
+    x = layers.Add()([x, inputs]) + inputs
+    x = layers.Multiply()([x, inputs]) * x
+    x = layers.Subtract()([x, inputs]) - 2.0
+    x = layers.Maximum()([keras.ops.maximum(x, -3.0), inputs])
+    x = keras.ops.concatenate([layers.Concatenate()([x, inputs]), x], axis=-1)
+    x = keras.ops.reshape(layers.Reshape((3, 3))(x), (-1, 9))
+    return keras.Model(inputs, layers.Dense(2, name="top")(x), name="same_names")
+
+
+class Dense(layers.Layer):
+    """Named like a layer of Keras, and not registered."""
+
+    def build(self, input_shape):
+        self.factors = self.add_weight(shape=(input_shape[-1], 4), initializer="random_normal", name="factors")
+
+    def call(self, inputs):
+        return keras.ops.tanh(inputs @ self.factors)
+
+
+@keras.saving.register_keras_serializable(package="test_cloning", name="Dense")
+class RegisteredDense(Dense):
+    pass
+
+
+def classes_named_like_those_of_keras(first=Dense, last=layers.Dense):
+    inner = keras.Sequential([keras.Input((3,)), RegisteredDense(), last(4, name="third")], name="inner")
+    return keras.Sequential([keras.Input((3,)), first(name="first"), layers.Dense(3, name="second"), inner])
+
+
+# Keras writes it as `Add`, as it writes the operation of `+`.
+@keras.saving.register_keras_serializable(package="test_cloning")
+class Add(layers.Layer):
+    def call(self, inputs):
+        return 3 * inputs[0] + inputs[1]
+
+
+def registered_layer_and_operation_of_the_same_name():
+    inputs = keras.Input((3,))
+    x = layers.Dense(3, name="hidden")(inputs)
+    x = layers.Add()([Add()([x + inputs, x]), inputs])
+    return keras.Model(inputs, layers.Dense(2, name="top")(x), name="registered_add")
+
+
 ON_ALL_BACKENDS = {
     "nested": nested,
     "subclass_inside": subclass_inside,
@@ -112,6 +158,9 @@ ON_ONE_BACKEND = {
     "keras_ops": with_ops,
     "dict_outputs": dict_outputs,
     "custom_layer_inside": custom_layer_inside,
+    "layers_and_operations_of_the_same_names": layers_and_operations_of_the_same_names,
+    "classes_named_like_those_of_keras": classes_named_like_those_of_keras,
+    "registered_layer_and_operation_of_the_same_name": registered_layer_and_operation_of_the_same_name,
     "functional_with_own_constructor": lambda: Backbone(2, depth=3, name="backbone"),
     "subclassed_and_registered": lambda: called(RegisteredPerceptron(5, name="perceptron")),
 }

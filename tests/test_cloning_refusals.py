@@ -81,6 +81,42 @@ class Seeded(Top):
         self.top = layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
 
 
+class Holding(Top):
+    """Its configuration holds a layer itself."""
+
+    def __init__(self, top, **kwargs):
+        super().__init__(**kwargs)
+        self.top = top
+
+    def get_config(self):
+        return {**super().get_config(), "top": self.top}
+
+
+class Add(layers.Layer):
+    """Not registered. Keras writes the operation of `+` by the same name."""
+
+    def call(self, inputs):
+        return inputs[0] + inputs[1]
+
+
+def two_named_add():
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, Add()([layers.Dense(3)(inputs), inputs]) + inputs)
+
+
+def two_named_same():
+    other = type("Add", (Add,), {"__module__": "elsewhere"})
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, Add()([other()([layers.Dense(3)(inputs), inputs]), inputs]))
+
+
+def quantized(mode):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="first"), layers.Dense(2)])
+    # Not the whole model, for which Keras warns of its `InputLayer`.
+    model.layers[0].quantize(mode)
+    return model
+
+
 def of_lambda():
     return keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: 2 * x), layers.Dense(2)])
 
@@ -107,6 +143,16 @@ REFUSED = {
         lambda: changed(called(Perceptron(4)), units=5),
         ["its configuration gives weights of other shapes than it has"],
     ),
+    "a layer in the configuration": (
+        lambda: called(Holding(layers.Dense(2, name="inner"))),
+        ["share ['inner'] with it"],
+    ),
+    "an unbuilt layer": (lambda: Holding(layers.Dense(2, name="inner")), ["share ['inner'] with it"]),
+    "a class and an operation": (two_named_add, ["two classes that Keras knows as 'Add': ", "numpy.Add", "Decorate"]),
+    "two classes": (two_named_same, ["two classes that Keras knows as 'Add': ", ".Add and ", "elsewhere.Add"]),
+    "int8": (lambda: quantized("int8"), ["'first' is quantized to 'int8'", "frozen layers"]),
+    "int8, frozen as a whole": (lambda: changed(quantized("int8"), trainable=False), ["quantized to 'int8'"]),
+    "int4": (lambda: quantized("int4"), ["'first' is quantized to 'int4'"]),
     "seed in the code": (lambda: called(Seeded()), ["'kernel_initializer': 1", "stand in the code of its class"]),
 }
 

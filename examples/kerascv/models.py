@@ -83,9 +83,6 @@ BACKBONES = {
 }
 # In front of the name of pretrained weights.
 PRESET = "preset:"
-# Keras cannot make `x + 3.0`, as KerasCV's MobileNetV3 has it, from a configuration; what functions of one's own
-# build, who knows.
-CAN_BE_COPIED = ("resnet", "densenet", "efficientnetv2")
 
 
 def build(name, input_shape, classes):

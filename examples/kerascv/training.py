@@ -31,8 +31,8 @@ def make_sequence(options, data):
     def build(generation):
         return models.build(of_teacher if generation == 0 else options.backbone, input_shape, classes)
 
-    # Of a model the sequence makes copies, which share one compiled step.
-    alike = of_teacher == options.backbone and options.backbone in models.CAN_BE_COPIED
+    # Of a model the sequence makes copies, which share one compiled step. One's own functions may build what has none.
+    alike = of_teacher == options.backbone and options.backbone in models.BACKBONES
     sequence = keras_ban.BornAgainSequence(
         model if alike else build,
         generations=options.generations,

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from kerascv import models, options
 
+import keras_ban
+
 pytestmark = pytest.mark.one_backend
 
 
@@ -43,6 +45,17 @@ def test_kerascvs_architectures_give_probabilities_and_come_back_from_their_conf
     softmaxes = [layer for layer in model.layers if getattr(layer, "activation", None) is keras.activations.softmax]
     assert [model.layers[-1]] == softmaxes
     assert "float32" == model.layers[-1].compute_dtype
+
+
+# As above.
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'squeeze_and_excite2d:UserWarning")
+def test_mobilenetv3_with_its_operations_named_like_layers_is_reborn(keras_cv):
+    model = models.build("mobilenetv3", (32, 32, 3), 10)
+    clone = keras_ban.reborn(model)
+    clone.set_weights(model.get_weights())
+    images = np.random.default_rng(0).random((2, 32, 32, 3), "float32") * 255
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(each(images)) for each in (model, clone)))
 
 
 def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(keras_cv, monkeypatch):

@@ -54,7 +54,10 @@ def write_saved_model(served, specs, path):
 def users_objects(model):
     """Return the classes and functions of a model that are neither of Keras nor of keras_ban."""
     ours = {"keras", "keras_ban"}
-    found = [*model_file.classes_of(model).values(), *_registered(keras.saving.serialize_keras_object(model))]
+    found = [
+        *dict.fromkeys(map(type, backend.flat_layers(model))),
+        *_registered(keras.saving.serialize_keras_object(model)),
+    ]
     return [each for each in found if each.__module__.split(".")[0] not in ours]
 
 

@@ -32,8 +32,30 @@ def load(path, custom_objects=None):
 
 
 def classes_of(model):
-    """Return the classes of a model and its layers by name."""
-    return {type(layer).__name__: type(layer) for layer in backend.flat_layers(model)}
+    """Return the custom classes of a model and its layers, by the names that Keras writes for them.
+
+    Keras finds its own classes by their modules. By name, its layer `Add` and the operation of `+` would be one.
+
+    Raise `ValueError` if two classes have one name.
+    """
+    layers = backend.flat_layers(model)
+    # A dict keeps their order.
+    custom = [each for each in dict.fromkeys(map(type, layers)) if each.__module__.split(".")[0] != "keras"]
+    operations = {each for layer in layers for each in getattr(layer, "operations", ())}
+    taken = {type(each).__name__: type(each) for each in operations if not isinstance(each, keras.layers.Layer)}
+    classes = {}
+    for each in custom:
+        name = keras.saving.get_registered_name(each)
+        other = classes.get(name, taken.get(name))
+        if other is not None:
+            raise ValueError(
+                f"The model {model.name!r} has two classes that Keras knows as {name!r}: "
+                f"{each.__module__}.{each.__qualname__} and {other.__module__}.{other.__qualname__}. Decorate yours "
+                "with `@keras.saving.register_keras_serializable(package=...)`, or give it another name."
+            )
+        classes[name] = each
+    # Files from before a class was registered hold its own name.
+    return {each.__name__: each for each in custom if each.__name__ not in taken} | classes
 
 
 def on_this_worker(model):
