@@ -18,6 +18,7 @@ from keras_ban._src.history.scores import ENSEMBLE, better, in_words
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
+from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
@@ -84,6 +85,7 @@ class Generations:
         if last == 0:
             # Raise the errors of a student before generation 0 is trained.
             self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
+        initial_weights.check_starts(sequence, starts, teacher)
         self._check_outputs(starts, last)
         for output in getattr(starts[last], "outputs", None) or []:
             if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
@@ -252,6 +254,7 @@ class Generations:
         model = self._starts.pop(place, None)
         if model is None:
             model = self._new_model(place)
+        initial_weights.start_from_previous(sequence, models, model)
         if teacher is not None:
             self._share_layers(model, models[0])
         if bench is not None:
@@ -364,12 +367,7 @@ class Generations:
         return wrapped
 
     def _new_model(self, place):
-        if isinstance(self._sequence.model, keras.Model):
-            return reborn(self._sequence.model)
-        model = self._sequence.model(place)
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`build({place})` must return a `keras.Model`, it returned: {model!r}.")
-        return model
+        return initial_weights.new_model(self._sequence, place)
 
     def _distiller(self, student, teacher, label_weight):
         return Distiller(

@@ -10,6 +10,7 @@ import numpy as np
 import keras_ban
 from keras_ban._src.data.fingerprints import HASHES, INESSENTIAL, essence, model_fingerprint
 from keras_ban._src.files import model_file
+from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.recipes import as_config
 
 # For models. The module may depend on how a script was started (`__main__`). A seed from `build` is compared.
@@ -54,8 +55,14 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
     shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
     others = {name: value for name, value in options.items() if name != "validation_data"}
     controls = {"controls": list(sequence.controls)} if sequence.controls else {}
+    beginning, found = {}, initial_weights.fingerprints(sequence, starts, teacher)
+    if sequence.initial_weights != initial_weights.FRESH:
+        beginning = {"initial_weights": sequence.initial_weights}
+    weights = {number: {"starting_weights": fingerprint} for number, fingerprint in found.items()}
+    models = {number: model for number, model in starts.items() if model is not teacher}
     return {
         **controls,
+        **beginning,
         "backend": keras.config.backend(),
         "generations": sequence.generations,
         "label_weight": as_config(sequence.label_weight),
@@ -72,7 +79,7 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         "fit": _plain({"batch_size": data.batch_size, **others, **shuffle}),
         "data": _plain(described),
         "teacher": None if teacher is None else {"weights": model_fingerprint(teacher)},
-        "model": {str(number): _describe_model(model) for number, model in starts.items() if model is not teacher},
+        "model": {str(number): _describe_model(each) | weights.get(number, {}) for number, each in models.items()},
     }
 
 

@@ -18,9 +18,11 @@ from keras_ban._src.sequence import control_models, manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations
+from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.seeds import entropy_of
+from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
 from keras_ban._src.sequence.training_data import TrainingData
@@ -92,6 +94,12 @@ class BornAgainSequence(TrainedGenerations):
             models of its length as there are generations, averaged. They have rows in the table and the plot, and a
             `directory` stores them, but `models`, `best_model` and `ensemble()` do not contain them (see
             `docs/controls.md`).
+        initial_weights: the weights with which each generation starts (see `docs/fine_tuning.md`). `"fresh"`: new ones.
+            `"model"`: those of `model`, or that `build(generation)` returns, to fine-tune a pretrained model. All
+            weights are copied, also statistics and frozen layers. `"previous"`: generation 0 as with `"model"`; each
+            later one continues from the one before (Huang et al., 2017), the first from a given `teacher`, so all need
+            one architecture. Optimizers and random generators (dropout) are new in any case. Without this argument,
+            `fit` warns of a model that is trained.
 
     Attributes:
         models: the trained models, generation 0 first; compiled, with a new optimizer.
@@ -121,6 +129,7 @@ class BornAgainSequence(TrainedGenerations):
         distill_ensemble=False,
         shared_layers=None,
         controls=None,
+        initial_weights=DEFAULT,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
@@ -141,6 +150,7 @@ class BornAgainSequence(TrainedGenerations):
         self.distill_ensemble = requirements.check_distill_ensemble(distill_ensemble, self.label_weight)
         self.shared_layers = None if shared_layers is None else check_shared("shared_layers", shared_layers)
         self.controls = control_models.check_controls(controls)
+        self.initial_weights = checks.check_choice("initial_weights", initial_weights, CHOICES)
         self.feature_matching = requirements.check_feature_matching(feature_matching, self)
         if directory is not None:
             checks.check_path("directory", directory)
@@ -153,6 +163,7 @@ class BornAgainSequence(TrainedGenerations):
         self._compile_arguments = None
         self._to_compile = []  # The models that `load` restored, until there are compile arguments.
         self._trained_on = None  # The `TrainingData` of the last `fit`.
+        self._last_fit = None  # The `LastFit`, for soups.
         self._lacks = []  # The arguments that `load` could not restore.
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
@@ -241,7 +252,7 @@ class BornAgainSequence(TrainedGenerations):
 
         Warns:
             UserWarning: the run was started with another version of keras_ban, Keras or NumPy: the generations to come
-                may differ.
+                may differ. Or `model` is trained, and its weights are not used.
         """
         self._check_can_fit()
         checks.check_flag("resume", resume)
@@ -275,6 +286,7 @@ class BornAgainSequence(TrainedGenerations):
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
             self._trained_on = TrainingData.of(data)
+            self._last_fit = LastFit.of(self, starts, teacher, data, options, scorer)
             options["verbose"] = verbose if process_group.is_chief() else 0
             with contextlib.nullcontext() if run is None else told(generations.kept):
                 generations.train(self.models, self.history, data, make_callbacks, options, patience)
@@ -353,7 +365,7 @@ class BornAgainSequence(TrainedGenerations):
         sequence = cls(stored.models[0], **stored.settings, directory=directory, seed=stored.seed)
         sequence.models, sequence.history = stored.models, stored.history
         sequence._to_compile, sequence._lacks = list(stored.models), stored.lacks
-        sequence._trained_on = stored.trained_on
+        sequence._trained_on, sequence._last_fit = stored.trained_on, stored.last_fit
         try:
             arguments = stored.compile_arguments()
         except ValueError as error:

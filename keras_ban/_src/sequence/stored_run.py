@@ -2,10 +2,13 @@
 
 from keras_ban._src.files import model_file
 from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.sequence.initial_weights import FRESH
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
+from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.training_data import TrainingData
 
-_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers", "controls")
+_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
+_PLAIN = (*_PLAIN, "controls", "initial_weights")
 
 
 class StoredRun:
@@ -21,6 +24,7 @@ class StoredRun:
         settings: the sequence's arguments, by name.
         seed: the seed of the run.
         trained_on: the `TrainingData`, or `None`.
+        last_fit: the `LastFit`.
         lacks: the arguments that no file holds, in words.
     """
 
@@ -32,6 +36,7 @@ class StoredRun:
         paths = [run.model_file(generation) for generation in range(len(run.entries))]
         self.models = [model_file.load(path, custom_objects) for path in paths]
         self.settings = {name: begun_with[name] for name in _PLAIN if name in begun_with}
+        starts = self.settings.setdefault("initial_weights", FRESH)
         for name in ("distillation_loss", "label_weight", "feature_matching"):
             try:
                 self.settings[name] = from_config(name, begun_with.get(name), custom_objects)
@@ -44,10 +49,12 @@ class StoredRun:
                     f"`keras.saving.load_model('{paths[0]}')`."
                 ) from error
         self.trained_on = TrainingData.of_run(begun_with)
+        self.last_fit = LastFit.of_run(begun_with)
         self.history, self.seed = run.history(), run.manifest["seed"]
         lacks = {
             "a callable `model`": len(begun_with["model"]) > 1,
             "an `augmentation`": begun_with["augmentation"] is not None,
+            f"the weights of `model` (initial_weights={starts!r})": starts != FRESH,
         }
         self.lacks = [name for name, is_so in lacks.items() if is_so]
         self._compile, self._custom_objects = begun_with["compile"], custom_objects

@@ -5,6 +5,8 @@ import numpy as np
 from keras_ban._src import checks
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
+from keras_ban._src.sequence import soup
+from keras_ban._src.sequence.initial_weights import MODEL
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.teachers import average_of, taught_by
 
@@ -50,6 +52,36 @@ class TrainedGenerations:
         if self._compile_arguments is not None:
             ensemble.compile(**self._compile_arguments.make())
         return ensemble
+
+    def soup(self, how="uniform", validation_data=None):
+        """Average the weights of the generations to one model, which costs no more than one (Wortsman et al., 2022).
+
+        The members are the generations that started from the same weights, or from each other's: with
+        `initial_weights="model"` all without a given `teacher`, with `"previous"` all. The student distilled from the
+        ensemble is none. With several members, the statistics of `BatchNormalization` are computed again on the
+        training data of the last `fit`, without augmentation.
+
+        Args:
+            how: `"uniform"`: the average of all. `"greedy"`: members are tried in the order of their monitored value,
+                the best first, and one stays if the value of the average with it is no worse than without it.
+            validation_data: as in `keras.Model.fit`, to choose on with `"greedy"`. `None`: those of the last `fit`.
+
+        Returns:
+            A new, compiled `keras.Model` of the architecture of the generations.
+
+        Raises:
+            ValueError: no generation is trained, or they started from different weights; there is no validation data
+                for `"greedy"`; or there is a `BatchNormalization`, but no training data, as after `load`.
+        """
+        self._check_trained()
+        soup.check_soup(self, self._last_fit, how, validation_data)
+        members = list(zip(self.history.members, self.models, strict=False))
+        if self.initial_weights == MODEL:
+            members = [(record, model) for record, model in members if record.seed is not None]
+        if not members:
+            raise ValueError("The given `teacher` is no member of a soup, and no other generation is trained yet.")
+        made = soup.Soup(self, self._compile_arguments, self._last_fit, members)
+        return made.uniform() if how == "uniform" else made.greedy(validation_data)
 
     def evaluate(self, x, y, batch_size=None, data="test"):
         """Score every generation, and the ensemble of all, on data that chose nothing.
