@@ -254,8 +254,7 @@ class BornAgainSequence(TrainedGenerations):
             UserWarning: the run was started with another version of keras_ban, Keras or NumPy: the generations to come
                 may differ. Or `model` is trained, and its weights are not used.
         """
-        self._check_can_fit()
-        checks.check_flag("resume", resume)
+        self._check_can_fit(resume)
         mode = requirements.resolve_mode(mode, monitor)
         if patience is not None:
             checks.check_count("patience", patience)
@@ -296,7 +295,8 @@ class BornAgainSequence(TrainedGenerations):
                 self.history.ensemble = generations.finish(len(self.history.members), self.history.controls)
         return self.history
 
-    def _check_can_fit(self):
+    def _check_can_fit(self, resume):
+        checks.check_flag("resume", resume)
         if self._compile_arguments is None:
             raise ValueError("You must call `compile()` before calling `fit()`.")
         if self._lacks:
