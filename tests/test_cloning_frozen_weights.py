@@ -248,11 +248,28 @@ def test_looking_for_same_starts_leaves_the_random_numbers_as_they_were():
     def weights(layer):
         model = keras.Sequential([keras.Input((6,)), layer, layers.Dense(3)])
         keras.utils.set_random_seed(4)
-        return [keras_ban.reborn(model).get_weights()[1] for _ in range(2)] + [np.random.random()]
+        return [keras_ban.reborn(model).get_weights()[1] for _ in range(2)]
 
     # Only the model with a custom layer is rebuilt a second time.
     for custom, plain in zip(weights(Unseeded()), weights(layers.Dense(2, use_bias=False)), strict=True):
         np.testing.assert_array_equal(custom, plain)
+
+
+class OfGlobalNumPy(Weighing):
+    def make(self):
+        return lambda shape, dtype=None: np.random.standard_normal(shape).astype(dtype or "float32")
+
+
+@ONE_BACKEND
+def test_looking_for_same_starts_leaves_numpys_random_numbers_as_they_were():
+    model = keras.Sequential([keras.Input((6,)), OfGlobalNumPy()])
+    keras.utils.set_random_seed(4)
+    (weight,) = keras_ban.reborn(model).get_weights()
+    following = np.random.random()
+
+    random = np.random.RandomState(4)
+    np.testing.assert_array_equal(random.standard_normal((6, 2)).astype("float32"), weight)
+    assert random.random_sample() == following
 
 
 # Models of keras.applications use layers and operations of the same names.
