@@ -92,7 +92,8 @@ class Cell:
             np.testing.assert_allclose(trained.logs[name], log, rtol=1e-5, err_msg=name)
 
     def sequence(self, **options):
-        made = BornAgainSequence(self.kind.model(*STUDENT), **{"generations": 1, "seed": 0, **options})
+        own = {"generations": 1, "seed": 0, "initial_weights": "fresh", **options}
+        made = BornAgainSequence(self.kind.model(*STUDENT), **own)
         made.compile(keras.optimizers.SGD(RATE), crossentropy())
         self.sequences.append(made)
         return made
