@@ -191,7 +191,7 @@ def whole(blobs, tmp_path):
         ("longer", 4),
         pytest.param("longer", 5, marks=pytest.mark.one_backend),
         pytest.param("independent-02", 0, marks=pytest.mark.one_backend),
-        ("independent-03", 1),
+        pytest.param("independent-03", 1, marks=pytest.mark.one_backend),
     ],
 )
 def test_an_interrupted_control_goes_on_as_if_it_had_not_been(control, epoch, whole, blobs, tmp_path, epochs_trained):

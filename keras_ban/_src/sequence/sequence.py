@@ -217,8 +217,8 @@ class BornAgainSequence(TrainedGenerations):
             epochs: the number of epochs of each generation: a number for all; a list with one number for each
                 generation that is trained, generation 0 first (with `teacher`, generation 1 first); or a callable
                 `epochs(generation)`. The distilled student takes the last number of a list, or
-                `epochs(generations + 1)`. A generation can also end when it stops improving, by
-                `keras.callbacks.EarlyStopping`.
+                `epochs(generations + 1)`. Train the teacher until it stops improving before you train more generations:
+                `keras.callbacks.EarlyStopping` ends a generation there.
             verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
