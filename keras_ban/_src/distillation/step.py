@@ -98,7 +98,7 @@ class DistillationStep:
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred, _ = split_observed(y_pred)
-        with OnlyLabeled(self.metrics, is_labeled(y)):
+        with OnlyLabeled(self, is_labeled(y)):
             return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight):

@@ -106,12 +106,12 @@ class OnlyLabeled:
     """A context in which the compiled metrics of a model see the labeled examples of a batch.
 
     Args:
-        metrics: the `metrics` of the model, among which Keras's container of the compiled ones has `metrics` itself.
+        model: a compiled model. Among its `metrics` is Keras's container of the compiled ones, with `metrics` itself.
         labeled: 1 for each example with a label, else 0, `(batch,)`; `None`: the metrics see all.
     """
 
-    def __init__(self, metrics, labeled):
-        containers = [] if labeled is None else [each for each in metrics if hasattr(each, "metrics")]
+    def __init__(self, model, labeled):
+        containers = [] if labeled is None else [each for each in model.metrics if hasattr(each, "metrics")]
         self._metrics = [metric for container in containers for metric in container.metrics]
         self._labeled = labeled
 
