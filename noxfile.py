@@ -32,6 +32,9 @@ NO_COMPILE = "--no-compile"
 
 # Tests of examples and benchmarks lie in folders of their own.
 PACKAGE_ALONE = ["--ignore=tests/examples", "--ignore=tests/benchmarks"]
+# Each of these tests trains several generations, which TensorFlow would trace for minutes. Those that depend on the
+# backend run there anyway.
+LONG_ON_TENSORFLOW = ["--ignore=tests/test_controls.py", "--ignore=tests/test_generation_length.py"]
 
 CHECK_WHEEL = """
 from importlib import metadata, resources
@@ -103,9 +106,9 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def rest(session: nox.Session) -> None:
-    """Run on TensorFlow the tests of `quick` that `tests` leaves out there. On JAX, `oldest` runs them."""
+    """Run on TensorFlow the tests of `quick` that `tests` leaves out there, but for long ones. On JAX, see `oldest`."""
     marked = "one_backend and not slow and not new_process"
-    run_pytest(session, shared_programs(session), "tensorflow", "-m", marked, *PACKAGE_ALONE)
+    run_pytest(session, shared_programs(session), "tensorflow", "-m", marked, *PACKAGE_ALONE, *LONG_ON_TENSORFLOW)
 
 
 @nox.session(venv_backend="none")
