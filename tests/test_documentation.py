@@ -65,6 +65,8 @@ PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(
 
 
 @pytest.mark.one_backend
+# Keras's MixUp asks JAX for int64.
+@pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype:UserWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
