@@ -332,6 +332,7 @@ def test_layers_whose_labels_cannot_follow_are_refused(images):
     with pytest.raises(ValueError, match="about the one true class of an example"):
         loss = losses.DecoupledKnowledgeDistillation()
         Distiller(student=linear(), distillation_loss=loss, augmentation=layers.MixUp())
+    inputs = keras.Input((4, 5, 1))
     two = keras.Model([inputs, keras.Input((4, 5, 1))], layers.Dense(CLASSES)(layers.Flatten()(inputs)))
     distiller = compiled(Distiller(student=two, label_weight=1, augmentation=layers.MixUp()))
     with pytest.raises(ValueError, match="mixes images: one array of shape"):
