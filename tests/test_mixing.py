@@ -332,8 +332,8 @@ def test_layers_whose_labels_cannot_follow_are_refused(images):
     with pytest.raises(ValueError, match="about the one true class of an example"):
         loss = losses.DecoupledKnowledgeDistillation()
         Distiller(student=linear(), distillation_loss=loss, augmentation=layers.MixUp())
-    inputs = keras.Input((4, 5, 1))
-    two = keras.Model([inputs, keras.Input((4, 5, 1))], layers.Dense(CLASSES)(layers.Flatten()(inputs)))
+    inputs = [keras.Input((4, 5, 1)), keras.Input((4, 5, 1))]
+    two = keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(layers.Add()(inputs))))
     distiller = compiled(Distiller(student=two, label_weight=1, augmentation=layers.MixUp()))
     with pytest.raises(ValueError, match="mixes images: one array of shape"):
         distiller.fit([images[0], images[0]], images[1], verbose=0)
