@@ -305,27 +305,22 @@ def test_layers_whose_labels_cannot_follow_are_refused(images):
         def call(self, data, training=True):
             return super().call(data, training)
 
-    class Holding(layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.mix = layers.MixUp()
+    def holding(kind):
+        class Holding(kind):
+            def __init__(self):
+                super().__init__()
+                self.mix = layers.MixUp()
 
-        def call(self, x, training=False):
-            return self.mix(x, training=training)
+            def call(self, x, training=False):
+                return self.mix(x, training=training)
 
-    class HoldingModel(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.mix = layers.MixUp()
-
-        def call(self, x, training=False):
-            return self.mix(x, training=training)
+        return Holding()
 
     for augmentation, message in [
         (Called(), "has its own `call`"),
-        (Holding(), "A layer within"),
-        (HoldingModel(), "A layer within"),
-        ([layers.RandomFlip(), Holding()], "A layer within"),
+        (holding(layers.Layer), "A layer within"),
+        (holding(keras.Model), "A layer within"),
+        ([layers.RandomFlip(), holding(layers.Layer)], "A layer within"),
     ]:
         with pytest.raises(ValueError, match=message):
             Distiller(student=linear(), augmentation=augmentation)

@@ -22,6 +22,7 @@ class ShuffledRows:
         if shuffle and seed is None:
             seed = np.random.randint(2**31)
         self._seed = seed if shuffle else None
+        self._last = None, None  # The number of a pass, and its order.
 
     def on_epoch_begin(self, number):
         pass
@@ -30,10 +31,17 @@ class ShuffledRows:
         """Batch `number` of all passes in a row. A batch may hold the end of one pass and the start of the next."""
         passes, rows = np.divmod(np.arange(number * self._batch_size, (number + 1) * self._batch_size), self._size)
         if self._seed is not None:
-            for each in np.unique(passes):
-                order = np.random.default_rng([self._seed, each]).permutation(self._size)
-                rows = np.where(passes == each, order[rows], rows)
+            for each in np.unique(passes).tolist():
+                rows = np.where(passes == each, self._order(each)[rows], rows)
         return take(self._x, rows)
+
+    def _order(self, number):
+        """The order of a pass. That of the current pass is kept, because each of its batches needs it."""
+        known, order = self._last
+        if known != number:
+            order = np.random.default_rng([self._seed, number]).permutation(self._size)
+            self._last = number, order
+        return order
 
 
 class Endless:

@@ -35,7 +35,7 @@ from keras_ban._src.distillation.training_progress import (
     is_over_training,
     make_progress,
 )
-from keras_ban._src.distillation.unlabeled import add_unlabeled, check_losses
+from keras_ban._src.distillation.unlabeled import add_unlabeled, as_unlabeled, check_losses
 from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
@@ -279,7 +279,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         data, options = fit_arguments.read(arguments, models)
         if unlabeled is not None:
             check_losses(self.distillation_loss, self.loss, self.label_weight, self.augmentation)
-            unlabeled, labeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models), data
+            labeled, unlabeled = data, as_unlabeled(unlabeled, data, options.get("class_weight"), models)
             data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._hears_labels)
         if self._progress is not None:
             check_length(data, options)

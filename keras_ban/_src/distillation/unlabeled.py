@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.batch import split_targets
+from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.unlabeled import check_inputs, with_unlabeled
 from keras_ban._src.distillation.loss_targets import NO_LABELS
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
@@ -15,10 +16,8 @@ from keras_ban._src.targets import label_mix
 def add_unlabeled(data, options, unlabeled, stored, needs_labels):
     """Return `(data, options)` of a `fit`: validation data split off, and unlabeled inputs added.
 
-    `stored` is whether there are `SoftTargets`.
+    `unlabeled` is the result of `as_unlabeled`. `stored` is whether there are `SoftTargets`.
     """
-    check_inputs(data, unlabeled)
-    check_class_weight(data, unlabeled, options.get("class_weight"))
     if needs_labels and split_targets(data.first_batch()[1])[0] is None:
         raise ValueError(NO_LABELS)
     if stored and options.get("validation_split") and options["validation_data"] is None:
@@ -36,13 +35,23 @@ def add_unlabeled(data, options, unlabeled, stored, needs_labels):
     return data, options
 
 
-def check_class_weight(data, unlabeled, class_weight):
-    """Raise `ValueError` if there is a `class_weight`, and one of labeled and unlabeled data is a dataset."""
+def as_unlabeled(unlabeled, data, class_weight, models):
+    """Return unlabeled inputs as data. Raise an error if they do not go with the labeled data.
+
+    Args:
+        unlabeled: arrays or a dataset, as the user passed them.
+        data: the labeled data.
+        class_weight: as in `keras.Model.fit`.
+        models: the models that take the inputs.
+    """
+    unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
+    check_inputs(data, unlabeled)
     if class_weight is not None and (data.yields_batches or unlabeled.yields_batches):
         raise ValueError(
             "`unlabeled` goes with `class_weight` if `x` and `unlabeled` are arrays. With datasets, pass or yield "
             "`sample_weight`."
         )
+    return unlabeled
 
 
 def check_losses(distillation_loss, label_loss, label_weight, augmentation):

@@ -4,9 +4,7 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.data import trial
-from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.unlabeled import check_inputs
-from keras_ban._src.distillation.unlabeled import check_class_weight, check_losses
+from keras_ban._src.distillation.unlabeled import as_unlabeled, check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.schedules import check_schedule, is_schedule
 from keras_ban._src.targets import augmented_views, top_k_rows
@@ -121,9 +119,7 @@ def check_unlabeled(sequence, unlabeled, data, label_loss, class_weight):
     for label_weight in label_weights:
         check_losses(sequence.distillation_loss, label_loss, label_weight, sequence.augmentation)
     models = [sequence.model] if isinstance(sequence.model, keras.Model) else []
-    unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
-    check_inputs(data, unlabeled)
-    check_class_weight(data, unlabeled, class_weight)
+    unlabeled = as_unlabeled(unlabeled, data, class_weight, models)
     must_cache = sequence.views is not None or sequence.soft_targets == "cached"
     if must_cache and (data.yields_batches or unlabeled.yields_batches):
         raise ValueError(

@@ -1,11 +1,10 @@
 """What a sequence can do once its generations are trained."""
 
-import numpy as np
-
 from keras_ban._src import checks
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.sequence import soup
+from keras_ban._src.sequence.held_out import as_array_of_numbers
 from keras_ban._src.sequence.initial_weights import MODEL
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.teachers import average_of, taught_by
@@ -101,9 +100,8 @@ class TrainedGenerations:
             ValueError: no generation is trained, or the models are not classifiers with labels as above.
         """
         self._check_trained()
-        if isinstance(y, list) and not any(hasattr(each, "shape") for each in y):
-            y = np.asarray(y)
-        scorer = Scorer(as_arrays(x, y, models=self.models), meaning_of(self, self._compile_arguments), batch_size)
+        arrays = as_arrays(x, as_array_of_numbers(y), models=self.models)
+        scorer = Scorer(arrays, meaning_of(self, self._compile_arguments), batch_size)
         records = [
             GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
             for record, model in zip(self.history.records, self.models, strict=True)
