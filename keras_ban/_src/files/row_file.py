@@ -19,6 +19,7 @@ import zlib
 import numpy as np
 
 from keras_ban._src.backend import process_group
+from keras_ban._src.files.regular_file import open_to_read
 from keras_ban._src.files.writing import writing
 
 _LETTERS = b"KERASBAN"
@@ -243,8 +244,8 @@ def _checksum(array):
 
 def _read_description(path):
     """Return `(description, offset of the keys)`, after a check of the description's checksum and the file's size."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
+        size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _FOOTER_BYTES))
         footer = file.read()
         if not footer.endswith(_LETTERS):

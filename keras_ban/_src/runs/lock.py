@@ -3,6 +3,8 @@
 import os
 import socket
 
+from keras_ban._src.files.regular_file import open_to_change
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -27,7 +29,7 @@ def take_lock(path):
         raise NotImplementedError(
             "A run directory is locked with `fcntl`, which Windows does not have. Run in WSL, or leave out `directory`."
         )
-    file = open(path, "a+")  # noqa: SIM115 (closed by `release_lock`)
+    file = open_to_change(path)  # Closed by `release_lock`.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -38,7 +40,8 @@ def take_lock(path):
             f"{path.parent} is in use by {holder}. Wait until it has ended (the lock ends with the process), or use "
             "another directory."
         ) from error
-    file.truncate(0)
+    file.seek(0)
+    file.truncate()
     file.write(f"process {os.getpid()} on host {socket.gethostname()}\n")
     file.flush()
     _held.add(file)
