@@ -78,9 +78,9 @@ def from_config(name, config, custom_objects=None):
     elif keras.saving.get_registered_object(function, custom_objects) is not None:
         return keras.saving.deserialize_keras_object(config, custom_objects)
     raise ValueError(
-        f"The file names {function!r} as a schedule (`{name}`), which is no function that you have registered. Register "
-        "your own with `keras.saving.register_keras_serializable`, or pass it as one of `custom_objects`. Functions and "
-        "objects of Keras, other than its `LearningRateSchedule`s, are not called."
+        f"The file names {function!r} as a schedule (`{name}`), which is no function that you have registered. Use "
+        "`keras.saving.register_keras_serializable` for your own, or pass it as one of `custom_objects`. Functions of "
+        "Keras, and its objects other than `LearningRateSchedule`s, are not called."
     )
 
 
