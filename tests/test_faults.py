@@ -232,13 +232,13 @@ def test_data_that_fail_in_the_midst_of_an_epoch_lose_that_epoch_alone(blobs, tm
             made.fit(data, epochs=2, verbose=0, validation_data=blobs)
         return made, data.asked
 
-    undisturbed, asked = train(None)
-    stopped, _ = train(tmp_path, asked - 1)  # The last epoch of the last generation
+    undisturbed, asked = train(tmp_path / "undisturbed")
+    stopped, _ = train(tmp_path / "stopped", asked - 1)  # The last epoch of the last generation
     assert 1 == len(stopped.models)
-    with np.load(tmp_path / "epoch.npz") as state:
+    with np.load(tmp_path / "stopped" / "epoch.npz") as state:
         assert '"epochs": 1' in str(state["about"])
 
-    again, asked_again = train(tmp_path)
+    again, asked_again = train(tmp_path / "stopped")
 
     assert_same_run(undisturbed, again)
     assert asked_again < asked
