@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -12,7 +14,7 @@ import pytest
 from helpers.runs import begun, content, record_of, write_model
 
 from keras_ban import SoftTargets
-from keras_ban._src.files import model_file, row_file
+from keras_ban._src.files import locks, model_file, row_file
 from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.directory import RunDirectory
 
@@ -70,6 +72,47 @@ def test_a_pipe_in_the_place_of_soft_targets_is_not_waited_for(tmp_path):
         SoftTargets.load(tmp_path / "targets.npy")
     with pytest.raises(ValueError, match="exists and does not hold soft targets"):
         row_file.check_may_replace(tmp_path / "targets.npy")
+
+
+def test_soft_targets_that_a_dead_process_left_unfinished_are_removed_with_the_next_of_their_name(tmp_path):
+    dead, alive, other = (
+        tmp_path / f".{name}.partial" for name in ("a.npy.0a1b2c3d", "a.npy.ffffffff", "b.npy.0a1b2c3d")
+    )
+    for path in (dead, alive, other):
+        path.write_bytes(b"unfinished")
+    teacher = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(2)])
+    with open(alive, "rb") as file:
+        assert locks.locked(file)  # As the process that writes it does.
+        SoftTargets.from_teacher(teacher, np.zeros((4, 2), "float32"), path=tmp_path / "a.npy")
+
+    assert [alive.name, other.name, "a.npy"] == sorted(path.name for path in tmp_path.iterdir())
+    with row_file.RowWriter(tmp_path / "c.npy", "float32", (1,)):
+        (writing,) = tmp_path.glob(".c.npy.*.partial")
+        row_file.RowWriter(tmp_path / "c.npy", "float32", (1,)).__exit__(None)
+        assert writing.exists()
+
+
+IN_ASCII = r"""
+import pathlib, sys
+import keras
+from keras_ban import GenerationRecord
+from keras_ban._src.runs.directory import RunDirectory
+assert open(sys.argv[1] + ".txt", "w").encoding.lower() not in ("utf-8", "utf8")
+with RunDirectory(sys.argv[1]) as run:
+    run.begin({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
+    logs = {"pr\u00e9cision": [0.5], "\udcff": [1.0]}
+    run.commit(GenerationRecord(0, logs=logs), lambda path: path.write_bytes(b"model"))
+assert logs == run.history().records[0].logs
+"""
+
+
+@pytest.mark.new_process
+def test_names_of_metrics_may_be_any_text_in_any_locale(tmp_path):
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", IN_ASCII, str(tmp_path / "run")], env=env, check=True)
+
+    text = (tmp_path / "run" / "generation-00" / "history.csv").read_text(encoding="utf-8")
+    assert ["epoch,précision,\\udcff", "0,0.5,1.0"] == text.split()
 
 
 def test_links_in_the_place_of_what_is_written_first_are_removed_not_followed(directory, tmp_path):

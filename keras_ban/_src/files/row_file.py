@@ -7,6 +7,7 @@ before it. Nothing is pickled.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import zlib
 import numpy as np
 
 from keras_ban._src.backend import process_group
+from keras_ban._src.files.locks import locked
 from keras_ban._src.files.regular_file import open_to_read
 from keras_ban._src.files.writing import writing
 
@@ -48,6 +50,8 @@ class RowWriter:
                 f"{self.path.name!r}. Pass the same path to all workers, or compute shards before they are joined."
             )
         check_may_replace(self.path)
+        if process_group.is_chief():
+            _remove_leftovers(self.path)
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
         self._count, self._checksum, self._committing = 0, 0, False
         self._texts, self._texts_checksum = None, 0
@@ -57,6 +61,7 @@ class RowWriter:
         with process_group.together("create a file of soft targets"), writing(self.path):
             if process_group.is_chief():
                 self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
+                locked(self._file)
                 self._file.write(header)
         with process_group.together("open a file of soft targets"), writing(self.path):
             if not process_group.is_chief():
@@ -152,6 +157,15 @@ class RowWriter:
                 self._texts.close()
         if process_group.is_chief():
             self._temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path):
+    """Remove the unfinished files of the same name that dead processes left."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.partial"):
+        # Something else, or the file of another user.
+        with contextlib.suppress(OSError, ValueError), open_to_read(leftover) as file:
+            if locked(file):
+                leftover.unlink(missing_ok=True)
 
 
 def _differs_between_workers(data, what):

@@ -369,7 +369,7 @@ def _write_logs(path, logs):
     """Write a line for each epoch, in full precision. Names with fewer values than epochs have gaps at the start."""
     epochs = max((len(values) for values in logs.values()), default=0)
     columns = [[""] * (epochs - len(values)) + [repr(value) for value in values] for values in logs.values()]
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", *logs])
         writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*columns, strict=True)))
