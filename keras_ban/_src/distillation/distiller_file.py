@@ -4,6 +4,8 @@ import pathlib
 
 import keras
 
+from keras_ban._src.losses import schedules
+
 _PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
 
 
@@ -26,7 +28,9 @@ class DistillerFile:
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in _PARTS}
+        others = [part for part in _PARTS if part != "label_weight"]
+        parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in others}
+        parts["label_weight"] = schedules.from_config("label_weight", config["label_weight"], custom_objects)
         return cls(**{**config, **parts})
 
     # Keras does not save the generators of losses.

@@ -9,7 +9,7 @@ from keras import ops
 from keras_ban._src import backend, checks
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.precision import precision
-from keras_ban._src.losses.schedules import check_schedule, depends_on, value_at
+from keras_ban._src.losses.schedules import check_schedule, depends_on, from_config, value_at
 
 # The lower bound of probabilities. log(1e-30) = -69 is below anything that a softmax in float32 can resolve. The
 # gradient contains 1 / 1e-30, which overflows only if it is multiplied by more than 1e8.
@@ -171,7 +171,7 @@ class SoftTargetLoss(keras.losses.Loss):
     @classmethod
     def from_config(cls, config):
         if "temperature" in config:
-            config = {**config, "temperature": keras.saving.deserialize_keras_object(config["temperature"])}
+            config = {**config, "temperature": from_config("temperature", config["temperature"])}
         return cls(**config)
 
 

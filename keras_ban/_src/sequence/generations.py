@@ -289,7 +289,7 @@ class Generations:
         keeper = None
         resumable = all(callback_state.is_known(callback) for callback in callbacks)
         if self._run is not None and model.built and resumable and "steps_per_epoch" not in options:
-            keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks)
+            keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks, self._run.identity)
             callbacks = [*callbacks, keeper]
             options = keeper.resumed(options)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
