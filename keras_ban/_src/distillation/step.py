@@ -79,9 +79,10 @@ class DistillationStep:
         if labeled is not None:
             # The distillation loss of unlabeled examples counts in full.
             of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))
-            of_unlabeled = self._distill(None, soft_targets, y_pred, rest)
+            of_unlabeled = self._distill(None, soft_targets, y_pred, rest, labels, labeled)
         if self._hears_teacher:
-            loss = self._distill(labels if labeled is None else None, soft_targets, y_pred, of_labeled)
+            of_loss = labels if labeled is None else None
+            loss = self._distill(of_loss, soft_targets, y_pred, of_labeled, labels, labeled)
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
         if self._hears_labels:
             label_loss = self._compile_loss(labels, y_pred, own_weights(of_labeled))
@@ -101,14 +102,15 @@ class DistillationStep:
         with OnlyLabeled(self, is_labeled(y)):
             return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
 
-    def _distill(self, labels, soft_targets, y_pred, sample_weight):
+    def _distill(self, labels, soft_targets, y_pred, sample_weight, marks, labeled):
         if is_top_k(soft_targets):
             soft_targets = expand(soft_targets, y_pred.shape[-1])
         if not self._soft_targets_checked and backend.steps_see_values(self):
             look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
             self._soft_targets_checked = True
         targets = targets_of(soft_targets, y_pred)
-        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.moment)
+        moment = self._hidden.moment
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, moment, marks, labeled)
 
     def _aggregate_additional_loss(self, loss):
         # Keras calls this method for each of `losses`.

@@ -13,7 +13,8 @@ class Meaning:
     Attributes:
         from_logits: `True` for logits, `False` for probabilities. The output of a layer without an activation counts as
             logits.
-        activation: `"softmax"` for one class of several, `"sigmoid"` for independent yes-or-no outputs.
+        activation: `"softmax"` for one class of several, `"sigmoid"` for independent yes-or-no outputs, `"linear"` for
+            the values of a regression.
         axis: the axis of a softmax.
     """
 
@@ -30,6 +31,9 @@ class LastLayer:
     meaning: Meaning = Meaning()
 
 
+#: The activation of values that are not probabilities, and no logits of any.
+LINEAR = "linear"
+
 _LOSSES = (
     (keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy, "softmax"),
     (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy, "softmax"),
@@ -38,13 +42,33 @@ _LOSSES = (
     (keras.losses.BinaryFocalCrossentropy, keras.losses.binary_focal_crossentropy, "sigmoid"),
 )
 
+_DIVERGENCE = (keras.losses.KLDivergence, keras.losses.kl_divergence)
+
+# The losses that Keras documents as those of regressions.
+_REGRESSION = (
+    (keras.losses.MeanSquaredError, keras.losses.mean_squared_error),
+    (keras.losses.MeanAbsoluteError, keras.losses.mean_absolute_error),
+    (keras.losses.MeanAbsolutePercentageError, keras.losses.mean_absolute_percentage_error),
+    (keras.losses.MeanSquaredLogarithmicError, keras.losses.mean_squared_logarithmic_error),
+    (keras.losses.CosineSimilarity, keras.losses.cosine_similarity),
+    (keras.losses.Huber, keras.losses.huber),
+    (keras.losses.LogCosh, keras.losses.log_cosh),
+    (keras.losses.Poisson, keras.losses.poisson),
+)
+
 
 def of_label_loss(loss):
     """Return the `Meaning` of outputs that a label loss compares. `loss` is as in `compile`."""
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         return Meaning(False)  # Keras chooses one of three losses by the labels.
     loss = _resolved(loss)
-    return _of_crossentropy(loss) or Meaning(_attribute(loss, "from_logits", bool))
+    known = _of_crossentropy(loss)
+    if known is not None:
+        return known
+    if any(isinstance(loss, each) or loss is function for each, function in _REGRESSION):
+        return Meaning(None, LINEAR)
+    activation = next((activation for each, _, activation in _LOSSES if isinstance(loss, each)), None)
+    return Meaning(_attribute(loss, "from_logits", bool), activation)
 
 
 def of_distillation_loss(loss):
@@ -62,12 +86,18 @@ def of_distillation_loss(loss):
 
 
 def _of_crossentropy(loss):
-    """Return the `Meaning` of outputs that a Keras crossentropy compares. `None` for another loss."""
+    """Return the `Meaning` of outputs that a Keras crossentropy or divergence compares. `None` for another loss."""
     for its_class, function, activation in _LOSSES:
         if _is_of_keras(loss, its_class) or loss is function:
             axis = _axis(loss) if activation == "softmax" else None
             return Meaning(getattr(loss, "from_logits", False), activation, axis)
-    return None
+    return Meaning(False, "softmax", -1) if is_divergence(loss) else None
+
+
+def is_divergence(loss):
+    """Return whether a loss is the KL divergence of Keras, which takes probabilities."""
+    its_class, function = _DIVERGENCE
+    return _is_of_keras(loss, its_class) or loss is function
 
 
 def _is_of_keras(loss, its_class):
@@ -139,7 +169,7 @@ def names_of(model):
 
 
 def _of_ensemble(model):
-    if getattr(model, "average", "outputs") == "outputs":
+    if model.average == "outputs":
         return of_model(model.members[0])
     axis = -1 if model.activation == "softmax" else None
     return LastLayer(model.name, Meaning(model.from_logits, model.activation, axis))

@@ -10,7 +10,6 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
@@ -134,8 +133,6 @@ class BornAgainSequence(TrainedGenerations):
         if not isinstance(model, keras.Model) and not callable(model):
             message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
             raise TypeError(f"{message}{model!r} (of type {type(model).__name__}).")
-        if distillation_loss is None:
-            distillation_loss = KnowledgeDistillation()
         check_distillation_loss(distillation_loss)
         self.model = model
         self.generations = checks.check_count("generations", generations)
@@ -267,15 +264,15 @@ class BornAgainSequence(TrainedGenerations):
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks)
         control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
-        meaning = meaning_of(self, self._compile_arguments)
-        scorer = Scorer(validation_data, meaning, data.batch_size, options.get("validation_steps"))
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = entropy_of(run, self.seed, resume)
-            generations = Generations(self, self._compile_arguments, entropy, scorer, run, unlabeled)
+            generations = Generations(self, self._compile_arguments, entropy, run, unlabeled)
             starts = generations.start(teacher)
+            meaning = meaning_of(self, self._compile_arguments, starts[max(starts)])
+            steps = options.get("validation_steps")
+            generations.scorer = scorer = Scorer(validation_data, meaning, data.batch_size, steps)
             self._check_starts(starts, teacher, data, validation_data)
-            if unlabeled is not None:
-                generations.check_weights_act(starts, data)
+            generations.check_weights_act(starts, data)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
