@@ -89,7 +89,9 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             generator of the copy is part of the state. For several outputs: one loss for all, or a list or dict of
             losses, with `None` for an output without distillation. A `keras.distillation.DistillationLoss` works as in
             Keras's own Distiller: it gives one number per batch, so weights and masks are refused, and one for several
-            outputs gets all of them. `None`: `KnowledgeDistillation()`.
+            outputs gets all of them. `None`: chosen when `compile` knows the label loss, for each output by what it
+            means (see `docs/outputs.md`): `KnowledgeDistillation()` for a softmax, `KnowledgeDistillation(
+            activation="sigmoid")` for sigmoids, `keras.losses.MeanSquaredError()` for a regression.
         label_weight: the share of the label loss, in `[0, 1]`; or a schedule.
         feature_matching: a `FeatureMatching`, which names the layers to compare. `weight * feature loss` is added to
             the loss, and reported as `feature_loss`. Student and teacher are built functional or Sequential models, and
@@ -101,6 +103,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         name: as in `keras.Model`.
 
     Attributes:
+        distillation_loss: as passed. After `compile`, what was chosen, and what `from_logits="auto"` became.
         projections: learned projections between features of different widths, by student layer name.
 
     Call args:
@@ -223,7 +226,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
 
         Raises:
-            ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
+            ValueError: `loss` is `None` though labels have a weight, layers were thawed that the teacher shares, or no
+                `distillation_loss` can be chosen.
         """
         if loss is None and self._hears_labels:
             raise ValueError(
@@ -260,13 +264,13 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 fit the models or the loss; labels for a Keras loss, weights or soft targets hold NaN (inputs are not
                 searched); the outputs of teacher and student do not fit; there is no teacher although one is needed;
                 the soft targets belong to other data, another teacher or another kind of loss; or losses and last
-                layers contradict each other (one gives logits, another takes probabilities).
+                layers contradict each other (see `docs/outputs.md`).
             RuntimeError: a process that read a `PyDataset(use_multiprocessing=True)` has died (Keras 3.15 itself waits
                 forever); or another worker was lost.
 
         Warns:
-            UserWarning: once, if the teacher's outputs on the first batch look like probabilities and the distillation
-                loss takes logits.
+            UserWarning: once, if nothing tells what outputs mean, and it is assumed; or if the teacher's outputs on the
+                first batch look like probabilities and the distillation loss takes logits.
         """
         self._assert_compile_called("fit")
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)

@@ -10,7 +10,7 @@ from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance
-from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_of_part
+from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labels, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
 from keras_ban._src.losses.structure import targets_of
@@ -85,7 +85,8 @@ class DistillationStep:
             loss = self._distill(of_loss, soft_targets, y_pred, of_labeled, labels, labeled)
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
         if self._hears_labels:
-            label_loss = self._compile_loss(labels, y_pred, own_weights(of_labeled))
+            weights = own_weights(of_labeled) if labeled is None else weights_like_labels(of_labeled, labels)
+            label_loss = self._compile_loss(labels, y_pred, weights)
             self._track(self._label_loss_tracker, label_loss, x, labeled)
             label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:

@@ -36,17 +36,16 @@ def check_resolved(resolved, checks_labels):
     _check_same_form(loss, targets, output)
 
 
-def warn_of_classes(resolved):
-    """Warn if the label loss needs yes-or-no outputs, and the distillation loss classes."""
+def doubt_about_classes(resolved):
+    """Return a sentence if the label loss needs yes-or-no outputs, and the distillation loss classes; else `None`."""
     output = resolved.output
     ends_in_softmax = "softmax" in (output.student.meaning.activation, output.teacher.meaning.activation)
-    if (output.labels.activation, resolved.outputs.activation) == ("sigmoid", "softmax") and not ends_in_softmax:
-        warnings.warn(
-            f"{_name(output.label_loss)} takes each output for a yes or a no of its own, but {_name(resolved.loss)} "
-            "takes them for the classes of one softmax. For multi-label models use "
-            "`KnowledgeDistillation(activation='sigmoid')`.",
-            stacklevel=5,
-        )
+    if ends_in_softmax or (output.labels.activation, resolved.outputs.activation) != ("sigmoid", "softmax"):
+        return None
+    return (
+        f"{_name(output.label_loss)} takes each output for a yes or a no of its own, but {_name(resolved.loss)} takes "
+        "them for the classes of one softmax. For multi-label models use `KnowledgeDistillation(activation='sigmoid')`."
+    )
 
 
 def check_values(resolved, values):

@@ -184,6 +184,8 @@ def _of_layers(layers):
     for place, layer in reversed(list(enumerate(layers))):
         if _keeps_meaning(layer):
             continue
+        if type(layer) in _MOVING:
+            return _moved(layer, _of_layers(layers[:place]))
         found = of_model(layer) if isinstance(layer, keras.Model) else LastLayer(layer.name, _of_operation(layer))
         if keras.tree.is_nested(found):
             return LastLayer()
@@ -197,6 +199,8 @@ def _of_tensor(tensor, makers):
         return LastLayer()
     if _keeps_meaning(operation):
         return LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
+    if type(operation) in _MOVING:
+        return _moved(operation, _of_tensor(operation.input, makers))
     if not isinstance(operation, keras.Model):
         meaning = _of_operation(operation)
         before = LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
@@ -216,6 +220,19 @@ def _keeps_meaning(operation):
     if type(operation) is keras.layers.Activation:
         return operation.activation is keras.activations.linear
     return type(operation) in (keras.layers.Identity, keras.layers.Dropout)
+
+
+# Layers that move numbers to other places, and leave them as they are.
+_MOVING = (keras.layers.Permute, keras.layers.Reshape)
+
+
+def _moved(operation, before):
+    """Return the `LastLayer` before a layer of `_MOVING`, with the axis of its classes after it."""
+    axis = before.meaning.axis
+    if axis is None:
+        return before
+    axis = operation.dims.index(axis % (len(operation.dims) + 1)) + 1 if hasattr(operation, "dims") else None
+    return LastLayer(before.name, dataclasses.replace(before.meaning, axis=axis))
 
 
 # Layers with an `activation`.

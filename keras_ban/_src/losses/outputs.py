@@ -130,25 +130,30 @@ class Outputs:
             names = _names(outputs) or self.names
             raise ValueError(f"The teacher lacks one of the student's outputs, {names}, that has a loss.")
 
-    def check(self, warn=True):
-        """Raise `ValueError` if losses and last layers contradict each other. A passed check is not repeated.
+    def check(self):
+        """Raise `ValueError` if losses and last layers contradict each other. Warn of the `doubts`.
 
-        Warn of what is assumed, and if the label loss needs yes-or-no outputs, and the distillation loss classes.
+        A passed check is not repeated.
         """
         if self._checked:
             return
-        for each in self.resolved:
-            contradictions.check_resolved(each, self._checks_labels)
-            if warn and self._checks_labels:
-                contradictions.warn_of_classes(each)
-        for assumption in self.assumptions if warn else []:
-            warnings.warn(assumption, stacklevel=3)
+        self.check_contradictions()
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=4)
         self._checked = True
 
+    def check_contradictions(self):
+        """As `check`, without warnings."""
+        for each in self.resolved:
+            contradictions.check_resolved(each, self._checks_labels)
+
     @property
-    def assumptions(self):
-        """Sentences about what is not known, and was assumed."""
-        return list(dict.fromkeys(text for each in self.resolved for text in each.assumptions))
+    def doubts(self):
+        """Sentences about what was assumed, and about yes-or-no outputs that are taken for classes."""
+        found = [text for each in self.resolved for text in each.assumptions]
+        if self._checks_labels:
+            found += [contradictions.doubt_about_classes(each) for each in self.resolved]
+        return list(dict.fromkeys(text for text in found if text is not None))
 
     def check_soft_targets(self, soft_targets, outputs):
         """Check the soft targets of a first batch, arrays in the order of the flat outputs, or `None`.

@@ -114,14 +114,16 @@ class Resolved:
         `marks` are the labels of which some mark examples that do not count, or `None`. `labeled` is 1 for each example
         with a label, else 0, `(batch,)`; `None` if all have one.
         """
+        taken = self.taken
         if self.axis is not None and self.axis % len(output.shape) < len(output.shape) - 1:
+            taken = dataclasses.replace(taken, axis=-1)
             if labels is not None and len(labels.shape) == len(output.shape):
                 labels = ops.moveaxis(labels, self.axis, -1)
             mask = mask_of(output)
             target, output = ops.moveaxis(target, self.axis, -1), ops.moveaxis(output, self.axis, -1)
             output = output if mask is None else with_mask(output, mask)
         if self.converts:
-            target = convert(target, self.given, self.taken)
+            target = convert(target, self.given, taken)
         if self.ignore_class is None or marks is None:
             return labels, target, output, sample_weight
         counted = _counted(marks, self.ignore_class, output)
@@ -182,7 +184,7 @@ def resolve(output, stored=None):
         axis = output.meaning.axis if loss.activation == "softmax" and output.meaning.axis != -1 else None
     taken, outputs = meaning.of_distillation_loss(loss)
     if axis is not None:
-        outputs = dataclasses.replace(outputs, axis=axis)
+        taken, outputs = (dataclasses.replace(each, axis=axis) for each in (taken, outputs))
     known = stored if stored is not None else output.meaning_of_teacher.from_logits
     given = taken.from_logits if known is None else known
     ignored = getattr(output.label_loss, "ignore_class", None)

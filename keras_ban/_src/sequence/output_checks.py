@@ -29,22 +29,21 @@ def check_outputs(sequence, compile_arguments, starts, label_weights):
     last = max(starts)
     losses = sequence.distillation_loss, compile_arguments.loss
     Outputs(*losses, starts[last], starts[last]).check_shapes()
-    meanings, assumptions, seen = {}, [], set()
+    meanings, doubts, seen = {}, [], set()
     for place, label_weight in enumerate(label_weights, start=1):
         student, teacher = starts.get(place, starts[last]), starts.get(place - 1, starts[last])
         if label_weight == 1 or (id(student), id(teacher)) in seen:
             continue
         seen.add((id(student), id(teacher)))
         outputs = Outputs(*losses, student, teacher)
-        # The first one warns of the losses, for all.
-        outputs.check(warn=not meanings)
-        assumptions += outputs.assumptions if meanings else []
+        outputs.check_contradictions()
+        doubts += outputs.doubts
         _check_same_outputs(outputs, place, teacher)
         meanings[place] = outputs.meanings
         if sequence.top_k is not None:
             for each in outputs.resolved:
                 top_k_rows.check_loss(each.loss, each.axis)
-    for text in dict.fromkeys(assumptions):
+    for text in dict.fromkeys(doubts):
         warnings.warn(text, stacklevel=5)
     places = [place for place in meanings if meanings[place] != meanings[min(meanings)]]
     if places:

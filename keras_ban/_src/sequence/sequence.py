@@ -54,7 +54,7 @@ class BornAgainSequence(TrainedGenerations):
             model to `fit` as `teacher`.) A callable may return another architecture for each generation, with the same
             outputs. It is called for all generations before the first is trained.
         generations: the number of students after the first teacher.
-        distillation_loss: as in `Distiller`. `None`: `KnowledgeDistillation()`.
+        distillation_loss: as in `Distiller`. `None`: chosen by what the outputs mean (see `docs/outputs.md`).
         label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list with one
             number for each student, generation 1 first; or a callable `label_weight(generation)`, called with 1, 2, ...
             up to `generations`. With weight 1 a student does not use its teacher, with weight 0 it needs no labels. A
@@ -240,15 +240,16 @@ class BornAgainSequence(TrainedGenerations):
             `BornAgainHistory`.
 
         Raises:
-            ValueError: `compile` was not called, an argument is not as above, or the directory holds another run or
-                other files. Raised before training.
+            ValueError: `compile` was not called, an argument is not as above, losses and last layers contradict each
+                other (see `docs/outputs.md`), or the directory holds another run or other files. Raised before
+                training.
             RuntimeError: another process uses the directory; it is named. Or a process that read a
                 `PyDataset(use_multiprocessing=True)` has died.
             OSError: the directory is not writable (raised before training), or the disk is full.
             FloatingPointError: a generation's loss or weights became NaN or infinite.
 
         Warns:
-            UserWarning: the run was started with another version of keras_ban, Keras or NumPy: the generations to come
+            UserWarning: nothing tells what outputs mean, and it is assumed. Or the run was started with another version of keras_ban, Keras or NumPy: the generations to come
                 may differ. Or `model` is trained, and its weights are not used.
         """
         self._check_can_fit(resume)
