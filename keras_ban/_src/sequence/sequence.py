@@ -249,8 +249,9 @@ class BornAgainSequence(TrainedGenerations):
             FloatingPointError: a generation's loss or weights became NaN or infinite.
 
         Warns:
-            UserWarning: nothing tells what outputs mean, and it is assumed. Or the run was started with another version of keras_ban, Keras or NumPy: the generations to come
-                may differ. Or `model` is trained, and its weights are not used.
+            UserWarning: nothing tells what outputs mean, and it is assumed. The run was started with another version of
+                keras_ban, Keras or NumPy, so the generations to come may differ. Or `model` is trained, and its weights
+                are not used.
         """
         self._check_can_fit(resume)
         mode = requirements.resolve_mode(mode, monitor)
