@@ -372,6 +372,23 @@ def test_after_a_contradiction_the_run_is_corrected_in_its_directory(
     assert 2 == len(corrected.models)
 
 
+@cases("label_loss", SCE(), on_one_backend=[SCE(from_logits=True)])
+def test_the_values_of_a_subclassed_model_are_looked_at_before_generation_0(label_loss):
+    activation = "softmax" if label_loss.get_config()["from_logits"] else None
+
+    def build(generation):
+        model = Subclassed(3, activation)
+        model.build((None, 8))
+        return model
+
+    sequence = BornAgainSequence(build, 1)
+    sequence.compile("sgd", label_loss)
+    error, message = (ValueError, "takes probabilities") if activation is None else (UserWarning, "look like probab")
+    with pytest.raises(error, match=message):
+        sequence.fit(X, Y, verbose=0)
+    assert [] == sequence.models
+
+
 @pytest.mark.one_backend
 def test_generations_that_end_differently_are_refused():
     sequence = BornAgainSequence(lambda generation: head(["3 linear", "3 softmax"][generation > 1]), 2, KD())

@@ -76,7 +76,7 @@ class Outputs:
         """
         return [resolve(output, self.stored) for output in self.outputs]
 
-    @property
+    @functools.cached_property
     def in_structure(self):
         """The `Resolved` losses, nested as the outputs. One, if the outputs are not known and all are alike."""
         if self._structure is None and _alike([each.loss for each in self.resolved]) and len(set(self.form)) == 1:

@@ -4,7 +4,10 @@ import warnings
 
 import keras
 
+from keras_ban._src import backend
 from keras_ban._src.distillation.distiller import Distiller
+from keras_ban._src.distillation.first_batch import look_at_soft_targets
+from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import top_k_rows
@@ -65,6 +68,22 @@ def _check_same_outputs(outputs, place, teacher):
                 "All generations are measured and averaged by one `loss`: add a `keras.layers.Softmax` to a model that "
                 "gives logits, take it away from the other, or use a `Distiller`, which converts the teacher's outputs."
             )
+
+
+def check_values(sequence, compile_arguments, starts, data):
+    """Raise `ValueError`, or warn, if models whose last layers are not known give other values than they should.
+
+    `data` are the training data, of which the models predict the first batch.
+    """
+    if all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
+        return
+    for model in starts.values():
+        outputs = Outputs(sequence.distillation_loss, compile_arguments.loss, model, model)
+        known = [each.output.student.meaning.from_logits for each in outputs.resolved]
+        if model.built and None in known:
+            x = keras.tree.map_structure(backend.as_tensor, data.for_model(model).first_batch()[0])
+            said = Teaching(model).outputs(x)
+            look_at_soft_targets(said, said, outputs)
 
 
 def gives_logits(sequence, compile_arguments, model):

@@ -18,6 +18,7 @@ from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
+from keras_ban._src.sequence.output_checks import check_values
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.seeds import entropy_of
@@ -336,6 +337,7 @@ class BornAgainSequence(TrainedGenerations):
         start = starts[0 if teacher is None else 1]
         start.compile(**self._compile_arguments.make())
         requirements.check_fits(start, teacher, data, validation_data)
+        check_values(self, self._compile_arguments, starts, data)
 
     @classmethod
     def load(cls, directory, custom_objects=None):
