@@ -138,6 +138,16 @@ def functional(*last):
     return keras.Model(inputs, outputs)
 
 
+def channels_last_to_first():
+    layers = [keras.layers.Dense(CLASSES, "softmax"), keras.layers.Permute((2, 1))]
+    return keras.Sequential([keras.Input((4, 8)), *layers])
+
+
+# A layer of two models.
+TWICE = keras.layers.Dense(CLASSES, "softmax")
+TWICE(keras.Input((CLASSES,)))
+
+
 class OwnCall(keras.Sequential):
     def call(self, inputs, training=None, mask=None):
         return super().call(inputs, training=training, mask=mask)
@@ -163,6 +173,10 @@ SOFTMAX, SIGMOID, LINEAR = Meaning(False, "softmax", -1), Meaning(False, "sigmoi
         (lambda: OwnCall([keras.Input((8,)), keras.layers.Dense(2, "softmax")]), Meaning()),
         (functional, LINEAR),
         (lambda: functional(keras.ops.softmax), SOFTMAX),
+        (lambda: functional(keras.layers.Reshape((CLASSES, 1))), LINEAR),
+        (lambda: functional(keras.layers.Softmax(), keras.layers.Reshape((CLASSES, 1))), Meaning(False, "softmax")),
+        (lambda: functional(TWICE), SOFTMAX),
+        (lambda: channels_last_to_first(), Meaning(False, "softmax", 1)),
         (lambda: functional(keras.ops.sigmoid), SIGMOID),
         (lambda: functional(dense_of_three("softmax")), SOFTMAX),
         (lambda: functional(keras.layers.Reshape((CLASSES, 1)), keras.layers.Softmax()), SOFTMAX),

@@ -136,10 +136,10 @@ def labels_for(name, kind):
     return LABELS[name][:, :3] if name == "one-hot" and kind.startswith("3") else LABELS[name]
 
 
-def distilled(student, teacher, label_loss, y, loss=None, x=X, stored=None, label_weight=0.5, **fit):
+def distilled(student, teacher, label_loss, y, loss=None, x=X, stored=None, label_weight=0.5, eager=True, **fit):
     """The distillation loss on one batch. Nothing moves."""
     distiller = Distiller(student=student, teacher=teacher, distillation_loss=loss, label_weight=label_weight)
-    distiller.compile(keras.optimizers.SGD(0.0), label_loss, run_eagerly=True)
+    distiller.compile(keras.optimizers.SGD(0.0), label_loss, run_eagerly=eager)
     logs = distiller.fit(x, y, soft_targets=stored, verbose=0, **{"batch_size": len(x), **fit}).history
     return logs["distillation_loss"][0]
 
@@ -167,12 +167,11 @@ def test_losses_of_labels_are_converted_alike(loss):
     np.testing.assert_allclose(distilled(student, teacher, SCE(True), Y, loss()), expected, rtol=1e-5)
 
 
-@pytest.mark.one_backend
 def test_a_compiled_step_does_not_outlive_the_form_of_its_soft_targets():
     student = head("3 linear")
     distiller = Distiller(student=student)
     distiller.compile(keras.optimizers.SGD(0.0), SCE(from_logits=True))
-    for kind in ("3 softmax", "3 linear", "3 softmax"):
+    for kind in ("3 softmax", "3 linear"):
         teacher = head(kind)
         targets = SoftTargets.from_teacher(teacher, X, verbose=0)
         logs = distiller.fit(X, Y, soft_targets=targets, batch_size=len(X), verbose=0).history
@@ -479,7 +478,7 @@ def test_labels_that_the_label_loss_ignores_do_not_count_in_the_distillation_los
     said, given = outputs_of(student, words), outputs_of(teacher, words)
 
     label_loss = SCE(from_logits=True, ignore_class=-1)
-    value = distilled(student, teacher, label_loss, labels, loss, words, sample_weight=weights)
+    value = distilled(student, teacher, label_loss, labels, loss, words, eager=False, sample_weight=weights)
 
     counted = (labels != -1) & ((words != 0) | (not mask))
     if isinstance(loss, ConfidenceWeighted):

@@ -146,7 +146,9 @@ def of_model(model):
     outputs = outputs_of(model)
     if outputs is None:
         return LastLayer()
-    makers = {id(each): op for op in model.operations for each in keras.tree.flatten(getattr(op, "output", []))}
+    # The calls of layers. (A layer that is called by several models has one public `output`, that of the first call.)
+    nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
+    makers = {id(each): node for node in nodes for each in node.output_tensors}
     return keras.tree.map_structure(lambda output: _of_tensor(output, makers), outputs)
 
 
@@ -194,20 +196,21 @@ def _of_layers(layers):
 
 
 def _of_tensor(tensor, makers):
-    operation = makers.get(id(tensor))
-    if operation is None:
+    node = makers.get(id(tensor))
+    if node is None:
         return LastLayer()
+    operation, inputs = node.operation, node.input_tensors
+    if isinstance(operation, keras.Model):
+        inner = keras.tree.flatten(of_model(operation))
+        place = next(i for i, output in enumerate(node.output_tensors) if output is tensor)
+        return inner[place] if len(inner) == len(node.output_tensors) else LastLayer()
+    before = _of_tensor(inputs[0], makers) if len(inputs) == 1 else LastLayer()
     if _keeps_meaning(operation):
-        return LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
+        return before
     if type(operation) in _MOVING:
-        return _moved(operation, _of_tensor(operation.input, makers))
-    if not isinstance(operation, keras.Model):
-        meaning = _of_operation(operation)
-        before = LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
-        return LastLayer(operation.name, Meaning() if _may_mix(meaning, before) else meaning)
-    inner, outputs = keras.tree.flatten(of_model(operation)), keras.tree.flatten(operation.output)
-    place = next(i for i, output in enumerate(outputs) if output is tensor)
-    return inner[place] if len(inner) == len(outputs) else LastLayer()
+        return _moved(operation, before)
+    meaning = _of_operation(operation)
+    return LastLayer(operation.name, Meaning() if _may_mix(meaning, before) else meaning)
 
 
 def _may_mix(meaning, layer_before):
