@@ -144,7 +144,7 @@ def channels_last_to_first():
 
 
 # A layer of two models.
-TWICE = keras.layers.Dense(CLASSES, "softmax")
+TWICE = keras.layers.Dense(CLASSES, "softmax", name="twice")
 TWICE(keras.Input((CLASSES,)))
 
 

@@ -267,8 +267,6 @@ UNKNOWN = [
 ]
 
 
-@pytest.mark.filterwarnings("always")
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.one_backend
 @pytest.mark.parametrize(("student", "teacher", "label_loss", "loss", "message"), UNKNOWN)
 def test_what_is_assumed_is_said_once(student, teacher, label_loss, loss, message):

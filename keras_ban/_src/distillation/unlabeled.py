@@ -103,7 +103,7 @@ def weights_like_labels(sample_weight, labels):
 
     Keras on torch multiplies the weights in place by the mask of a loss with an `ignore_class`, which has that shape.
     """
-    if keras.tree.is_nested(labels) or keras.tree.is_nested(sample_weight):
+    if labels is None or keras.tree.is_nested(labels) or keras.tree.is_nested(sample_weight):
         return own_weights(sample_weight)
     same_rank = len(sample_weight.shape) == len(labels.shape)
     return sample_weight * ops.ones_like(labels, dtype=sample_weight.dtype) if same_rank else own_weights(sample_weight)
