@@ -23,8 +23,11 @@ class DistillerFile:
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self):
-        parts = {part: keras.saving.serialize_keras_object(getattr(self, part)) for part in _PARTS}
-        return {"name": self.name, **parts}
+        parts = {part: getattr(self, part) for part in _PARTS}
+        # As it was passed: a loss that reads the models reads them again.
+        parts["distillation_loss"] = self._hidden.distillation_loss
+        serialized = {part: keras.saving.serialize_keras_object(value) for part, value in parts.items()}
+        return {"name": self.name, **serialized}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -4,9 +4,11 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.distillation.augmented_step import build_augmentation
+from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.first_batch import check_first_batch
 from keras_ban._src.distillation.loss_targets import uses_labels
 from keras_ban._src.distillation.teacher import NO_TEACHER
+from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import augmented_views
 
 
@@ -17,6 +19,26 @@ class Preparation:
     def _loss_uses_labels(self):
         losses = keras.tree.flatten(self.distillation_loss) if self._hears_teacher else []
         return self._hears_labels or any(uses_labels(loss) for loss in losses)
+
+    def _resolve_losses(self, stored=None, again=True):
+        """Find what student and teacher give, and so the loss of each output. Unless `again`, only if it may differ.
+
+        `stored` is whether the soft targets are stored logits (`True`) or probabilities; `None` if they are not stored.
+        """
+        hidden = self._hidden
+        if not self._hears_teacher or not (again or hidden.outputs.stored != stored):
+            return
+        models = (self.student, self.teacher)
+        outputs = Outputs(hidden.distillation_loss, hidden.label_loss, *models, self._hears_labels, stored)
+        if not again and hidden.outputs.form != outputs.form:
+            self.train_function = None  # A compiled step has the old form.
+        hidden.outputs = outputs
+        hidden.compare = Comparison(outputs, hidden.loss_weights, self._temperature_tracker)
+
+    def _check_outputs(self):
+        """Raise `ValueError` if losses and last layers contradict each other."""
+        if self._hears_teacher:
+            self._hidden.outputs.check()
 
     def _prepare_augmentation(self, data):
         if self._augmentation_is_ready:

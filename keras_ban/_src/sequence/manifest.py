@@ -11,6 +11,7 @@ import keras_ban
 from keras_ban._src.data.fingerprints import HASHES, INESSENTIAL, essence, model_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence import initial_weights
+from keras_ban._src.sequence.output_checks import resolved_loss
 from keras_ban._src.sequence.recipes import as_config
 
 # For models. The module may depend on how a script was started (`__main__`). A seed from `build` is compared.
@@ -89,7 +90,7 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         "views": sequence.views,
         "top_k": sequence.top_k,
         "augmentation": essence(as_config(sequence.augmentation)),
-        "distillation_loss": as_config(sequence.distillation_loss),
+        "distillation_loss": as_config(resolved_loss(sequence, compile_arguments, starts)),
         "feature_matching": as_config(sequence.feature_matching),
         "compile": compile_arguments.to_config(),
         "fit": _plain({"batch_size": data.batch_size, **others, **shuffle}),
