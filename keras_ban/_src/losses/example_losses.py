@@ -21,13 +21,13 @@ def example_losses(loss, labels, outputs, sample_weight=None):
         ValueError: the loss gives no number for each example.
     """
     values, masks = _unreduced(loss, labels, outputs)
-    sizes = {values.shape[0], outputs.shape[0]} - {None} if values.shape else set()
-    if len(sizes) != 1 and values.shape[:1] != (None,):
+    shape, wanted = tuple(values.shape), outputs.shape[0]
+    if not shape or (None not in (shape[0], wanted) and shape[0] != wanted):
         raise ValueError(
-            f"the loss {name_of(loss)!r} gives values of shape {tuple(values.shape)} for outputs of shape "
+            f"the loss {name_of(loss)!r} gives values of shape {shape} for outputs of shape "
             f"{tuple(outputs.shape)}, not a number for each example"
         )
-    rank = len(values.shape)
+    rank = len(shape)
     of_positions = ops.ones_like(values)
     of_examples = ops.ones_like(ops.reshape(values, (ops.shape(values)[0], -1))[:, 0])
     for mask in masks:
