@@ -388,8 +388,14 @@ def test_models_without_classes_are_compared_by_what_is_monitored(blobs):
     best, longer = history.records[history.best_generation].metrics["val_loss"], history.controls.longer
     verb = "paid" if best < longer.metrics["val_loss"] else "did not pay"
     expected = f"being born again {verb} against one model of 4 epochs (generation {history.best_generation}: val_loss "
-    assert history.summary().endswith(f"{expected}{best:.4g}, longer: {longer.metrics['val_loss']:.4g})")
-    assert history.controls.ensemble is None
+    *_, sentence = history.summary().partition("being born again ")
+    sentence = f"being born again {' '.join(sentence.split())}"
+    p_value = f"p {longer.scores.p_value:.3f}{'' if longer.scores.p_value < 0.05 else ', chance?'}"
+    assert sentence.startswith(f"{expected}{best:.4g}, longer: {longer.metrics['val_loss']:.4g}, {p_value})")
+    theirs = history.controls.ensemble
+    verb = "paid" if history.ensemble.loss < theirs.loss else "did not pay"
+    both = f"ensemble: loss {history.ensemble.loss:.4g}, theirs: {theirs.loss:.4g}"
+    assert f"and {verb} against 2 independents ({both}, p {theirs.p_value:.3f}" in sentence
 
 
 @pytest.mark.one_backend

@@ -40,8 +40,9 @@ def test_a_dataset_trains_and_validates_as_arrays_do(dataset, blobs, of_arrays):
         assert_same(values(other), values(one))
     for one, other in zip(of_dataset.history.records, of_arrays.history.records, strict=True):
         assert other.metrics == one.metrics
-        assert one.scores is None
-    assert "val_accuracy" in of_dataset.history.summary()
+        assert other.scores == one.scores
+    assert of_arrays.history.ensemble == of_dataset.history.ensemble is not None
+    assert [] == of_dataset.history.notes
 
 
 @pytest.mark.parametrize("weighting", ["sample_weight", pytest.param("class_weight", marks=pytest.mark.one_backend)])

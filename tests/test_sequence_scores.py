@@ -268,10 +268,18 @@ def test_evaluate_keeps_the_choice_that_was_made_on_the_validation_data(trained)
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
-    "labels", [np.full(96, 7), np.linspace(0, 1, 96), np.zeros((96, 2)), np.zeros(95, int), {"a": np.zeros(96)}]
+    ("labels", "message"),
+    [
+        (np.full(96, 7), r"cannot be scored on these data: .*labels must lie in \[0, 2\], but `y` holds 96 others"),
+        (np.linspace(0, 1, 96), "cannot be scored on these data: .*wants labels as whole numbers"),
+        (np.zeros((96, 2)), "cannot be scored on these data: .*wants labels as whole numbers"),
+        (np.zeros(95, int), "the same number of examples"),
+        ({"a": np.zeros(96)}, r"cannot be scored on these data: .*no outputs of the names \['a'\]"),
+        (None, "The data bring no labels: pass `y`"),
+    ],
 )
-def test_evaluate_refuses_labels_that_it_cannot_score(trained, labels):
-    with pytest.raises(ValueError, match="scores classifiers with one output|the same number of examples"):
+def test_evaluate_refuses_labels_that_it_cannot_score(trained, labels, message):
+    with pytest.raises(ValueError, match=message):
         trained.sequence.evaluate(trained.x, labels)
 
 
@@ -340,18 +348,19 @@ def test_one_hot_labels_train_and_are_scored(blobs):
 
 
 @pytest.mark.one_backend
-def test_regression_has_metrics_and_a_table_but_no_scores():
+def test_regression_has_metrics_and_losses_as_scores():
     sequence = regression(constants([3.0, 1.0]), 1, metrics=["mae"], learning_rate=0.01)
     history = sequence.fit(*ZEROS, **FIT, validation_data=ZEROS)
 
-    assert [None, None] == [record.scores for record in history.records]
-    assert history.ensemble is None
+    for record in [*history.records, history]:
+        scores, metrics = (
+            (record.ensemble, record.ensemble_metrics) if record is history else (record.scores, record.metrics)
+        )
+        assert scores.loss == pytest.approx(metrics["val_loss"], rel=1e-6)  # float32
     assert all({"val_loss", "val_mae"} == set(record.metrics) for record in history.records)
     assert "val_mae" in history.summary()
     ensemble = sequence.ensemble().predict(ZEROS[0], verbose=0)
     np.testing.assert_allclose(ensemble, np.mean(predicted_by(sequence.models, ZEROS[0]), axis=0), rtol=1e-6)
-    with pytest.raises(ValueError, match="`evaluate` scores classifiers"):
-        sequence.evaluate(*ZEROS)
 
 
 @pytest.mark.parametrize("one_for_each", [pytest.param(False, marks=pytest.mark.one_backend), True])

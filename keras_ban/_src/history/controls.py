@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 
+from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import SIGNIFICANCE, Scores, better, has_scipy, scores_from
 
 LONGER, INDEPENDENT = "longer", "independent"
@@ -17,7 +18,7 @@ class ControlRecord:
             0 was, from another seed.
         number: 1, 2, ... of the independent models. Generation 0 counts as the first, so that they begin with 2.
         seed, epochs, seconds, metrics, logs: as in `GenerationRecord`.
-        scores: `Scores` of a classifier. Those of the longer model are compared with the best generation.
+        scores: as in `GenerationRecord`. Those of the longer model are compared with the best generation.
     """
 
     control: str
@@ -27,7 +28,11 @@ class ControlRecord:
     seconds: float = 0.0
     metrics: dict = dataclasses.field(default_factory=dict)
     logs: dict = dataclasses.field(default_factory=dict)
-    scores: Scores | None = None
+    scores: Scores | LossScores | dict | None = None
+
+    def to_dict(self):
+        """Return the record as plain data for JSON."""
+        return dataclasses.asdict(self)
 
     @property
     def name(self):
@@ -42,10 +47,12 @@ class Controls:
         records: a `ControlRecord` for each model.
         ensemble: `Scores` of the average of generation 0 and the independent models, compared with the ensemble of the
             generations. `None` without scores.
+        ensemble_metrics: the compiled metrics of this average.
     """
 
     records: list = dataclasses.field(default_factory=list)
-    ensemble: Scores | None = None
+    ensemble: Scores | LossScores | dict | None = None
+    ensemble_metrics: dict = dataclasses.field(default_factory=dict)
 
     @property
     def longer(self):
@@ -61,7 +68,7 @@ class Controls:
     def from_dict(cls, data):
         """Create controls from plain data."""
         records = [ControlRecord(**{**record, "scores": scores_from(record["scores"])}) for record in data["records"]]
-        return cls(records, scores_from(data["ensemble"]))
+        return cls(records, scores_from(data["ensemble"]), data.get("ensemble_metrics", {}))
 
 
 def rows(history):
@@ -73,7 +80,7 @@ def rows(history):
         found.append((label, record.scores, record.metrics, record.seconds))
     if controls.ensemble is not None:
         seconds = history.records[0].seconds + sum(record.seconds for record in controls.independents)
-        found.append((_all(controls), controls.ensemble, {}, seconds))
+        found.append((_all(controls), controls.ensemble, controls.ensemble_metrics, seconds))
     return found
 
 
@@ -100,21 +107,26 @@ def _of_longer(history, best):
     best = history.records[best]
     name = "the distilled student" if best.distilled else f"generation {best.generation}"
     against = f"against one model of {longer.epochs} epochs ({name}: "
-    if longer.scores is not None and longer.scores.change is not None:
+    if isinstance(longer.scores, Scores) and longer.scores.change is not None:
         of_both = f"{best.scores.accuracy:.2%}, longer: {longer.scores.accuracy:.2%}"
         return f"{_paid(-longer.scores.change)} {against}{of_both}{_p_in_words(longer.scores)})"
     value, other = best.metrics[monitor], longer.metrics[monitor]
     gain = better(history.mode, value, other) - better(history.mode, other, value)
-    return f"{_paid(gain)} {against}{monitor} {value:.4g}, longer: {other:.4g})"
+    is_tested = isinstance(longer.scores, LossScores) and longer.scores.change is not None and monitor == "val_loss"
+    p_value = _p_in_words(longer.scores) if is_tested else ""
+    return f"{_paid(gain)} {against}{monitor} {value:.4g}, longer: {other:.4g}{p_value})"
 
 
 def _of_independents(history):
     """The comparison of the ensemble with the independent models, or `None`."""
     scores, ensemble = history.controls.ensemble, history.ensemble
-    if scores is None or ensemble is None:
+    if scores is None or ensemble is None or isinstance(scores, dict) or scores.change is None:
         return None
-    of_both = f"ensemble: {ensemble.accuracy:.2%}, theirs: {scores.accuracy:.2%}"
-    return f"{_paid(-scores.change)} against {_all(history.controls)} ({of_both}{_p_in_words(scores)})"
+    if isinstance(scores, Scores):
+        gain, of_both = -scores.change, f"ensemble: {ensemble.accuracy:.2%}, theirs: {scores.accuracy:.2%}"
+    else:
+        gain, of_both = scores.change, f"ensemble: loss {ensemble.loss:.4g}, theirs: {scores.loss:.4g}"
+    return f"{_paid(gain)} against {_all(history.controls)} ({of_both}{_p_in_words(scores)})"
 
 
 def _paid(gain):
@@ -127,6 +139,6 @@ def _all(controls):
 
 def _p_in_words(scores):
     """Return the p-value of a comparison for a sentence, with "chance?" as in a verdict."""
-    if not has_scipy():
+    if isinstance(scores, Scores) and not has_scipy():
         return ""
     return f", p {scores.p_value:.3f}" + ("" if scores.p_value < SIGNIFICANCE else ", chance?")

@@ -5,6 +5,7 @@ import json
 import math
 
 from keras_ban._src.history.controls import Controls
+from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import Scores, scores_from
 
 
@@ -19,9 +20,12 @@ class GenerationRecord:
         seconds: wall time of training, in seconds.
         metrics: results of `evaluate` on the validation data after training. Names start with `val_`, as in Keras.
         logs: Keras's `History.history`: for each name, a list with a value for each epoch.
-        scores: `Scores` of a classifier. `None` for other models, and without data to score on.
+        scores: `Scores` of a classifier, `LossScores` of another model, or a dict of them with the names of several
+            outputs. `None` without data to score on, or if the `notes` of the history say why.
         distilled: whether this is the student distilled from the ensemble (`distill_ensemble`). Its `generation` is the
             number after the last generation.
+        evaluation: the compiled metrics on the data of `BornAgainSequence.evaluate`, with the names of Keras. Empty in
+            the history of `fit`.
     """
 
     generation: int
@@ -30,8 +34,18 @@ class GenerationRecord:
     seconds: float = 0.0
     metrics: dict = dataclasses.field(default_factory=dict)
     logs: dict = dataclasses.field(default_factory=dict)
-    scores: Scores | None = None
+    scores: Scores | LossScores | dict | None = None
     distilled: bool = False
+    evaluation: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def measured(self):
+        """The metrics on the data of the history: `evaluation`, or `metrics`."""
+        return self.evaluation or self.metrics
+
+    def to_dict(self):
+        """Return the record as plain data for JSON."""
+        return _without_empty(dataclasses.asdict(self), "evaluation")
 
 
 @dataclasses.dataclass
@@ -43,8 +57,11 @@ class BornAgainHistory:
         monitor: the metric that selects the best generation.
         mode: `"min"` or `"max"`: whether smaller or larger values of the monitor are better.
         data: name of the data that the scores were measured on, for instance `"validation"`. Used in titles.
-        ensemble: `Scores` of the average of all generations, without the distilled student, compared with generation
-            0. `None` without scores.
+        ensemble: the scores of the average of all generations, without the distilled student, compared with generation
+            0: as those of a record. `None` without scores.
+        ensemble_metrics: the compiled metrics of this average. Its loss has no penalties of weights. Names are as in
+            `metrics` (after `evaluate`, as in `evaluation`) of a record.
+        notes: sentences that say which scores could not be given, and why.
         controls: `Controls`, the results of models trained on labels alone at the same cost. `None` without any.
     """
 
@@ -52,8 +69,10 @@ class BornAgainHistory:
     monitor: str = "val_loss"
     mode: str = "min"
     data: str = "validation"
-    ensemble: Scores | None = None
+    ensemble: Scores | LossScores | dict | None = None
     controls: Controls | None = None
+    ensemble_metrics: dict = dataclasses.field(default_factory=dict)
+    notes: list = dataclasses.field(default_factory=list)
 
     @property
     def best_generation(self):
@@ -87,8 +106,10 @@ class BornAgainHistory:
         The columns for classifiers: accuracy, negative log-likelihood (NLL) and expected calibration error (ECE), each
         raw and with a cross-fitted temperature (`cal.`, see `Scores`), change of accuracy from the teacher (the
         previous generation, or the ensemble of all earlier ones) with McNemar's exact test, a verdict, agreement with
-        the teacher, negative flips (right before, wrong now) and training time in seconds. The columns for other
-        models: the results of `evaluate`. A star marks the best generation by the monitor.
+        the teacher, negative flips (right before, wrong now) and training time in seconds. Other compiled metrics have
+        a table of their own. The columns for other models: the compiled metrics, and the change of the loss from the
+        teacher with a paired permutation test. Each of several outputs has its own table of scores. A star marks the
+        best generation by the monitor. The notes say which scores could not be given, and why.
 
         Returns:
             str, lines of at most 120 columns.
@@ -121,10 +142,12 @@ class BornAgainHistory:
 
     def to_dict(self):
         """Return the history as plain data for JSON."""
-        data = dataclasses.asdict(self)
+        data = {**dataclasses.asdict(self), "records": [record.to_dict() for record in self.records]}
         if self.controls is None:
             del data["controls"]
-        return data
+        else:
+            data["controls"] = _without_empty(data["controls"], "ensemble_metrics")
+        return _without_empty(data, "ensemble_metrics", "notes")
 
     @classmethod
     def from_dict(cls, data):
@@ -143,3 +166,8 @@ class BornAgainHistory:
     def from_json(cls, text):
         """Create a history from the result of `to_json`."""
         return cls.from_dict(json.loads(text))
+
+
+def _without_empty(data, *names):
+    """Return a dict without these entries, if they are empty: older versions did not write them."""
+    return {name: value for name, value in data.items() if value or name not in names}

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_ban._src.history import controls
+from keras_ban._src.history.scores import Scores
 
 COLOUR, ENSEMBLE_COLOUR, CONTROL_COLOUR = "#1f4e79", "#c55a11", "#5f5f5f"
 # Title, unit, factor and attribute of each score.
@@ -45,17 +46,20 @@ def draw(history):
 
 def _panels(history):
     """Return `(title, unit, {generation: value}, ensemble's value, {control: value})` for each panel."""
-    scored = {record.generation: record.scores for record in history.records if record.scores}
+    scored = {record.generation: record.scores for record in history.records if isinstance(record.scores, Scores)}
     if not scored:
-        values = {r.generation: r.metrics[history.monitor] for r in history.records if history.monitor in r.metrics}
-        levels = _of_controls(history, lambda scores, metrics: metrics.get(history.monitor))
-        return [(history.monitor, "", values, None, levels)] if values else []
+        # The history of `BornAgainSequence.evaluate` has other names.
+        evaluated = any(record.evaluation for record in history.records)
+        name = history.monitor.removeprefix("val_") if evaluated else history.monitor
+        values = {r.generation: r.measured[name] for r in history.records if name in r.measured}
+        levels = _of_controls(history, lambda scores, metrics: metrics.get(name))
+        return [(name, "", values, history.ensemble_metrics.get(name), levels)] if values else []
     panels = []
     for title, unit, factor, name in _SCORES:
-        levels = _of_controls(history, lambda scores, metrics, name=name: scores and getattr(scores, name))
+        levels = _of_controls(history, lambda scores, metrics, name=name: getattr(scores, name, None))
         levels = {label: factor * level for label, level in levels.items()}
         values = {generation: factor * getattr(scores, name) for generation, scores in scored.items()}
-        ensemble = factor * getattr(history.ensemble, name) if history.ensemble else None
+        ensemble = factor * getattr(history.ensemble, name) if isinstance(history.ensemble, Scores) else None
         panels.append((title, unit, values, ensemble, levels))
     return panels
 
@@ -92,7 +96,7 @@ def _draw_panel(axis, title, unit, values, ensemble, data, count, distilled):
 
 def _draw_calibrated(axis, history):
     """Add the NLL with a cross-fitted temperature, as a thin line."""
-    scored = {r.generation: r.scores for r in history.members if r.scores and r.scores.calibrated_nll is not None}
+    scored = {r.generation: r.scores for r in history.members if getattr(r.scores, "calibrated_nll", None) is not None}
     if scored:
         values = [scores.calibrated_nll for scores in scored.values()]
         axis.plot(list(scored), values, "o:", color=COLOUR, alpha=0.5, label="single model, calibrated")

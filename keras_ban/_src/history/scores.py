@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
 
 CALIBRATION_BINS = 15
@@ -77,7 +78,8 @@ class Scores:
 def score(labels, probabilities, before=None, compared_with=None):
     """Return the `Scores` of `probabilities`, `(n, classes)`, for `labels`, class indices `(n,)`.
 
-    With `before`, the probabilities of generation `compared_with` (or `"ensemble"`), the two models are compared.
+    With `before`, the probabilities of generation `compared_with` (or `"ensemble"`), or its most probable classes
+    `(n,)`, the two models are compared.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, dtype="float64")
@@ -98,7 +100,8 @@ def score(labels, probabilities, before=None, compared_with=None):
         scores.calibrated_ece = expected_calibration_error(right, calibrated.max(axis=-1))
         scores.temperature = _temperature(logits, labels)
     if before is not None:
-        predicted_before = np.asarray(before).argmax(axis=-1)
+        before = np.asarray(before)
+        predicted_before = before if before.ndim == 1 else before.argmax(axis=-1)
         right_before = predicted_before == labels
         scores.compared_with = compared_with
         scores.agreement = float((predicted == predicted_before).mean())
@@ -149,5 +152,9 @@ def better(mode, value, best):
 
 
 def scores_from(data):
-    """Return `Scores` of plain data, or `None` of `None`."""
-    return None if data is None else Scores(**data)
+    """Return `Scores`, `LossScores`, or a dict of them by output, of plain data. Return `None` of `None`."""
+    if data is None:
+        return None
+    if isinstance(data.get("examples"), int):
+        return (Scores if "accuracy" in data else LossScores)(**data)
+    return {name: scores_from(each) for name, each in data.items()}

@@ -36,7 +36,6 @@ Rules of resume:
 """
 
 import csv
-import dataclasses
 import errno
 import hashlib
 import itertools
@@ -64,6 +63,8 @@ _OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
 _FOLDER = re.compile(_OF_MODEL)
 _FILES = r"run\.json|run\.previous\.json|epoch\.npz|soft-targets-\d+\.npy\.[0-9a-f]+"
 _PARTIAL = re.compile(rf"\.({_FILES}|{_OF_MODEL})\.partial")
+# Entries of `run.json` that it has only if there are such results.
+_OF_ENSEMBLE = ("ensemble_metrics", "notes")
 
 
 class RunDirectory:
@@ -161,7 +162,8 @@ class RunDirectory:
             begun_with = self._with_more(begun_with, description)
         self._check_same(begun_with, description, seed)
         if more:
-            self._write_manifest({**self.manifest, "begun_with": description, "finished": False, "ensemble": None})
+            manifest = {name: value for name, value in self.manifest.items() if name not in _OF_ENSEMBLE}
+            self._write_manifest({**manifest, "begun_with": description, "finished": False, "ensemble": None})
 
     def _check_same(self, begun_with, description, seed):
         found = list(differences({"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}))
@@ -187,7 +189,7 @@ class RunDirectory:
             partial.mkdir()
             write_model(partial / MODEL)
             _write_logs(partial / LOGS, record.logs)
-            text = json.dumps(dataclasses.asdict(record), indent=2)
+            text = json.dumps(record.to_dict(), indent=2)
             (partial / RECORD).write_text(text + "\n")
             for file in sorted(partial.iterdir()):
                 flush(file)
@@ -202,12 +204,14 @@ class RunDirectory:
         if foreign is not None and foreign.is_dir() and not foreign.is_symlink():
             _move_files(foreign, self.path / name)
 
-    def finish(self, ensemble, controls=None):
-        """Mark the run as finished, and save the `Scores` of the ensemble, and of that in `Controls`, or `None`."""
-        ensemble = BornAgainHistory(ensemble=ensemble).to_dict()["ensemble"]
-        manifest = {**self.manifest, "finished": True, "ensemble": ensemble}
+    def finish(self, ensemble, controls=None, ensemble_metrics=None, notes=None):
+        """Mark the run as finished, and save what a `BornAgainHistory` has beside the records."""
+        manifest = {**self.manifest, "finished": True, "ensemble": _plain(ensemble)}
+        more = {"ensemble_metrics": ensemble_metrics, "notes": notes}
         if controls is not None:
-            manifest["independents"] = controls.ensemble and dataclasses.asdict(controls.ensemble)
+            manifest["independents"] = _plain(controls.ensemble)
+            more["independents_metrics"] = controls.ensemble_metrics
+        manifest |= {name: value for name, value in more.items() if value}
         self._by_chief("finish the run", lambda: self._write_manifest(manifest))
 
     def model_file(self, generation):
@@ -228,6 +232,8 @@ class RunDirectory:
         history = {"monitor": fit["monitor"], "mode": fit["mode"], "data": "validation"}
         if controls:
             history["controls"] = {"records": controls, "ensemble": self.manifest.get("independents")}
+            history["controls"]["ensemble_metrics"] = self.manifest.get("independents_metrics", {})
+        history |= {name: self.manifest[name] for name in _OF_ENSEMBLE if name in self.manifest}
         return BornAgainHistory.from_dict({**history, "records": records, "ensemble": self.manifest["ensemble"]})
 
     def soft_targets_file(self, generation):
@@ -378,3 +384,8 @@ def _write_logs(path, logs):
 def _checksum(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(scores):
+    """Return scores, or a dict of them, as plain data."""
+    return BornAgainHistory(ensemble=scores).to_dict()["ensemble"]

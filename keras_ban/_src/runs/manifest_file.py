@@ -116,7 +116,15 @@ _MANIFEST = (
         "ensemble": _NONE_OR_DICT,
         "begun_with": dict,
     },
-    {"run": str, "controls": list, "independents": _NONE_OR_DICT, _CHECKSUM: str},
+    {
+        "run": str,
+        "controls": list,
+        "independents": _NONE_OR_DICT,
+        "ensemble_metrics": dict,
+        "independents_metrics": dict,
+        "notes": list,
+        _CHECKSUM: str,
+    },
 )
 _SETTINGS = (
     {"fit": dict},

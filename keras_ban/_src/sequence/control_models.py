@@ -11,6 +11,7 @@ from keras_ban._src.files import model_file
 from keras_ban._src.history.controls import INDEPENDENT, LONGER, ControlRecord, Controls
 from keras_ban._src.sequence import stretched_schedule
 from keras_ban._src.sequence.generation_length import epochs_at
+from keras_ban._src.sequence.scorer import of_validation
 
 # The last numbers of their places, from which seeds are derived.
 _KINDS = {LONGER: 1, INDEPENDENT: 2}
@@ -52,8 +53,8 @@ def check_fit(controls, teacher, compile_arguments, callbacks):
 class ControlModels:
     """Trains the controls of one `fit` of a `BornAgainSequence`, one after the other.
 
-    Each has its own seed. Its architecture, callbacks and augmentation are those of generation 0. Models are not kept
-    in memory.
+    Each has its own seed. Its architecture, callbacks and augmentation are those of generation 0. Models of
+    classifiers are not kept in memory; other independent models are, until their average is scored.
 
     - `"longer"`: a model that is trained for the epochs of all records together, as they were trained. A schedule of
       the optimizer that ends is stretched by the ratio of this length to the epochs of generation 0. `EarlyStopping`
@@ -102,7 +103,10 @@ class ControlModels:
                 self._generations.train_plain(record, data, make_callbacks(0), options_of_first, *arguments)
             history.controls.records.append(record)
         if INDEPENDENT in self._sequence.controls:
-            history.controls.ensemble = self._scorer.score_independents(len(history.members))
+            history.controls.ensemble, metrics = self._scorer.score_independents(
+                self._sequence.models[: len(history.members)]
+            )
+            history.controls.ensemble_metrics = of_validation(metrics)
 
     def _planned(self, history):
         """Return a record for each control, with its seed."""

@@ -120,6 +120,11 @@ class EnsembleModel(AnyData, keras.Model):
         """The temperature by which averaged logits are divided."""
         return self._averaging.temperature
 
+    @property
+    def output_names(self):
+        """The names of the members' outputs, by which Keras pairs losses and metrics."""
+        return self.members[0].output_names
+
     def calibrate(self, x, y=None, sample_weight=None, batch_size=None):
         """Find the temperature with the smallest negative log-likelihood on held-out data, and set it.
 

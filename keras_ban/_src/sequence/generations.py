@@ -25,7 +25,7 @@ from keras_ban._src.sequence.generation_length import epochs_at
 from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss
-from keras_ban._src.sequence.scorer import meaning_of
+from keras_ban._src.sequence.scorer import meaning_of, of_validation
 from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 from keras_ban._src.sequence.teachers import average_of, taught_by
@@ -146,14 +146,17 @@ class Generations:
         if self._sequence.distill_ensemble:
             self._add(models, history, True, data, make_callbacks, options)
 
-    def finish(self, members, controls=None):
-        """The scores of the ensemble of so many generations. The run ends with them, and with those of `controls`."""
+    def finish(self, models, history):
+        """Score the ensemble. The run ends with its scores, and with those of the controls."""
         if self._run is not None and self._run.finished:
-            return self._run.history().ensemble
-        scores = self.scorer.score_ensemble(members)
+            stored = self._run.history()
+            history.ensemble, history.ensemble_metrics = stored.ensemble, stored.ensemble_metrics
+            history.notes = stored.notes
+            return
+        history.ensemble, metrics = self.scorer.score_ensemble(models[: len(history.members)])
+        history.ensemble_metrics, history.notes = of_validation(metrics), self.scorer.notes
         if self._run is not None:
-            self._run.finish(scores, controls)
-        return scores
+            self._run.finish(history.ensemble, history.controls, history.ensemble_metrics, history.notes)
 
     def _add(self, models, history, distilled, data, make_callbacks, options):
         """Load a generation from the run directory, or train it and put it there."""
@@ -172,7 +175,7 @@ class Generations:
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
-            model = self._load(record, place, by)
+            model = self._load(record, place, by, models)
         else:
             model = self._make(record, place, by, models, data, make_callbacks, options)
             if self._run is not None:
@@ -201,7 +204,7 @@ class Generations:
         """The records of the generations that the run directory held at the start."""
         return [] if self._run is None else self._run.history().records
 
-    def _load(self, record, place, by):
+    def _load(self, record, place, by, models):
         if record.seed is None:
             model = self._teacher
             measured = self.wrap(model)
@@ -211,12 +214,14 @@ class Generations:
             model = measured = model_file.load(self._run.model_file(record.generation), classes)
             self._compile_arguments.compile(model)
         if not self._run.finished:
-            self.scorer.score(measured, by)  # The next generation is compared with it.
+            # The next generation is compared with it.
+            self.scorer.score(measured, by, list(models), record.distilled)
         return model
 
     def _make(self, record, place, by, models, data, make_callbacks, options):
         """Train a generation, or take the given teacher. Fill in its record, and return its model."""
-        score = functools.partial(self.scorer.score, taught_by=by)
+        others = {"taught_by": by, "earlier": list(models), "distilled": record.distilled}
+        score = functools.partial(self.scorer.score, **others)
         if record.generation == 0 and self._teacher is not None:
             wrapped = self.wrap(self._teacher)
             self._measure(wrapped, wrapped, record, score)

@@ -68,6 +68,11 @@ class CompileArguments:
     def measures_labels(self):
         return bool(self._arguments["metrics"]) or bool(self._arguments["weighted_metrics"])
 
+    @property
+    def measures_more_than_accuracy(self):
+        metrics = keras.tree.flatten([self._arguments["metrics"], self._arguments["weighted_metrics"]])
+        return any(metric not in (None, "accuracy", "acc") for metric in metrics)
+
     def make(self):
         return keras.tree.map_structure(lambda v: v.make() if isinstance(v, Recipe) else v, self._arguments)
 

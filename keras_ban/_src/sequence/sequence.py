@@ -222,9 +222,8 @@ class BornAgainSequence(TrainedGenerations):
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
                 afterwards, or that write to a path.
             validation_split: as in `keras.Model.fit`: the last part of the arrays is used for validation.
-            validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end. For
-                classifiers and arrays `(x_val, y_val)`, the history has accuracy, calibration and the change against
-                the teacher.
+            validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end, and
+                compared with its teacher, and so is the ensemble. See `docs/scores.md`.
             sample_weight: as in `keras.Model.fit`.
             unlabeled: inputs without labels, as in `Distiller.fit`, for all students. Generation 0 uses the labels
                 alone. See `docs/unlabeled.md`.
@@ -272,8 +271,8 @@ class BornAgainSequence(TrainedGenerations):
             generations = Generations(self, self._compile_arguments, entropy, run, unlabeled)
             starts = generations.start(teacher)
             meaning = meaning_of(self, self._compile_arguments, starts[max(starts)])
-            steps = options.get("validation_steps")
-            generations.scorer = scorer = Scorer(validation_data, meaning, data.batch_size, steps)
+            measuring = data.batch_size, options.get("validation_steps"), self._compile_arguments
+            generations.scorer = scorer = Scorer(validation_data, meaning, *measuring)
             self._check_starts(starts, teacher, data, validation_data)
             generations.check_weights_act(starts, data)
             if monitor != "val_loss" and validation_data is not None:
@@ -292,7 +291,7 @@ class BornAgainSequence(TrainedGenerations):
                 if self.controls:
                     controls = control_models.ControlModels(self, self._compile_arguments, generations, scorer, run)
                     controls.train(self.history, data, make_callbacks, options)
-                self.history.ensemble = generations.finish(len(self.history.members), self.history.controls)
+                generations.finish(self.models, self.history)
         return self.history
 
     def _check_can_fit(self, resume):

@@ -1,7 +1,7 @@
 """What a sequence can do once its generations are trained."""
 
 from keras_ban._src import checks
-from keras_ban._src.data.kinds import as_arrays
+from keras_ban._src.data.kinds import as_data
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.sequence import soup
 from keras_ban._src.sequence.held_out import as_array_of_numbers
@@ -82,38 +82,42 @@ class TrainedGenerations:
         made = soup.Soup(self, self._compile_arguments, self._last_fit, members)
         return made.uniform() if how == "uniform" else made.greedy(validation_data)
 
-    def evaluate(self, x, y, batch_size=None, data="test"):
-        """Score every generation, and the ensemble of all, on data that chose nothing.
+    def evaluate(self, x, y=None, batch_size=None, data="test", sample_weight=None):
+        """Score every generation, and the ensemble of all, on data that chose nothing. See `docs/scores.md`.
 
         Args:
-            x: arrays or a table (see `docs/data.md`).
-            y: labels of a classifier: whole numbers `(n,)` or `(n, 1)`, or one-hot `(n, classes)`.
+            x: data of any kind that can be read once per generation (see `docs/data.md`): no generator.
+            y: labels, for arrays: as the compiled loss takes them. For a classifier with one output, whole numbers
+                `(n,)` or `(n, 1)` and one-hot `(n, classes)` are scored with any loss.
             batch_size: as in `keras.Model.predict`.
             data: the name of the data in titles.
+            sample_weight: as in `keras.Model.evaluate`. Accuracy, NLL and ECE do not use it.
 
         Returns:
-            `BornAgainHistory` of the same generations with scores on these data. Its best generation is the one that
-            the validation data chose.
+            `BornAgainHistory` of the same generations, with `scores` and the compiled metrics (`evaluation`) on these
+            data. The loss has no penalties of weights. The best generation is the one that the validation data chose.
 
         Raises:
-            TypeError: `x` is a dataset.
-            ValueError: no generation is trained, or the models are not classifiers with labels as above.
+            TypeError: `x` is not data.
+            ValueError: no generation is trained, the data cannot be read again, or they bring no labels or others than
+                the loss takes.
         """
         self._check_trained()
-        arrays = as_arrays(x, as_array_of_numbers(y), models=self.models)
-        scorer = Scorer(arrays, meaning_of(self, self._compile_arguments, self.models[-1]), batch_size)
-        records = [
-            GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
-            for record, model in zip(self.history.records, self.models, strict=True)
-        ]
-        if records[0].scores is None:
-            raise ValueError(
-                "`evaluate` scores classifiers with one output `(n, classes)` (or one sigmoid) and one label each. Use "
-                "`model.evaluate` for each of `models`, and for `ensemble()`."
-            )
-        history = self.history
-        ensemble = scorer.score_ensemble(len(history.members))
-        return BornAgainHistory(records, history.monitor, history.mode, data, ensemble)
+        y = as_array_of_numbers(y)
+        examples = as_data(x, y, sample_weight, batch_size=batch_size, models=self.models)
+        meaning = meaning_of(self, self._compile_arguments, self.models[-1])
+        scorer = Scorer(examples, meaning, batch_size, None, self._compile_arguments)
+        scorer.check()
+        records, history = [], self.history
+        for record, model in zip(history.records, self.models, strict=True):
+            by = taught_by(self.teach_from, record)
+            scores, metrics = scorer.measure(model, by, self.models[: record.generation], record.distilled)
+            records.append(GenerationRecord(**{**vars(record), "scores": scores, "evaluation": metrics}))
+            if scores is None and not metrics:
+                raise ValueError(f"The generations cannot be scored on these data: {'; '.join(scorer.notes)}.")
+        ensemble, metrics = scorer.score_ensemble(self.models[: len(history.members)], always=True)
+        of_ensemble = {"ensemble": ensemble, "ensemble_metrics": metrics, "notes": scorer.notes}
+        return BornAgainHistory(records, history.monitor, history.mode, data, **of_ensemble)
 
     def _check_trained(self):
         if not self.models:
