@@ -454,11 +454,16 @@ def test_a_loss_without_a_number_for_each_example_leaves_the_metrics_and_says_wh
     sequence = compiled(dense(2), loss=whole, distillation_loss=MSE, metrics=["mae"])
     history = sequence.fit(X, VALUES, **FIT, validation_data=(X, VALUES))
 
-    assert [None, None, None] == [*(record.scores for record in history.records), history.ensemble]
-    (note,) = history.notes
-    assert note.startswith("no scores: the loss 'whole' gives values of shape ()")
-    assert note[:60] in history.summary()
-    assert "val_mae" in history.summary()
+    tested = sequence.evaluate(X, VALUES)
+
+    average = plain_average([model.predict(X, verbose=0) for model in sequence.models])
+    for each, name in ((history, "val_mae"), (tested, "mae")):
+        assert [None, None, None] == [*(record.scores for record in each.records), each.ensemble]
+        (note,) = each.notes
+        assert note.startswith("no scores: the loss 'whole' gives values of shape ()")
+        assert note[:60] in each.summary()
+        assert each.ensemble_metrics[name] == pytest.approx(np.abs(VALUES - average).mean(), rel=1e-5)
+        assert [name in record.measured for record in each.records] == [True, True]
 
 
 @pytest.mark.one_backend

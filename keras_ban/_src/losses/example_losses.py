@@ -6,6 +6,10 @@ from keras import ops
 from keras_ban._src.losses.masks import mask_of
 
 
+class NoExampleLosses(ValueError):
+    """A loss gives no number for each example."""
+
+
 def example_losses(loss, labels, outputs, sample_weight=None):
     """Return `(losses, weights)` of the examples of a batch, both `(batch,)`.
 
@@ -18,12 +22,12 @@ def example_losses(loss, labels, outputs, sample_weight=None):
         sample_weight: `None`, or a tensor with a number for each example or position.
 
     Raises:
-        ValueError: the loss gives no number for each example.
+        NoExampleLosses: the loss gives no number for each example.
     """
     values, masks = _unreduced(loss, labels, outputs)
     shape, wanted = tuple(values.shape), outputs.shape[0]
     if not shape or (None not in (shape[0], wanted) and shape[0] != wanted):
-        raise ValueError(
+        raise NoExampleLosses(
             f"the loss {name_of(loss)!r} gives values of shape {shape} for outputs of shape "
             f"{tuple(outputs.shape)}, not a number for each example"
         )

@@ -6,7 +6,7 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.data.batch import inputs_for
-from keras_ban._src.losses.example_losses import example_losses
+from keras_ban._src.losses.example_losses import NoExampleLosses, example_losses
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.meaning import names_of
 from keras_ban._src.losses.structure import for_each_output, in_order
@@ -30,7 +30,7 @@ class Probe(keras.Model):
         self.jit_compile = model.jit_compile
         self.with_outputs = with_outputs
         # In an object of its own, because Keras would replace lists and dicts.
-        self._known = types.SimpleNamespace(loss=loss, structure=None, error=None)
+        self._known = types.SimpleNamespace(loss=loss, structure=None, error=None, reasons=[])
         self.built = True
 
     def call(self, batch, training=None):
@@ -52,7 +52,10 @@ class Probe(keras.Model):
         for place, (output, loss, labels, weights) in enumerate(zip(flat, losses, *parts, strict=True)):
             of_output = found[str(place)] = {}
             if loss is not None and labels is not None:
-                of_output["loss"], of_output["weight"] = example_losses(loss, labels, output, weights)
+                try:
+                    of_output["loss"], of_output["weight"] = example_losses(loss, labels, output, weights)
+                except NoExampleLosses as error:
+                    self._known.reasons.append(str(error))
             if self.with_outputs or len(output.shape) == 2:
                 of_output["output"] = output
             mask = mask_of(output)
@@ -74,6 +77,11 @@ class Probe(keras.Model):
         except Exception as error:
             raise self._known.error or error from None
         return [found[str(place)] for place in range(len(found))]
+
+    @property
+    def reasons(self):
+        """Why an output has no losses of single examples, known after the first batch."""
+        return self._known.reasons
 
     @property
     def structure(self):

@@ -1,27 +1,14 @@
 """Score models on a set of data, each compared with its teacher."""
 
-import hashlib
-import itertools
-import math
-
 import keras
 import numpy as np
 
 from keras_ban._src import backend
-from keras_ban._src.backend import process_group
-from keras_ban._src.data import leaves, reading
-from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
-from keras_ban._src.data.fingerprints import example_keys
-from keras_ban._src.data.leaves import size_of
-from keras_ban._src.files import model_file
+from keras_ban._src.data import reading
 from keras_ban._src.history.scores import ENSEMBLE
-from keras_ban._src.losses.meaning import names_of, outputs_of
 from keras_ban._src.losses.outputs import Outputs
-from keras_ban._src.losses.structure import for_each_output
-from keras_ban._src.sequence.label_metrics import LabelMetrics
-from keras_ban._src.sequence.measurement import Collected, OfClasses, as_output, classes_in
-from keras_ban._src.sequence.probe import Probe
-from keras_ban._src.sequence.teachers import average_of
+from keras_ban._src.sequence.data_passes import DataPasses
+from keras_ban._src.sequence.measurement import OfClasses
 
 
 class Scorer:
@@ -43,20 +30,22 @@ class Scorer:
 
     def __init__(self, data, meaning, batch_size, steps=None, compile_arguments=None):
         self.data = data
-        self.notes = []
-        self._meaning = meaning
-        self._batch_size = batch_size
-        self._steps = steps
+        self._batch_size, self._steps = batch_size, steps
         self._compile_arguments = compile_arguments
-        self._is_classifier = None  # Known after the first batch.
-        self._order = None  # The fingerprint of the examples in their order.
-        self._is_paired = True
+        self._passes = DataPasses(data, meaning, batch_size, steps, compile_arguments)
         self._kept = []  # Of each generation.
         self._sum, self._count, self._labels = None, 0, None  # Of the members' probabilities.
         self._first = None  # The probabilities of generation 0.
         self._independents = []  # The models, or their probabilities.
-        self._ensemble = None, None  # The places in memory of models, and what was measured of their average.
-        self._probe = None
+        self._ensemble = None, None  # The identities of models, and what was measured of their average.
+
+    @property
+    def notes(self):
+        return self._passes.notes
+
+    def check(self):
+        """Raise `ValueError` unless the data bring labels, have an end, and can be read once for each model."""
+        self._passes.check()
 
     def evaluate(self, model, steps=None):
         """Return the results of Keras's `evaluate`, with the names of `fit`."""
@@ -93,7 +82,7 @@ class Scorer:
     def score_independent(self, model):
         """Return the scores of a control, or `None`. It counts in `score_independents`."""
         measured, _ = self._measured(model)
-        has_classes = self._is_classifier and self._is_paired and measured
+        has_classes = self._passes.is_classifier and self._passes.is_paired and measured
         self._independents.append(measured[None].probabilities if has_classes else model)
         return self._scores(measured)
 
@@ -107,7 +96,7 @@ class Scorer:
         if self._has_sum(len(models)):
             average = np.mean([self._first, *self._independents], axis=0)
             measured = {None: OfClasses(average, self._labels)}
-            metrics = self._metrics_of(average) if self._measures_more() else {}
+            metrics = self._passes.metrics_of(average) if self._measures_more() else {}
         elif not all(isinstance(each, keras.Model) for each in self._independents):
             return None, {}  # The order of the examples changed after they were scored, which a note tells.
         else:
@@ -123,30 +112,16 @@ class Scorer:
             return None, {}
         if self._has_sum(len(models)):
             measured = {None: OfClasses(self._average(), self._labels)}
-            metrics = self._metrics_of(self._average()) if always or self._measures_more() else {}
+            metrics = self._passes.metrics_of(self._average()) if always or self._measures_more() else {}
         else:
             measured, metrics = self._measured_average(models)
         if metrics and any(model.losses for model in models):
-            self._note("ensemble: its loss has no penalties of weights, which those of the generations contain")
+            self._passes.note("ensemble: its loss has no penalties of weights, which those of the generations contain")
         return self._scores(measured, self._before(0), 0), metrics
-
-    def check(self):
-        """Raise `ValueError` unless the data bring labels, have an end, and can be read once for each model."""
-        if self.data.read_once:
-            raise ValueError(
-                "`x` is read once for each generation, so it cannot be a generator or an iterator. Pass arrays, a "
-                "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
-            )
-        if self.data.number_of_batches() == math.inf:
-            raise ValueError(f"`x` has no end, so it cannot be scored: {self.data.dataset!r}. Do not repeat it.")
-        if self._first_labels() is None:
-            raise ValueError("The data bring no labels: pass `y`, or a dataset that yields `(x, y)`.")
-
-    # Comparisons
 
     def _before(self, taught_by, earlier=()):
         """Return what a comparison needs of another model or of the average of `earlier`, by output."""
-        if taught_by is None or not self._is_paired or not self._kept:
+        if taught_by is None or not self._passes.is_paired or not self._kept:
             return None
         if taught_by != ENSEMBLE:
             return self._kept[taught_by]
@@ -158,205 +133,42 @@ class Scorer:
         """Return scores of what was measured by output: those of the only output, or a dict."""
         if not measured:
             return None
-        if not self._is_paired or before is None:
+        if not self._passes.is_paired or before is None:
             before, compared_with = {}, None
         found = {name: each.scores(before.get(name), compared_with) for name, each in measured.items()}
         return found.get(None, found)
 
     def _add_member(self, measured):
-        if not self._is_classifier or not measured:
+        if not self._passes.is_classifier or not measured:
             return
         probabilities = measured[None].probabilities
         if self._count == 0:
             self._first, self._sum, self._labels = probabilities, np.zeros_like(probabilities), measured[None].labels
-        if self._is_paired:
+        if self._passes.is_paired:
             self._sum += probabilities
             self._count += 1
 
     def _has_sum(self, count):
         """Return whether the sum of the probabilities of so many members is known."""
-        return self._is_paired and bool(self._is_classifier) and 0 < count == self._count
+        return self._passes.is_paired and bool(self._passes.is_classifier) and 0 < count == self._count
 
     def _average(self):
         return self._sum / self._count
 
-    def _measures_more(self):
-        """Return whether there are metrics that `Scores` do not have."""
-        return self._compile_arguments is not None and self._compile_arguments.measures_more_than_accuracy
-
-    def _note(self, note):
-        if note not in self.notes:
-            self.notes.append(note)
-
-    # Passes over the data
-
     def _measured_average(self, models):
         """As `_measured`, of the average of models. The last one is remembered."""
-        places = [id(model) for model in models]
-        if self._ensemble[0] != places:
-            self._ensemble = places, self._measured(list(models), with_metrics=True)
+        identities = [id(model) for model in models]
+        if self._ensemble[0] != identities:
+            self._ensemble = identities, self._measured(list(models), with_metrics=True)
         return self._ensemble[1]
 
     def _measured(self, model, with_metrics=False):
-        """Return `({output: OfClasses or OfLosses}, metrics)` of a model, or of the average of a list of models."""
-        if self.data is None:
-            return {}, {}
-        models = model if isinstance(model, list) else [model]
-        local = [model_file.on_this_worker(each) for each in models]
+        """As `DataPasses.measured`. Empty without data."""
+        return ({}, {}) if self.data is None else self._passes.measured(model, with_metrics)
 
-        def run():
-            one = average_of(local, self._meaning) if isinstance(model, list) else local[0]
-            with backend.keeping_values(one):
-                return self._run(one, with_metrics)
-
-        return process_group.alone(run)
-
-    def _run(self, model, with_metrics):
-        if self._first_labels() is None:
-            self._note("no scores: the data bring no labels")
-            return {}, {}
-        if self._is_classifier is None:
-            self._is_classifier = self._classifies(model)
-        if self._is_classifier:
-            metrics = self._new_metrics(model, with_metrics)
-            found = self._run_classifier(model, metrics)
-            if found is not None:
-                return found, self._result_of(metrics)
-            self._is_classifier = False
-        metrics = self._new_metrics(model, with_metrics)
-        try:
-            return self._run_probe(model, metrics), self._result_of(metrics)
-        except Exception as error:
-            # An error here must not end a sequence that has trained for hours.
-            self._note(f"no scores: {_in_one_line(error)}")
-            return {}, {}
-
-    def _classifies(self, model):
-        """Return whether a model is a classifier with one output, and the data have one class for each example."""
-        labels = self._first_labels()
-        if self._meaning is None or keras.tree.is_nested(labels):
-            return False
-        outputs = outputs_of(getattr(model, "members", [model])[0])
-        if outputs is None:
-            outputs = model.predict_on_batch(inputs_for(model, self.data.first_batch()[0]))
-        if keras.tree.is_nested(outputs) or len(outputs.shape) != 2:
-            return False
-        return classes_in(labels, np.zeros((len(labels), outputs.shape[-1])), self._meaning) is not None
-
-    def _run_classifier(self, model, metrics):
-        """Return what was measured. `None` if a later label is not a class."""
-        collected = Collected(self._meaning)
-        for y, sample_weight, outputs in self._outputs(model):
-            collected.add(y, outputs)
-            if not collected.are_classes:
-                return None
-            self._update(metrics, y, outputs, sample_weight)
-        return {None: collected.measured()}
-
-    def _run_probe(self, model, metrics):
-        loss = None if self._compile_arguments is None else self._compile_arguments.loss
-        if loss is None:
-            raise ValueError("the loss is not known: call `compile()` first")
-        self.data.check_labels(loss, model)
-        with_outputs = metrics is not None
-        if self._probe is None or self._probe.model is not model or self._probe.with_outputs != with_outputs:
-            # A model that is measured again, with the values of the next generation, is not compiled again.
-            self._probe = Probe(model, loss, with_outputs)
-        probe, collected = self._probe, None
-        for x, y, sample_weight in self._batches(model):
-            found, labels = probe.measured(x, y, sample_weight), probe.labels(y)
-            if collected is None:
-                collected = [Collected(each) for each in self._meanings(probe, loss)]
-            for each, of_output, of_labels in zip(collected, found, labels, strict=True):
-                each.add(of_labels, of_output.get("output"), of_output.get("loss"), of_output.get("weight"))
-            if metrics is not None:
-                outputs = probe.as_outputs([each["output"] for each in found])
-                self._update(metrics, y, outputs, sample_weight, [each.get("mask") for each in found])
-        measured = zip(probe.output_names(), (each.measured() for each in collected), strict=True)
-        return {name: each for name, each in measured if each is not None}
-
-    def _meanings(self, probe, loss):
-        """Return the `Meaning` of each flat output, or `None`."""
-        names = probe.output_names()
-        if len(names) == 1:
-            return [self._meaning]
-        return [Outputs(None, each).meaning for each in for_each_output(loss, probe.structure, names_of(probe.model))]
-
-    def _outputs(self, model):
-        """Yield `(labels, sample_weight, outputs)` of each batch."""
-        if self.data.yields_batches:
-            for x, y, sample_weight in self._batches(model):
-                yield y, sample_weight, model.predict_on_batch(inputs_for(model, x))
-            return
-        x = self.data.for_model(model).x
-        outputs = model.predict(x, batch_size=self._batch_size, verbose=0)
-        yield from self._beside_labels(outputs)
-
-    def _beside_labels(self, outputs):
-        """Yield `(labels, sample_weight, outputs)` of each batch, with rows of known outputs."""
-        start = 0
-        for _, y, sample_weight in self._batches(with_inputs=False):
-            rows = slice(start, start + size_of(y))
-            start = rows.stop
-            yield y, sample_weight, outputs[rows]
-
-    def _batches(self, model=None, with_inputs=True):
-        """Yield `(x, y, sample_weight)` of each batch, and note whether the examples came in another order."""
-        data, digest, count = self.data, hashlib.sha256(), 0
-        if model is not None:
-            data = data.for_model(model)
-        if not data.yields_batches:
-            arrays = (data.x if with_inputs else None, data.labels, data.sample_weight)
-            for start in range(0, len(data), self._batch_size or 32):
-                yield leaves.take(arrays, slice(start, start + (self._batch_size or 32)))
-            return
-        with reading.watched(data) as (data,):
-            for batch in itertools.islice(data.iterate(), self._steps):
-                x, y, sample_weight = keras.tree.map_structure(leaves.numeric, unpack(batch))
-                count += size_of(x)
-                if not data.fixed:
-                    digest.update(example_keys(keras.tree.map_structure(leaves.as_array, x)).tobytes())
-                yield x, _labels(y), sample_weight
-        order = digest.hexdigest(), count
-        if self._order not in (None, order):
-            self._is_paired = False
-            self._note(
-                "no test: examples cannot be paired, because they come in another order, or augmented, each time they "
-                "are read"
-            )
-        self._order = order
-
-    def _first_labels(self):
-        return _labels(self.data.first_batch()[1])
-
-    # Metrics of outputs
-
-    def _metrics_of(self, probabilities):
-        """Return the compiled metrics of averaged probabilities, of a classifier."""
-
-        def run():
-            metrics, output = self._new_metrics(None, True), as_output(probabilities, self._meaning)
-            for y, sample_weight, rows in self._beside_labels(output):
-                self._update(metrics, y, rows, sample_weight)
-            return self._result_of(metrics)
-
-        return process_group.alone(run)
-
-    def _new_metrics(self, model, wanted):
-        if not wanted or self._compile_arguments is None:
-            return None
-        return LabelMetrics(self._compile_arguments, None if model is None else names_of(model))
-
-    def _update(self, metrics, y, outputs, sample_weight, masks=None):
-        if metrics is not None and not metrics.failed:
-            try:
-                metrics.update(y, outputs, sample_weight, masks)
-            except Exception as error:
-                metrics.failed = True
-                self._note(f"no metrics of averaged outputs or of these labels: {_in_one_line(error)}")
-
-    def _result_of(self, metrics):
-        return {} if metrics is None or metrics.failed else metrics.result()
+    def _measures_more(self):
+        """Return whether there are metrics that `Scores` do not have."""
+        return self._compile_arguments is not None and self._compile_arguments.measures_more_than_accuracy
 
 
 def meaning_of(sequence, compile_arguments, model):
@@ -375,14 +187,5 @@ def of_validation(metrics):
     return {f"val_{name}": value for name, value in metrics.items()}
 
 
-def _labels(y):
-    return split_targets(without_key(y))[0]
-
-
 def _kept(measured):
     return {name: each.kept() for name, each in measured.items()}
-
-
-def _in_one_line(error):
-    """Return the first line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
