@@ -6,6 +6,7 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import reading
+from keras_ban._src.data.preprocessing import method_and_data, predict
 from keras_ban._src.files import model_file
 from keras_ban._src.history.scores import ENSEMBLE, score
 from keras_ban._src.losses.numpy_softmax import softmax
@@ -30,9 +31,10 @@ class Scorer:
     def evaluate(self, model, steps=None):
         """Return the results of Keras's `evaluate`, with the names of `fit`."""
         options = {"verbose": 0, "return_dict": True, "steps": steps or self._steps}
-        with backend.keeping_values(model), reading.watched(self.data.for_model(model)) as (data,):
+        evaluate, data = method_and_data(model, "evaluate", self.data.for_model(model), steps=options["steps"])
+        with backend.keeping_values(model), reading.watched(data) as (data,):
             arguments = data.for_keras() | ({} if data.yields_batches else {"batch_size": self._batch_size})
-            logs = model.evaluate(**arguments, **options)
+            logs = evaluate(**arguments, **options)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     def score(self, model, taught_by=None):
@@ -80,9 +82,8 @@ class Scorer:
         if self._meaning is None or self._labels is None:
             return None
         local = model_file.on_this_worker(model)
-        x = self.data.for_model(model).x
         with backend.keeping_values(local):
-            outputs = process_group.alone(lambda: local.predict(x, batch_size=self._batch_size, verbose=0))
+            outputs = process_group.alone(lambda: predict(local, self.data, self._batch_size))
         probabilities = _probabilities(outputs, self._meaning)
         labels = None if probabilities is None else _class_indices(self._labels, probabilities.shape[-1])
         if labels is None or len(labels) != len(probabilities):
