@@ -1,6 +1,7 @@
 """The parts of a batch: inputs of a model, labels, soft targets, keys, weights."""
 
 import keras
+import numpy as np
 
 # The name under which data without labels bring their sample weights.
 WEIGHTS_ALONE = "weights_without_labels"
@@ -13,8 +14,20 @@ _TARGETS = {"labels", "view_seeds", "teacher_features"} | _MARKS
 
 
 def unpack(batch):
-    """A batch `x`, `(x, y)` or `(x, y, sample_weight)` as `(x, y, sample_weight)`."""
+    """A batch `x`, `(x, y)` or `(x, y, sample_weight)` as `(x, y, sample_weight)`, with lists of texts as arrays."""
+    batch = _with_text_arrays(batch)
     return keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
+
+
+def _with_text_arrays(part):
+    """Nested arrays, with lists of texts as arrays: a torch `DataLoader` collates texts to lists."""
+    if isinstance(part, dict):
+        return {name: _with_text_arrays(each) for name, each in part.items()}
+    if type(part) not in (list, tuple):
+        return part
+    if part and all(isinstance(each, (str, bytes)) for each in part):
+        return np.array(part)
+    return type(part)(_with_text_arrays(each) for each in part)
 
 
 def split_targets(y):

@@ -124,31 +124,23 @@ class Preprocessing:
 
 def run(task, x, y=None, sample_weight=None):
     """Return `(x, y, sample_weight)` as a task preprocesses a batch, in NumPy."""
-    parts = keras.tree.map_structure(_for_preprocessor, (x, y, sample_weight))
-    made = unpack(task.preprocess_samples(*map(_lists_of_texts, parts)))
+    made = unpack(task.preprocess_samples(*map(_for_preprocessor, (x, y, sample_weight))))
     return tuple(_as_arrays(task, part) for part in made)
 
 
-def _for_preprocessor(leaf):
-    """NumPy arrays; texts as Python's, because those of each framework differ."""
-    if leaf is None:
-        return None
-    if not leaves.is_texts(leaf):
-        return leaves.as_array(leaf)
-    texts = np.asarray(leaf.numpy() if hasattr(leaf, "numpy") else leaf)
+def _for_preprocessor(part):
+    """Nested NumPy arrays, with texts as lists. To a preprocessor a list is one input, a tuple several."""
+    if isinstance(part, dict):
+        return {name: _for_preprocessor(each) for name, each in part.items()}
+    if isinstance(part, (list, tuple)):
+        return tuple(_for_preprocessor(each) for each in part)
+    if part is None or not leaves.is_texts(part):
+        return None if part is None else leaves.as_array(part)
+    texts = np.asarray(part.numpy() if hasattr(part, "numpy") else part)
     # A pandas `Series` of inputs has a second axis.
     texts = texts[:, 0] if texts.ndim == 2 and texts.shape[1] == 1 else texts
     decoded = [each.decode() if isinstance(each, bytes) else str(each) for each in texts.flat]
-    return np.array(decoded, dtype=object).reshape(texts.shape)
-
-
-def _lists_of_texts(part):
-    """Nested arrays, with texts as lists: a list is one input of a preprocessor, a tuple several."""
-    if isinstance(part, dict):
-        return {name: _lists_of_texts(each) for name, each in part.items()}
-    if isinstance(part, (list, tuple)):
-        return tuple(_lists_of_texts(each) for each in part)
-    return part.tolist() if isinstance(part, np.ndarray) and part.dtype == object else part
+    return np.array(decoded, dtype=object).reshape(texts.shape).tolist()
 
 
 def _as_arrays(task, part):
@@ -315,19 +307,15 @@ def method_and_data(model, name, data, **options):
 
     Models of this package take data as the user passed them. `options` are those of `preprocessed`.
     """
-    return (
-        (keras_method(model, name), preprocessed(data, model, **options))
-        if is_task(model)
-        else (getattr(model, name), data)
-    )
+    if hasattr(type(model), "models_within"):
+        return getattr(model, name), data
+    return keras_method(model, name), preprocessed(data, model, **options)
 
 
 def predict(model, data, batch_size=None):
     """Return the outputs of `keras.Model.predict` for `Arrays`."""
-    if not is_task(model):
-        return model.predict(data.for_model(model).x, batch_size=batch_size, verbose=0)
-    inputs = preprocessed(Arrays(data.x, batch_size=batch_size), model)
-    return keras_method(model, "predict")(inputs.dataset, verbose=0)
+    method, inputs = method_and_data(model, "predict", Arrays(data.for_model(model).x, batch_size=batch_size))
+    return method(**inputs.for_keras(), verbose=0)
 
 
 def predict_on_batch(model, x):
