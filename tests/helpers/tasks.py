@@ -93,12 +93,14 @@ class TextPreprocessor(keras.layers.Layer):
 class Task(keras.Model):
     """A classifier `(batch, 8) -> (batch, 3)` with a preprocessor."""
 
-    def __init__(self, preprocessor=None, units=4, name=None):
+    def __init__(self, preprocessor=None, units=4, name=None, compile=True):
         inputs = keras.Input((8,))
         x = keras.layers.Dense(units, activation="relu", name="hidden")(inputs)
         super().__init__(inputs, keras.layers.Dense(CLASSES, name="top")(x), name=name)
         self.preprocessor = preprocessor
         self.units = units
+        if compile:
+            self.compile(keras.optimizers.Adam(), "mse")
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if self.preprocessor is None:

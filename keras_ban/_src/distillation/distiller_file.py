@@ -4,6 +4,8 @@ import pathlib
 
 import keras
 
+from keras_ban._src.files import model_file
+
 _PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
 
 
@@ -21,7 +23,9 @@ class DistillerFile:
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self):
-        parts = {part: keras.saving.serialize_keras_object(getattr(self, part)) for part in _PARTS}
+        parts = {part: getattr(self, part) for part in _PARTS}
+        serialize = keras.saving.serialize_keras_object
+        parts = {n: model_file.serialized(p) if isinstance(p, keras.Model) else serialize(p) for n, p in parts.items()}
         return {"name": self.name, **parts}
 
     @classmethod

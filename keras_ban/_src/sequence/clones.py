@@ -167,7 +167,7 @@ def _rebuild(model):
     try:
         # Classes that are not registered with Keras are found by these names.
         with keras.saving.custom_object_scope(model_file.classes_of(model)):
-            config = _with_fresh_seeds(model.get_config())
+            config = model_file.uncompiled(model, _with_fresh_seeds(model.get_config()))
             if is_task(model) and "preprocessor" in config:
                 # It has no weights, and its vocabulary is not in the configuration.
                 config["preprocessor"] = model.preprocessor

@@ -8,6 +8,7 @@ import numpy as np
 from keras_ban._src import checks
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.files import model_file
 from keras_ban._src.losses.base import check_activation, check_temperature, is_finite_number
 from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.sequence.averaging import Averaging
@@ -198,7 +199,7 @@ class EnsembleModel(AnyData, keras.Model):
     def get_config(self):
         return {
             "name": self.name,
-            "members": [keras.saving.serialize_keras_object(member) for member in self.members],
+            "members": [model_file.serialized(member) for member in self.members],
             "weights": self.member_weights,
             "average": self.average,
             "from_logits": self.from_logits,
