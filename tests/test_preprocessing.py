@@ -169,6 +169,18 @@ def test_arrays_are_shuffled_anew_in_each_epoch():
         np.testing.assert_array_equal(x[:, 0], np.sort(epoch))
 
 
+@pytest.mark.one_backend
+def test_the_texts_of_a_table_are_the_inputs():
+    datasets = pytest.importorskip("datasets")
+    distiller, by_hand = pair()
+    x, y = texts_of_words()
+    columns = {"index": np.arange(48), "text": x.tolist(), "label": y}
+    expected = by_hand.fit(counted(x), y, **FIT).history
+    assert expected == distiller.fit(datasets.Dataset.from_dict(columns), **FIT).history
+    with pytest.raises(ValueError, match="hold texts. Pass those that the preprocessor takes"):
+        distiller.fit(datasets.Dataset.from_dict({**columns, "title": x.tolist()}), **FIT)
+
+
 # Student and teacher with different preprocessors.
 
 
