@@ -336,6 +336,18 @@ def test_a_sequence_trains_and_scores_its_generations_on_preprocessed_data(soft_
     assert_same([sequences[0].ensemble().predict(counted(x))], [sequences[1].ensemble().predict(x)])
 
 
+OTHERS = texts_of_words(16, seed=1)[0]
+
+
+@pytest.mark.parametrize("held_out", [{"validation_split": 0.25}, {"validation_data": (OTHERS,)}])
+def test_a_sequence_trains_on_labels_that_the_preprocessor_makes(held_out):
+    x, _ = texts_of_words()
+    history = sequence_of(text_task(makes_labels=True)).fit(x, **held_out, **FIT)
+    assert 3 == len(history.records) and history.best_generation in range(3)
+    assert all({"val_loss", "val_accuracy"} == set(record.metrics) for record in history.records)
+    assert history.records[0].logs["loss"][-1] < history.records[0].logs["loss"][0]
+
+
 def test_a_sequence_of_texts_resumes_and_is_loaded(tmp_path):
     x, y = texts_of_words()
     options = {**FIT, "shuffle": True, "validation_data": (x, y)}
@@ -380,3 +392,16 @@ def test_soups_of_texts_are_made():
     assert (48, 3) == sequence.soup("greedy", validation_data=(x, y)).predict(x, verbose=0).shape
     mean = np.mean([model.get_weights()[0] for model in sequence.models], axis=0)
     np.testing.assert_allclose(mean, soup.get_weights()[0], rtol=1e-5)
+
+
+def test_files_of_a_distiller_and_an_ensemble_hold_the_vocabularies(tmp_path):
+    x, y = texts_of_words()
+    distiller = differ()
+    distiller.fit(x, y, **FIT)
+    ensemble = EnsembleModel([text_task(OTHER_WORDS), text_task(OTHER_WORDS)])
+    for model, name in ((distiller, "distiller.keras"), (ensemble, "ensemble.keras")):
+        model.save(tmp_path / name)
+        again = keras.saving.load_model(tmp_path / name)
+        assert_same([model.predict(x, verbose=0)], [again.predict(x, verbose=0)])
+        if model is distiller:
+            assert model.train_on_batch(x, y) == again.train_on_batch(x, y)

@@ -33,11 +33,12 @@ def load(path, custom_objects=None):
 
 
 def serialized(model):
-    """Return a model as plain data, from which `keras.saving.deserialize_keras_object` makes it, not compiled."""
+    """Return a model as plain data for a file. A model that compiles itself is not compiled when it is made of them."""
     if not _compiles_itself(model):
         return keras.saving.serialize_keras_object(model)
     with _uncompiled_config(model):
-        return keras.saving.serialize_keras_object(model)
+        made = keras.saving.serialize_keras_object(model)
+    return {name: value for name, value in made.items() if name != "compile_config"}
 
 
 def uncompiled(model, config):
