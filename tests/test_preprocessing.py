@@ -104,6 +104,17 @@ def test_methods_of_a_distiller_and_an_ensemble_preprocess():
     assert_same(values(by_hand.student), values(distiller.student))
 
 
+def test_an_ensemble_of_texts_is_trained():
+    ensemble, by_hand = map(ensemble_of, pair())
+    x, y = texts_of_words()
+    for model in (ensemble, by_hand):
+        model.compile(keras.optimizers.SGD(0.1), crossentropy())
+    options = {**FIT, "validation_split": 0.25}
+    assert by_hand.fit(counted(x), y, **options).history == ensemble.fit(x, y, **options).history
+    assert by_hand.train_on_batch(counted(x), y) == ensemble.train_on_batch(x, y)
+    assert_same(values(by_hand), values(ensemble))
+
+
 def ensemble_of(distiller):
     ensemble = EnsembleModel([distiller.student, distiller.teacher])
     ensemble.compile(loss=crossentropy())
@@ -142,6 +153,17 @@ def test_soft_targets_belong_to_the_rows_of_the_texts(tmp_path, in_file, top_k):
     assert expected == distiller.fit(x, y, soft_targets=targets, validation_split=0.25, **FIT).history
     with pytest.raises(ValueError, match="do not belong to `x`"):
         distiller.fit(x[::-1], y, soft_targets=targets, **FIT)
+
+
+def test_views_are_of_preprocessed_inputs():
+    teacher = Task(Scaler())
+    augmentation = keras.layers.GaussianNoise(0.3, seed=0)
+    x, y = np.random.default_rng(0).normal(size=(32, 8)).astype("float32"), np.arange(32) % 3
+    targets = SoftTargets.from_teacher(teacher, x, augmentation=augmentation, views=2, verbose=0)
+    assert targets.verify(teacher, x, augmentation=augmentation) < 1e-6
+    # A student that equals its teacher has no distillation loss, if both see the same views.
+    student = compiled(copy_of(teacher, Scaler()), augmentation=augmentation, label_weight=0.0)
+    np.testing.assert_allclose(0.0, student.fit(x, y, soft_targets=targets, **FIT).history["loss"], atol=1e-6)
 
 
 def test_unlabeled_texts_are_preprocessed():
@@ -405,3 +427,13 @@ def test_files_of_a_distiller_and_an_ensemble_hold_the_vocabularies(tmp_path):
         assert_same([model.predict(x, verbose=0)], [again.predict(x, verbose=0)])
         if model is distiller:
             assert model.train_on_batch(x, y) == again.train_on_batch(x, y)
+
+
+def test_a_sequence_augments_preprocessed_inputs():
+    x, y = np.random.default_rng(0).normal(size=(32, 8)).astype("float32"), np.arange(32) % 3
+    task, logs = Task(Scaler()), []
+    for model, inputs in ((copy_of(task), x * np.float32(0.5)), (task, x)):
+        augmentation = keras.layers.GaussianNoise(0.3, seed=0)
+        history = sequence_of(model, generations=1, augmentation=augmentation).fit(inputs, y, **FIT)
+        logs.append([record.logs for record in history.records])
+    assert logs[0] == logs[1]

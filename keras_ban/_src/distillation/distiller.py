@@ -70,7 +70,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
     optimizer's `iterations`, an int32 tensor) to a number, or a `keras_ban.OverTraining`, a function of the fraction of
     the training that is done. Their means over an epoch are reported as `label_weight` and `temperature`.
 
-    `docs/data.md` lists the kinds of data, `docs/several_processes.md` describes training in several processes.
+    `docs/data.md` lists the kinds of data, `docs/keras_hub.md` describes models with a preprocessor, and
+    `docs/several_processes.md` training in several processes.
 
     Example:
 
