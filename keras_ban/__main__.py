@@ -30,7 +30,7 @@ def main(arguments=None):
         if arguments.rescaling is not None:
             options["preprocessing"] = keras.layers.Rescaling(arguments.rescaling)
         if arguments.labels is not None:
-            options["labels"] = arguments.labels.read_text().splitlines()
+            options["labels"] = arguments.labels.read_text(encoding="utf-8").splitlines()
         if arguments.examples is not None:
             options["examples"] = read_examples(arguments.examples)
         for name in ("format", "members", "int8", "verify", "tolerance", "overwrite", "verbose"):

@@ -303,7 +303,7 @@ REFUSED = [
     ("one array", ensemble, (X, {"a": LABELS, "b": LABELS})),
     ("numbers in [0, 1]", lambda: ensemble(activation="sigmoid"), (X, 2 * YES)),
     ("shape of the outputs", lambda: ensemble(activation="sigmoid"), (X, LABELS)),
-    ("no softmax over classes", lambda: ensemble(outputs=1), (X, LABELS)),
+    ("no softmax over classes", lambda: EnsembleModel([linear(0, outputs=1)], activation="softmax"), (X, LABELS)),
     ("`sample_weight` must be finite, non-negative", ensemble, (X, LABELS, -SAMPLE_WEIGHT)),
     ("`sample_weight` must be finite, non-negative", ensemble, (X, LABELS, 0 * SAMPLE_WEIGHT)),
     ("`sample_weight` must have the shape", ensemble, (X, LABELS, np.ones((120, 3)))),

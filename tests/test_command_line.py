@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.models import classifier
+from helpers.runs import change_manifest
 
 import keras_ban
 import keras_ban.__main__ as command_line
@@ -72,8 +73,7 @@ def test_a_runs_directory_is_exported_as_its_sequence(tmp_path, asked, blobs, ca
     assert 2 == len(loaded.models)
     assert "" == capsys.readouterr().err
 
-    manifest = tmp_path / "run" / "run.json"
-    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    change_manifest(tmp_path / "run", lambda manifest: manifest.update(finished=False))
     assert 0 == command_line.main(["export", str(tmp_path / "run"), "out"])
     assert "is not finished, of its generations 0 to 1 it has 2" in capsys.readouterr().err
 

@@ -217,7 +217,8 @@ def test_padding_counts_nothing_beside_weights_of_each_token():
 @pytest.mark.one_backend
 def test_metrics_without_labels_are_refused_before_training(blobs):
     x, _ = blobs
-    model, measured = (keras_ban.Distiller(student=classifier(), teacher=classifier(), label_weight=0) for _ in "12")
+    options = {"distillation_loss": keras_ban.losses.KnowledgeDistillation(), "label_weight": 0}
+    model, measured = (keras_ban.Distiller(student=classifier(), teacher=classifier(), **options) for _ in "12")
     measured.compile("sgd", metrics=["accuracy"])
     with pytest.raises(ValueError, match="metrics, which are measured on labels, but the data brings none"):
         measured.fit(x, verbose=0)

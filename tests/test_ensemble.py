@@ -80,7 +80,8 @@ def called_on(model, x=X, **kwargs):
 
 def average_of(outputs, **kwargs):
     """What an ensemble makes of its members' outputs."""
-    return called_on(EnsembleModel([Given(output) for output in outputs], **kwargs), np.zeros((1, 1), "float32"))
+    members = [Given(output) for output in outputs]
+    return called_on(EnsembleModel(members, **{"from_logits": True, **kwargs}), np.zeros((1, 1), "float32"))
 
 
 def weighted(arrays, shares=SHARES):
@@ -180,7 +181,7 @@ def test_weights_are_divided_by_their_sum():
         models.assert_same([expected], [average_of(LOGITS, weights=weights)])
     assert (
         pytest.approx([0.125, 0.25, 0.625], rel=1e-15)
-        == EnsembleModel([Echo(), Echo(), Echo()], weights=[1, 2, 5]).member_weights
+        == EnsembleModel([Echo(), Echo(), Echo()], [1, 2, 5], from_logits=True).member_weights
     )
 
 

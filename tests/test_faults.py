@@ -140,12 +140,13 @@ def no_file_may_grow():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "file"),
     [
         ("_src.runs.directory._write_logs", "generation-01"),
         ("_src.files.model_file.save", "generation-01"),
-        ("_src.runs.directory.RunDirectory._write_manifest", "run.json"),
+        ("_src.runs.directory.RunDirectory._write_manifest", "run.previous.json"),
         ("_src.runs.epochs._write_npz", "epoch.npz"),
         ("_src.targets.soft_targets.SoftTargets.from_teacher", "soft-targets-00.npy"),
     ],
@@ -165,7 +166,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blob
         run(tmp_path, blobs, generations=1, fitting=TWO)
 
     # The manifest that is refused first is the one that names generation 0.
-    first = file == "run.json"
+    first = file == "run.previous.json"
     assert (errno.EFBIG, str(tmp_path / file)) == (error.value.errno, error.value.filename)
     assert "Make room" in str(error.value)
     kept = "no finished generation" if first else "generation 0"
@@ -173,7 +174,10 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blob
     assert "Mend what it says, then call `fit` as before" in error.value.__notes__[0]
     assert not [left for left in names(tmp_path) if left.endswith(".partial")]
     assert (0 if first else 1) == len(RunDirectory(tmp_path).read().entries)
-    assert_same_run(whole, run(tmp_path, blobs, generations=1, fitting=TWO))
+    # Its folder has its name already.
+    with pytest.warns(UserWarning, match="generation-00.set-aside") if first else contextlib.nullcontext():
+        again = run(tmp_path, blobs, generations=1, fitting=TWO)
+    assert_same_run(whole, again)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="is about the rights of POSIX")
@@ -228,13 +232,13 @@ def test_data_that_fail_in_the_midst_of_an_epoch_lose_that_epoch_alone(blobs, tm
             made.fit(data, epochs=2, verbose=0, validation_data=blobs)
         return made, data.asked
 
-    undisturbed, asked = train(None)
-    stopped, _ = train(tmp_path, asked - 1)  # The last epoch of the last generation
+    undisturbed, asked = train(tmp_path / "undisturbed")
+    stopped, _ = train(tmp_path / "stopped", asked - 1)  # The last epoch of the last generation
     assert 1 == len(stopped.models)
-    with np.load(tmp_path / "epoch.npz") as state:
+    with np.load(tmp_path / "stopped" / "epoch.npz") as state:
         assert '"epochs": 1' in str(state["about"])
 
-    again, asked_again = train(tmp_path)
+    again, asked_again = train(tmp_path / "stopped")
 
     assert_same_run(undisturbed, again)
     assert asked_again < asked

@@ -68,7 +68,7 @@ def a_batch(shape=(8, 5), scale=3):
 @pytest.mark.one_backend
 @pytest.mark.parametrize("loss_class", LOSSES)
 def test_the_defaults_of_every_loss_are_those_of_its_paper(loss_class):
-    defaults = {**DEFAULTS[loss_class.__name__], "from_logits": True, "reduction": "sum_over_batch_size"}
+    defaults = {**DEFAULTS[loss_class.__name__], "from_logits": "auto", "reduction": "sum_over_batch_size"}
     config = loss_class().get_config()
     assert defaults == {name: config[name] for name in defaults}
     assert f"keras_ban>{loss_class.__name__}" == keras.saving.get_registered_name(loss_class)

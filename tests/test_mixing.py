@@ -248,7 +248,8 @@ def test_only_images_are_mixed_where_there_are_no_labels(images):
     teacher = linear()
     student = keras.models.clone_model(teacher)
     student.set_weights(teacher.get_weights())
-    distiller = Distiller(student=student, teacher=teacher, label_weight=0, augmentation=layers.CutMix())
+    options = {"distillation_loss": losses.KnowledgeDistillation()}
+    distiller = Distiller(student=student, teacher=teacher, label_weight=0, augmentation=layers.CutMix(), **options)
     distiller.compile("sgd")
     logs = distiller.fit(images[0], epochs=2, verbose=0).history
 

@@ -20,7 +20,8 @@ CCE, SCE = keras.losses.CategoricalCrossentropy, keras.losses.SparseCategoricalC
 BCE = keras.losses.BinaryCrossentropy
 OD = collections.OrderedDict
 MSE = keras.losses.MeanSquaredError()
-KD = KnowledgeDistillation
+KD, KL = KnowledgeDistillation, keras.losses.KLDivergence
+LOGITS = keras.distillation.LogitsDistillation(loss=KL())
 
 
 def heads(classes):
@@ -137,6 +138,16 @@ def functional(*last):
     return keras.Model(inputs, outputs)
 
 
+def channels_last_to_first():
+    layers = [keras.layers.Dense(CLASSES, "softmax"), keras.layers.Permute((2, 1))]
+    return keras.Sequential([keras.Input((4, 8)), *layers])
+
+
+# A layer of two models.
+TWICE = keras.layers.Dense(CLASSES, "softmax", name="twice")
+TWICE(keras.Input((CLASSES,)))
+
+
 class OwnCall(keras.Sequential):
     def call(self, inputs, training=None, mask=None):
         return super().call(inputs, training=training, mask=mask)
@@ -162,6 +173,10 @@ SOFTMAX, SIGMOID, LINEAR = Meaning(False, "softmax", -1), Meaning(False, "sigmoi
         (lambda: OwnCall([keras.Input((8,)), keras.layers.Dense(2, "softmax")]), Meaning()),
         (functional, LINEAR),
         (lambda: functional(keras.ops.softmax), SOFTMAX),
+        (lambda: functional(keras.layers.Reshape((CLASSES, 1))), LINEAR),
+        (lambda: functional(keras.layers.Softmax(), keras.layers.Reshape((CLASSES, 1))), Meaning(False, "softmax")),
+        (lambda: functional(TWICE), SOFTMAX),
+        (lambda: channels_last_to_first(), Meaning(False, "softmax", 1)),
         (lambda: functional(keras.ops.sigmoid), SIGMOID),
         (lambda: functional(dense_of_three("softmax")), SOFTMAX),
         (lambda: functional(keras.layers.Reshape((CLASSES, 1)), keras.layers.Softmax()), SOFTMAX),
@@ -197,7 +212,9 @@ def test_each_output_has_its_own_last_layer():
         (keras.losses.binary_crossentropy, SIGMOID),
         (keras.losses.BinaryFocalCrossentropy(from_logits=True), Meaning(True, "sigmoid")),
         ("crossentropy", Meaning(False)),
-        ("mse", Meaning()),
+        ("mse", Meaning(None, "linear")),
+        (keras.losses.Huber(), Meaning(None, "linear")),
+        (keras.losses.KLDivergence(), SOFTMAX),
         ("no such loss", Meaning()),
         (None, Meaning()),
         (lambda y, p: p, Meaning()),
@@ -212,15 +229,20 @@ def test_a_label_loss_says_what_outputs_are(loss, expected):
 
 CONTRADICTIONS = [
     # student, teacher, label loss, distillation loss, message
-    ("softmax", "softmax", SCE(), KD(), r"contradicts the student.*`KnowledgeDistillation\(from_logits=False\)`"),
-    (None, "softmax", SCE(True), KD(), "contradicts the teacher: .* or a teacher without the softmax"),
+    ("softmax", "softmax", SCE(), KD(from_logits=True), r"contradicts the student: .* Use `KnowledgeDistillation\(\)`"),
+    (None, "softmax", SCE(True), KD(from_logits=True), "contradicts the teacher: .* or a teacher without the softmax"),
     (None, None, SCE(True), KD(from_logits=False), "`distillation_loss` contradicts the student: .* no probabilities"),
     ("softmax", "softmax", SCE(True), KD(from_logits=False), r"`loss` contradicts .* Use `Sparse.*\(from_logits=False"),
     (None, None, "sparse_categorical_crossentropy", KD(), r"`SparseCategoricalCrossentropy\(from_logits=True\)`"),
     ("sigmoid", "sigmoid", BCE(), KD(from_logits=False), r"Distillation\(activation='sigmoid', from_logits=False\)"),
     ("sigmoid", "sigmoid", BCE(), DIST(from_logits=False), r"Distillation\(activation='sigmoid', from_logits=False\)"),
-    (None, None, CCE(from_logits=True), CCE(from_logits=True), "the teacher: .* Use `keras_ban.losses.KnowledgeD"),
-    ("tanh", "tanh", SCE(True), KD(from_logits=False), "`loss` contradicts `distillation_loss`: .* Pass the same"),
+    (None, None, SCE(True), CCE(), r"contradicts the student: .* Use `CategoricalCrossentropy\(from_logits=True\)`"),
+    (None, None, SCE(True), KL(), r"contradicts the student: .* Use `keras_ban.losses.KnowledgeDistillation\(\)`"),
+    (None, None, KL(), None, r"`loss` contradicts the student: .* Use `CategoricalCrossentropy\(from_logits=True\)`"),
+    ("softmax", None, SCE(), MSE, "compares outputs as they are, but the student gives probabilities and the teacher"),
+    ("softmax", "softmax", SCE(), LOGITS, "contradicts the student: `LogitsDistillation` takes logits"),
+    ("softmax", "sigmoid", SCE(), None, "No `distillation_loss` can be chosen: .* a softmax, the teacher of a sigmoid"),
+    ("tanh", "tanh", SCE(True), KD(from_logits=False), "`loss` contradicts `distillation_loss`: .* pass the same"),
 ]
 
 
@@ -228,14 +250,16 @@ CONTRADICTIONS = [
 def test_what_contradicts_itself_is_refused_before_training(student, teacher, label, loss, message):
     student, teacher = dense(CLASSES, student), dense(CLASSES, teacher)
     before = values(student)
-    y = Y if of_label_loss(label).activation == "softmax" and not isinstance(label, CCE) else np.eye(CLASSES)[Y]
+    y = np.eye(CLASSES)[Y] if isinstance(label, (BCE, CCE, KL)) else Y
     with pytest.raises(ValueError, match=message):
         distilled(student, teacher, label, y, rate=0.1, distillation_loss=loss)
     assert_same(before, values(student))
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("label, loss", [(SCE(True), KD(from_logits=False)), ("sparse_categorical_crossentropy", KD())])
+@pytest.mark.parametrize(
+    "label, loss", [(SCE(True), KD(from_logits=False)), ("sparse_categorical_crossentropy", None), (SCE(True), KL())]
+)
 def test_what_contradicts_itself_is_refused_before_generation_0(label, loss):
     sequence = keras_ban.BornAgainSequence(classifier(), generations=1, distillation_loss=loss)
     sequence.compile("sgd", label)
@@ -270,14 +294,14 @@ def test_what_plays_no_part_contradicts_nothing():
 @pytest.mark.one_backend
 def test_classes_of_several_yes_and_no_are_warned_of():
     with pytest.warns(UserWarning, match="takes each output for a yes or a no of its own"):
-        distilled(dense(), dense(), BCE(from_logits=True), np.eye(CLASSES)[Y])
+        distilled(dense(), dense(), BCE(from_logits=True), np.eye(CLASSES)[Y], distillation_loss=KD())
 
 
 @pytest.mark.one_backend
 def test_an_ensemble_and_a_decomposition_ask_the_last_layer_too():
     members = [dense(CLASSES, "sigmoid"), dense(CLASSES, "sigmoid")]
     with pytest.warns(UserWarning, match=r"Pass `from_logits=False, activation='sigmoid'`"):
-        keras_ban.EnsembleModel(members)
+        keras_ban.EnsembleModel(members, from_logits=True)
     with pytest.raises(ValueError, match="`distillation_loss` contradicts the student"):
         keras_ban.gradient_decomposition(dense(CLASSES, "softmax"), dense(), X, Y)
 
@@ -331,12 +355,14 @@ def test_classes_along_another_axis_are_trained():
 
 @pytest.mark.one_backend
 def test_classes_along_two_axes_are_refused_by_name():
+    along_the_last = KD(from_logits=True)
     for loss in (SCE(True, axis=1), CCE(True, axis=1)):
         with pytest.raises(ValueError, match="takes classes along axis=1, but `KnowledgeDistillation` along axis=-1"):
-            distilled(channels_first(), channels_first(), loss, AT_PLACES, x=PLACES)
+            models = channels_first(), channels_first()
+            distilled(*models, loss, AT_PLACES, x=PLACES, distillation_loss=along_the_last)
     with pytest.raises(ValueError, match="takes classes along axis=1"):  # of models that show no outputs before
         models = (OwnCall(channels_first().layers) for _ in range(2))
-        distilled(*models, SCE(True, axis=1), AT_PLACES, x=PLACES)
+        distilled(*models, SCE(True, axis=1), AT_PLACES, x=PLACES, distillation_loss=along_the_last)
     softmax = keras.layers.Softmax(axis=1)
     with pytest.raises(ValueError, match="contradicts the student: .* is a softmax along axis=1"):
         models = channels_first(softmax), channels_first(softmax)

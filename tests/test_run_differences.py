@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.data import make_blobs
 from helpers.models import classifier
-from helpers.runs import COMPILED, content, run, sequence
+from helpers.runs import COMPILED, change_manifest, content, run, sequence
 
 from keras_ban import BornAgainSequence
 from keras_ban._src.runs.differences import differences
@@ -125,9 +125,7 @@ def test_names_that_keras_numbers_make_no_other_model_but_connections_do(blobs, 
 
 
 def test_another_backend_is_refused_by_fit_and_taken_by_load(copied, blobs):
-    manifest = json.loads((copied / "run.json").read_text())
-    manifest["begun_with"]["backend"] = "theano"
-    (copied / "run.json").write_text(json.dumps(manifest))
+    change_manifest(copied, lambda manifest: manifest["begun_with"].update(backend="theano"))
 
     with pytest.raises(ValueError, match='- backend: "theano" in the directory, "'):
         run(copied, blobs, eager=False, fitting=COMPILED)
@@ -136,11 +134,9 @@ def test_another_backend_is_refused_by_fit_and_taken_by_load(copied, blobs):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_another_version_is_warned_of_while_generations_are_to_come(copied, blobs):
-    manifest = json.loads((copied / "run.json").read_text())
-    manifest["versions"]["keras"] = "3.0.0"
-    (copied / "run.json").write_text(json.dumps(manifest))
+    change_manifest(copied, lambda manifest: manifest["versions"].update(keras="3.0.0"))
     run(copied, blobs, eager=False, fitting=COMPILED)
-    (copied / "run.json").write_text(json.dumps({**manifest, "finished": False}))
+    change_manifest(copied, lambda manifest: manifest.update(finished=False))
 
     with pytest.warns(UserWarning, match="was begun with .*'keras': '3.0.0'"):
         run(copied, blobs, eager=False, fitting=COMPILED)

@@ -1,5 +1,6 @@
 """A run's directory: its commits and locks, and what it keeps when a process is killed or a file is damaged."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -26,6 +27,7 @@ from helpers.runs import (
 from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord
 from keras_ban._src.history.scores import Scores
 from keras_ban._src.runs import directory as run_directory
+from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence import recipes
 
@@ -78,7 +80,10 @@ class Killed(BaseException):
     """Stands in for a kill: nothing on the way up may clean up after it."""
 
 
-STEPS = ["mkdir", "write", "flush", "flush", "flush", "flush", "rename", "flush", "flush", "replace", "flush"]
+STEPS = ["mkdir", "write", "flush", "flush", "flush", "flush", "rename", "flush"]
+REPLACE = ["flush", "replace", "flush"]
+STEPS += [*REPLACE, *REPLACE]  # The previous manifest, and the new one.
+NAMED = len(STEPS) - 2  # The step from which the manifest names the generation.
 
 
 @pytest.mark.parametrize("instant", range(len(STEPS)))
@@ -101,17 +106,23 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
     with pytest.raises(Killed), begun(tmp_path) as directory, monkeypatch.context() as patch:
         directory.commit(record_of(0), write_model)
         patch.setattr(pathlib.Path, "mkdir", watched("mkdir", pathlib.Path.mkdir))
-        patch.setattr(run_directory, "_flush", watched("flush", run_directory._flush))
+        for module in (run_directory, manifest_file):
+            patch.setattr(module, "flush", watched("flush", module.flush))
         patch.setattr(run_directory.os, "rename", watched("rename", os.rename))
         patch.setattr(run_directory.os, "replace", watched("replace", os.replace))
         directory.commit(record_of(1), watched("write", write_model))
     assert STEPS[: instant + 1] == steps
 
-    with RunDirectory(tmp_path) as again:
-        exists = instant > STEPS.index("replace") or (instant == STEPS.index("replace") and after)
+    exists = instant > NAMED or (instant == NAMED and after)
+    renamed = (instant, after) >= (STEPS.index("rename"), True) and not exists
+    aside = ["generation-01.set-aside"] if renamed else []
+    warned = pytest.warns(UserWarning, match=re.escape(f"renamed to {aside}")) if aside else contextlib.nullcontext()
+    with contextlib.ExitStack() as stack:
+        with warned:
+            again = stack.enter_context(RunDirectory(tmp_path))
         assert (2 if exists else 1) == len(again.entries)
-        expected = [".lock", *(f"generation-{i:02d}" for i in range(len(again.entries))), "run.json"]
-        assert expected == names(tmp_path)
+        generations = [f"generation-{i:02d}" for i in range(len(again.entries))]
+        assert [".lock", *generations, *aside, "run.json", "run.previous.json"] == names(tmp_path)
         for generation in range(len(again.entries)):
             assert b"model" == again.model_file(generation).read_bytes()
         again.commit(record_of(len(again.entries)), write_model)
@@ -121,7 +132,7 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
 def test_nothing_but_leftovers_is_removed(tmp_path):
     with begun(tmp_path) as directory:
         directory.commit(record_of(0), write_model)
-    left = [".epoch.npz", ".generation-01", ".run.json", ".soft-targets-00.npy.0a1b2c3d"]
+    left = [".epoch.npz", ".generation-01", ".run.json", ".run.previous.json", ".soft-targets-00.npy.0a1b2c3d"]
     kept = [
         "best.keras",
         "generation-00-copy",
@@ -130,13 +141,61 @@ def test_nothing_but_leftovers_is_removed(tmp_path):
         ".notes.partial",
         "soft-targets-00.npy",
     ]
-    for name in [*(f"{name}.partial" for name in left), "generation-01", *kept]:
+    for name in [*(f"{name}.partial" for name in left), *kept]:
         (tmp_path / name).mkdir()
+    (tmp_path / ".generation-02.partial").symlink_to(tmp_path / "generation-00")
 
     with RunDirectory(tmp_path):
         pass
 
-    assert sorted([".lock", "generation-00", "run.json", *kept]) == names(tmp_path)
+    assert sorted([".lock", "generation-00", "run.json", "run.previous.json", *kept]) == names(tmp_path)
+    assert b"model" == (tmp_path / "generation-00" / "model.keras").read_bytes()
+
+
+def test_an_older_manifest_loses_no_finished_generation(tmp_path):
+    with begun(tmp_path) as directory:
+        directory.commit(record_of(0), write_model)
+        older = (tmp_path / "run.json").read_bytes()
+        directory.commit(record_of(1), write_model)
+        directory.commit(record_of(2), write_model)
+    (tmp_path / "generation-02.set-aside").write_text("mine")
+    newest = content(tmp_path)
+    (tmp_path / "run.json").write_bytes(older)
+    aside = ["generation-01.set-aside", "generation-02.set-aside-2"]
+
+    with pytest.warns(UserWarning, match=re.escape(f"does not name. They were renamed to {aside}")):
+        opened = RunDirectory(tmp_path).__enter__()
+    opened.commit(record_of(1), lambda path: path.write_bytes(b"another"))
+    opened.__exit__()
+
+    now = content(tmp_path)
+    for name, folder in {"generation-01": aside[0], "generation-02": aside[1]}.items():
+        for file in ("model.keras", "record.json", "history.csv"):
+            assert newest[f"{name}/{file}"] == now[f"{folder}/{file}"]
+    assert b"another" == now["generation-01/model.keras"]
+    # As the message says, the newer manifest with the old names is the run as it was.
+    shutil.rmtree(tmp_path / "generation-01")
+    for name, folder in {"generation-01": aside[0], "generation-02": aside[1]}.items():
+        (tmp_path / folder).rename(tmp_path / name)
+    (tmp_path / "run.json").write_bytes(newest["run.json"])
+    with RunDirectory(tmp_path) as again:
+        assert [b"model"] * 3 == [again.model_file(generation).read_bytes() for generation in range(3)]
+
+
+def test_what_a_callback_writes_into_the_folder_of_its_generation_stays(tmp_path):
+    with begun(tmp_path) as directory:
+        (tmp_path / "generation-00" / "logs").mkdir(parents=True)
+        (tmp_path / "generation-00" / "logs" / "events").write_text("mine")
+        (tmp_path / "generation-00" / "model.keras").write_text("mine, too")
+        directory.commit(record_of(0), write_model)
+        (tmp_path / "generation-01").write_text("a file")
+        directory.commit(record_of(1), write_model)
+
+        found = content(tmp_path)
+    assert b"model" == found["generation-00/model.keras"] == found["generation-01/model.keras"]
+    assert b"mine" == found["generation-00/logs/events"]
+    assert b"mine, too" == found["generation-00.set-aside/model.keras"]
+    assert b"a file" == found["generation-01.set-aside"]
 
 
 # Locks
@@ -206,19 +265,20 @@ def run_and_be_killed(directory, data, fitting, moment, number):
     run(directory, data, generations=1, eager=False, fitting=fitting)
 
 
-# Two epochs of two steps. What is replaced: the manifest; the states of two epochs; the manifest, for generation 0; the
-# soft targets; the states of two epochs; the manifest, for generation 1, and when the run is finished.
+# Two epochs of two steps. What is replaced: the manifest; the states of two epochs; the previous and the new manifest,
+# for generation 0; the soft targets; the states of two epochs; both manifests, for generation 1, and at the end.
 FITTING = {"epochs": 2, "batch_size": 48}
 
 
 @pytest.mark.new_process
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     ("moment", "number", "kept", "left"),
     [
-        ("replace", 8, 1, []),
+        ("replace", 10, 1, []),
         pytest.param("step", 3, 0, [(0, 1), (1, 0), (1, 1)], marks=pytest.mark.slow),
-        pytest.param("replace", 5, 1, [(1, 0), (1, 1)], marks=pytest.mark.slow),
-        pytest.param("replace", 7, 1, [(1, 1)], marks=pytest.mark.slow),
+        pytest.param("replace", 6, 1, [(1, 0), (1, 1)], marks=pytest.mark.slow),
+        pytest.param("replace", 8, 1, [(1, 1)], marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_is_killed_loses_an_epoch_at_most(blobs, tmp_path, epochs_trained, moment, number, kept, left):
@@ -226,12 +286,15 @@ def test_a_process_that_is_killed_loses_an_epoch_at_most(blobs, tmp_path, epochs
     assert -signal.SIGKILL == killed.returncode
     assert kept == len(RunDirectory(tmp_path / "run").read().entries)
 
-    again = run(tmp_path / "run", blobs, generations=1, eager=False, fitting=FITTING)
+    unnamed = moment == "replace" and number == 10
+    with pytest.warns(UserWarning, match="generation-01.set-aside") if unnamed else contextlib.nullcontext():
+        again = run(tmp_path / "run", blobs, generations=1, eager=False, fitting=FITTING)
 
     assert left == epochs_trained
     assert_same_run(run(None, blobs, generations=1, eager=False, fitting=FITTING), again)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("generations", "epochs", "steps"), [(1, 2, 2), pytest.param(2, 3, 3, marks=pytest.mark.slow)])
 def test_a_run_that_stops_at_any_moment_loses_an_epoch_at_most(
     blobs, tmp_path, epochs_trained, generations, epochs, steps
@@ -252,15 +315,18 @@ def test_a_run_that_stops_at_any_moment_loses_an_epoch_at_most(
         whole = run(tmp_path / "run", blobs, **arguments)
     everything = [(generation, epoch) for generation in range(generations + 1) for epoch in range(epochs)]
     assert len(everything) * steps == moments.count("step")
-    # The manifest, begun and finished; each epoch; the manifest for each generation; soft targets for each student.
-    replaced = 2 + len(everything) + (generations + 1) + generations
+    # The manifest, begun; each epoch; both manifests for each generation and at the end; soft targets for each student.
+    replaced = 1 + len(everything) + 2 * (generations + 2) + generations
     assert replaced == moments.count("replace")
     assert replaced + len(everything) == len(copies)  # The steps of one epoch change no file.
 
     for folder, moment, ended, _ in copies:
         epochs_trained.clear()
+        begun = (folder / "run.json").exists()
+        unnamed = begun and len(list(folder.glob("generation-*"))) > len(RunDirectory(folder).read().entries)
 
-        again = run(folder, blobs, **arguments)
+        with pytest.warns(UserWarning, match="set-aside") if unnamed else contextlib.nullcontext():
+            again = run(folder, blobs, **arguments)
 
         kept = ended // steps
         # Before the state of an epoch has its name, that epoch is not kept.
@@ -292,9 +358,10 @@ def test_a_damaged_file_is_never_used(finished, copied, blobs, name):
 
 def test_a_manifest_that_cannot_be_understood_is_refused(copied, blobs):
     for text, message in {
-        '{"format": 2, "versions": {"keras_ban": "9.9"}}': "is of format 2, written by keras_ban 9.9",
+        '{"format": 3, "versions": {"keras_ban": "9.9"}}': "is of format 3, written by keras_ban 9.9",
         '{"format": 1, "ver': "is damaged",
         "[]": "is damaged",
+        "[" * 100_000: "is damaged",
     }.items():
         (copied / "run.json").write_text(text)
         before = content(copied)

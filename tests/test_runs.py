@@ -1,5 +1,6 @@
 """Runs on disk: what a directory holds, how a run is continued and loaded, and what is refused."""
 
+import contextlib
 import csv
 import hashlib
 import importlib
@@ -53,9 +54,10 @@ def finished(blobs, tmp_path_factory):
 
 @pytest.mark.one_backend
 def test_a_run_is_a_folder_that_a_person_can_read(finished):
-    assert [".lock", "generation-00", "generation-01", "run.json"] == names(finished.directory)
+    folders = ["generation-00", "generation-01"]
+    assert [".lock", *folders, "run.json", "run.previous.json"] == names(finished.directory)
     manifest = json.loads((finished.directory / "run.json").read_text())
-    assert (1, True, 3) == tuple(manifest[key] for key in ("format", "finished", "seed"))
+    assert (2, True, 3) == tuple(manifest[key] for key in ("format", "finished", "seed"))
     assert {"keras_ban": keras_ban.__version__, "keras": keras.__version__} == {
         key: manifest["versions"][key] for key in ("keras_ban", "keras")
     }
@@ -120,35 +122,71 @@ def test_an_interrupted_generation_goes_on_after_its_last_epoch(
     assert 0 < seconds == again.history.records[generation].seconds
 
 
-def without_state(way, directory):
-    """Make it so that the generation in training must begin again."""
-    path = directory / "epoch.npz"
-    if way == "truncated":
-        path.write_bytes(path.read_bytes()[:-50])
-    elif way == "flipped":
-        data = bytearray(path.read_bytes())
-        data[len(data) // 3] ^= 1
-        path.write_bytes(data)
-    else:
-        with np.load(path) as file:
-            arrays = dict(file)
-        about = json.loads(str(arrays["about"]))
-        about |= {"generation": 1} if way == "of another generation" else {"keras": "3.0.0"}
-        np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
+def with_about(path, **changes):
+    """Write the state as an old version did, without a checksum, with other entries."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"])) | changes
+    np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+
+
+# What makes it so that the generation in training must begin again, and what the warning says.
+WITHOUT_STATE = {
+    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-50]), "is damaged"),
+    "flipped": (lambda path: flip(path, 0.33), "is damaged"),
+    "flipped in a name": (lambda path: path.write_bytes(path.read_bytes().replace(b"about", b"abouu")), "is damaged"),
+    "of another run": (lambda path: with_about(path, run="another"), "is of another run"),
+    "of another generation": (lambda path: with_about(path, generation=1), None),
+    "of another Keras": (lambda path: with_about(path, keras="3.0.0"), None),
+}
 
 
 @pytest.mark.one_backend
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_state_that_is_not_whole_or_another_ones_is_not_used(blobs, tmp_path, epochs_trained):
     with interrupted_after(0, 0):
         run(tmp_path / "cut", blobs, generations=1)
-    for way in ("truncated", "flipped", "of another generation", "of another Keras"):
+    for way, (damage, warning) in WITHOUT_STATE.items():
         directory = shutil.copytree(tmp_path / "cut", tmp_path / way)
-        without_state(way, directory)
+        damage(directory / "epoch.npz")
         epochs_trained.clear()
 
-        run(directory, blobs, generations=1)
+        warned = contextlib.nullcontext()
+        if warning:
+            warned = pytest.warns(UserWarning, match=f"epoch.npz is not used, because it {warning}.* starts again")
+        with warned:
+            run(directory, blobs, generations=1)
 
-        assert [(0, 0), (1, 0)] == epochs_trained
+        assert [(0, 0), (1, 0)] == epochs_trained, way
+
+
+@pytest.mark.one_backend
+def test_each_flipped_bit_of_a_state_is_noticed_or_changes_nothing(blobs, tmp_path, monkeypatch):
+    with interrupted_after(0, 0):
+        run(tmp_path, blobs, generations=1)
+    path, identity = tmp_path / "epoch.npz", RunDirectory(tmp_path).read().identity
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [*rng.integers(0, len(whole), 150), *range(len(whole) - 40, len(whole)), *range(40)]
+    state = {name: value.tobytes() for name, value in KeepEpochs(path, 0, run=identity)._kept.items()}
+
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = KeepEpochs(path, 0, run=identity)._kept
+        # Only a flip in the letters that announce the checksum goes unnoticed.
+        assert caught if found is None else state == {name: value.tobytes() for name, value in found.items()}
+        assert found is None or place >= len(whole) - 8
 
 
 @pytest.mark.one_backend
@@ -177,7 +215,7 @@ def test_a_generation_that_ended_in_nan_begins_again_and_leaves_the_earlier_ones
         run(tmp_path, blobs, **arguments)
     kept = [f"generation-{number:02d}" for number in range(generation)]
     left = [name for name in names(tmp_path) if not name.startswith("soft-targets")]
-    assert [".lock", *kept, "run.json"] == left
+    assert [".lock", *kept, "run.json", *["run.previous.json"] * bool(kept)] == left
     epochs_trained.clear()
 
     again = run(tmp_path, blobs, **arguments)

@@ -9,6 +9,7 @@ from helpers.models import classifier, crossentropy
 from keras import ops
 
 import keras_ban
+from keras_ban._src.sequence import recipes
 from keras_ban.losses import DIST, DecoupledKnowledgeDistillation, KnowledgeDistillation, PermutedDarkKnowledge
 
 BACKEND = keras.config.backend()
@@ -155,3 +156,44 @@ def test_what_a_schedule_needs_is_said():
         keras_ban.Distiller(student=classifier(), label_weight=lambda step: 2.0)
     with pytest.raises(ValueError, match="`compile` needs a `loss` for the labels"):
         keras_ban.Distiller(student=classifier(), label_weight=falling).compile("sgd")
+
+
+def function_of_keras(module, name):
+    return {"module": module, "class_name": "function", "config": name, "registered_name": name}
+
+
+# What a file may name in place of a schedule. Each would be called with 0.
+OF_KERAS = {
+    "set_max_epochs": function_of_keras("keras.config", "set_max_epochs"),
+    "load_data": function_of_keras("keras.datasets.mnist", "load_data"),
+    "eye": function_of_keras("keras.ops", "eye"),
+    "sigmoid": function_of_keras("builtins", "sigmoid"),
+    "Zeros": {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None},
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("name", OF_KERAS)
+@pytest.mark.parametrize("place", ["label_weight", "temperature", "over training", "list"])
+def test_a_file_cannot_name_a_function_of_keras_to_call(place, name):
+    config = distiller().get_config()
+    if place == "label_weight":
+        config["label_weight"] = OF_KERAS[name]
+    elif place == "list":
+        config["label_weight"] = [0.5, OF_KERAS[name]]
+    elif place == "over training":
+        schedule = keras.saving.serialize_keras_object(keras_ban.OverTraining(falling))
+        config["label_weight"] = {**schedule, "config": {"function": OF_KERAS[name]}}
+    else:
+        config["distillation_loss"]["config"]["temperature"] = OF_KERAS[name]
+
+    with pytest.raises(ValueError, match=f"names '{name}' as a schedule .* no function that you have registered"):
+        keras_ban.Distiller.from_config(config)
+
+
+@pytest.mark.one_backend
+def test_a_run_cannot_name_a_function_of_keras_to_call():
+    with pytest.raises(ValueError, match="'eye' as a schedule .`label_weight`."):
+        recipes.from_config("label_weight", [OF_KERAS["eye"]])
+    own = {"class_name": "function", "config": "mine", "module": "builtins", "registered_name": "mine"}
+    assert falling is recipes.from_config("label_weight", own, {"mine": falling})

@@ -14,6 +14,8 @@ from helpers.sequences import FIT, compiled
 from keras_ban import BornAgainSequence
 from keras_ban.losses import KnowledgeDistillation
 
+BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
+
 pytestmark = pytest.mark.one_backend
 
 X, Y = make_blobs()
@@ -261,7 +263,7 @@ def in_order(order):
         (lambda: in_order("aba"), dict, "the same model"),
         (lambda: {"model": Stubborn(CLASSES)}, dict, r"`BornAgainSequence` a callable `build\(generation\)`"),
         (
-            lambda: {"model": dense(1), "loss": keras.losses.BinaryCrossentropy(from_logits=True)},
+            lambda: {"model": dense(1), "loss": BINARY, "distillation_loss": KnowledgeDistillation()},
             lambda: {"y": Y % 2},
             "activation='sigmoid'",
         ),
@@ -295,8 +297,10 @@ def test_a_callable_that_returns_no_model_is_refused(returned, blobs):
 
 
 def test_probabilities_where_logits_are_declared_are_refused_before_training(blobs):
-    sequence = compiled(classifier(activation="softmax"), loss=keras.losses.SparseCategoricalCrossentropy())
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    declared = KnowledgeDistillation(from_logits=True)
+    sequence = compiled(classifier(activation="softmax"), loss=loss, distillation_loss=declared)
 
-    with pytest.raises(ValueError, match=r"contradicts the student.*`KnowledgeDistillation\(from_logits=False\)`"):
+    with pytest.raises(ValueError, match=r"contradicts the student.*`KnowledgeDistillation\(\)` without"):
         sequence.fit(*blobs, **FIT)
     assert [] == sequence.models

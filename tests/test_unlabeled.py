@@ -148,7 +148,8 @@ def test_a_scheduled_label_weight_counts_for_labeled_examples_alone():
 
 
 def test_without_label_weight_all_examples_count_alike():
-    distiller = Distiller(student=linear(1), teacher=linear(2), label_weight=0)
+    divergence = losses.KnowledgeDistillation()
+    distiller = Distiller(student=linear(1), teacher=linear(2), distillation_loss=divergence, label_weight=0)
     distiller.compile(keras.optimizers.SGD(0.0), None)
 
     actual = logs(distiller, X, sample_weight=W, unlabeled=U)

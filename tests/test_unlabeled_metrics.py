@@ -125,12 +125,16 @@ def summed():
 
 
 # name: (label loss, metric, distillation loss, message)
+def mean_of_all(y, z):
+    return ops.mean((y - z) ** 2)
+
+
 REFUSED = {
     "metric without weights": (None, Unweighted("own"), None, "The metric 'own' counts examples of weight 0"),
     "metric of a batch": (None, lambda y_true, y_pred: ops.mean(y_pred), None, "[Mm]etric"),
-    "loss of a batch": (BatchError(), None, None, "`loss` is not a mean over examples"),
-    "Dice loss": (keras.losses.Dice(), None, None, "`loss` is not a mean over examples"),
-    "function of a batch": (lambda y, z: ops.mean((y - z) ** 2), None, None, "`loss` is not a mean over examples"),
+    "loss of a batch": (BatchError(), None, losses.KnowledgeDistillation(), "`loss` is not a mean over examples"),
+    "Dice loss": (keras.losses.Dice(), None, losses.KnowledgeDistillation(), "`loss` is not a mean over examples"),
+    "function of a batch": (mean_of_all, None, losses.KnowledgeDistillation(), "`loss` is not a mean over examples"),
     "divergence of a batch": (None, None, BatchDivergence(), "`distillation_loss` is not a mean over examples"),
     "own weights": (None, None, OwnWeights(), "`distillation_loss` is not a mean over examples"),
     "summed loss": (summed(), None, None, "has reduction='sum'"),

@@ -186,7 +186,7 @@ def complete(parser, options):
 def read_toml(parser, path):
     """A file of options as command line arguments."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         parser.error(f"--config {path}: {error}")
     arguments = []

@@ -46,7 +46,7 @@ def sharp_lstm(seed):
 def test_logits_and_ensembles_of_them_carry_the_mask_of_the_tokens():
     x, _ = padded(4)
     models = [sharp_lstm(seed) for seed in (1, 2)]
-    for model in (models[0], keras_ban.EnsembleModel(models)):
+    for model in (models[0], keras_ban.EnsembleModel(models, from_logits=True)):
         np.testing.assert_array_equal(x != 0, keras.ops.convert_to_numpy(model(x)._keras_mask))
 
 
@@ -77,7 +77,7 @@ def test_both_losses_are_means_over_the_real_tokens_alone():
 def test_perplexity_is_that_of_all_real_tokens_in_training_too():
     x, y = padded(20)
     models = [sharp_lstm(seed) for seed in (1, 2)]
-    for model in (models[0], keras_ban.EnsembleModel(models)):
+    for model in (models[0], keras_ban.EnsembleModel(models, from_logits=True)):
         expected = np.exp(token_losses(model, x, y).mean())
         model.compile(keras.optimizers.SGD(0.0), crossentropy(), metrics=[language_model.Perplexity(name="perplexity")])
         # Batches of 8, 8 and 4 sequences, whose means the loss averages.

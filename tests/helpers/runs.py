@@ -7,6 +7,7 @@ import keras
 
 from helpers.models import assert_same, classifier, crossentropy
 from keras_ban import BornAgainSequence, GenerationRecord
+from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.directory import RunDirectory
 
 # Compiled steps, several shuffled batches.
@@ -87,3 +88,10 @@ def begun(path):
 
 def write_model(path):
     path.write_bytes(b"model")
+
+
+def change_manifest(directory, change):
+    """Write the manifest as if the run had been of another kind: `change(manifest)` changes it in place."""
+    manifest = manifest_file.read(directory)
+    change(manifest)
+    manifest_file.write(directory, manifest)

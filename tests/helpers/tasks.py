@@ -100,7 +100,7 @@ class Task(keras.Model):
         self.preprocessor = preprocessor
         self.units = units
         if compile:
-            self.compile(keras.optimizers.Adam(), "mse")
+            self.compile(keras.optimizers.Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if self.preprocessor is None:

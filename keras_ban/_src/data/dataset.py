@@ -112,11 +112,18 @@ class Dataset:
         batch = next(self.iterate(), None)
         if key_of_batch(batch) is not None:
             return
-        if self.is_shuffled() or not np.array_equal(_keys(batch), _keys(next(self.iterate(), None))):
+        if self._order_differs_from(batch):
             raise ValueError(
                 "The data come in another order, or augmented, each time they are read: soft targets cannot be stored. "
                 "Do not shuffle or augment them, or let the teacher run at each step, without soft targets."
             )
+
+    def _order_differs_from(self, first):
+        return self.is_shuffled() or not np.array_equal(_keys(first), _keys(next(self.iterate(), None)))
+
+    def order_changes(self):
+        """Whether the first batch differs when it is read again, or the dataset declares that it shuffles."""
+        return self._order_differs_from(next(self.iterate(), None))
 
     def is_shuffled(self):
         """Whether the dataset declares that it shuffles."""

@@ -27,6 +27,11 @@ class PyDatasetData(Dataset):
     def fixed(self):
         return getattr(self.dataset, "fixed", False)
 
+    def order_changes(self):
+        # Most shuffle at the end of an epoch.
+        changes_itself = type(self.dataset).on_epoch_end is not keras.utils.PyDataset.on_epoch_end
+        return changes_itself or super().order_changes()
+
     @property
     def is_whole(self):
         return isinstance(self.dataset, ArrayRows)

@@ -13,32 +13,47 @@ class Comparison:
     """Computes the sum of the outputs' distillation losses, weighted by the `loss_weights` of `compile`.
 
     Args:
-        losses: the distillation losses, one for all outputs or nested.
+        outputs: the `Outputs` of student and teacher, which know the losses.
         loss_weights: as in `keras.Model.compile`.
-        outputs: the `Outputs` of student and teacher.
         temperature_tracker: the metric that averages temperature schedules, or `None`.
+
+    Attributes:
+        losses: the distillation losses, one for all outputs or nested.
     """
 
-    def __init__(self, losses, loss_weights, outputs, temperature_tracker):
-        self._losses = losses
-        self._loss_weights = loss_weights
+    def __init__(self, outputs, loss_weights, temperature_tracker):
         self._outputs = outputs
+        self.losses = outputs.losses
+        self._ignores = any(each.ignore_class is not None for each in outputs.resolved)
+        self._loss_weights = loss_weights
         self._temperature_tracker = temperature_tracker
 
-    def __call__(self, labels, targets, y_pred, sample_weight, moment):
-        """Compute the loss of a batch. `targets` are in the order of the flat outputs. `moment` is for schedules."""
+    def __call__(self, labels, targets, y_pred, sample_weight, moment, marks=None, labeled=None):
+        """Compute the loss of a batch.
+
+        Args:
+            labels: nested labels, or `None`.
+            targets: the soft targets, in the order of the flat outputs.
+            y_pred, sample_weight: nested outputs and weights.
+            moment: for schedules, as in `schedules.value_at`.
+            marks: nested labels, of which the label loss may ignore a class, or `None`.
+            labeled: 1 for each example with a label, else 0, `(batch,)`; `None` if all have one.
+        """
         outputs = keras.tree.flatten(y_pred)
-        if is_of_keras_distillation(self._losses) and len(outputs) > 1:
+        if is_of_keras_distillation(self.losses) and len(outputs) > 1:
             return self._of_all(targets, y_pred, sample_weight)
-        values = (self._losses, self._loss_weights, labels, sample_weight)
+        marks = marks if self._ignores else None
+        values = (self._outputs.in_structure, self._loss_weights, labels, sample_weight, marks)
         columns = (self._outputs.for_each(each, y_pred) for each in values)
         terms = []
-        for loss, weight, label, each_weight, target, output in zip(*columns, targets, outputs, strict=True):
-            if loss is None:
+        for resolved, weight, label, each_weight, mark, target, output in zip(*columns, targets, outputs, strict=True):
+            self._outputs.check_resolved(resolved, y_pred)
+            if resolved is None or resolved.loss is None:
                 continue
             self._outputs.check_target(target, y_pred)
-            check_comparable(loss, target, output)
-            value = self._of_one(loss, label, target, output, each_weight, moment)
+            check_comparable(resolved.loss if resolved.axis is None else None, target, output)
+            each = resolved.prepared(label, target, output, each_weight, mark, labeled)
+            value = self._of_one(resolved.loss, *each, moment)
             terms.append(value if weight is None else weight * value)
         return add_up(terms)
 
@@ -52,10 +67,10 @@ class Comparison:
     def _of_all(self, targets, y_pred, sample_weight):
         if self._loss_weights is not None:
             raise ValueError(
-                f"One `{type(self._losses).__name__}` for all outputs cannot be weighted by `loss_weights`: pass a "
+                f"One `{type(self.losses).__name__}` for all outputs cannot be weighted by `loss_weights`: pass a "
                 "list or dict of losses, one for each output."
             )
         for target in targets:
             self._outputs.check_target(target, y_pred)
         targets = keras.tree.pack_sequence_as(y_pred, targets)
-        return compare_whole_batch(self._losses, targets, y_pred, sample_weight)
+        return compare_whole_batch(self.losses, targets, y_pred, sample_weight)

@@ -103,11 +103,11 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     models = [model for model in (student, teacher) if isinstance(model, keras.Model)]
     data = as_arrays(x, batch_size=batch_size, models=models)
     loss = KnowledgeDistillation(temperature, from_logits)
-    Outputs(loss, None, student, teacher if isinstance(teacher, keras.Model) else None).check()
     outputs = _predict(student, data)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
         shapes = keras.tree.map_structure(np.shape, outputs)
         raise ValueError(f"This is for one output `(batch, ..., classes)` of a softmax, the student gives: {shapes}.")
+    Outputs(loss, None, student, teacher if isinstance(teacher, keras.Model) else None).check()
     if isinstance(teacher, keras.Model):
         soft_targets = _predict(teacher, data)
     elif isinstance(teacher, SoftTargets):

@@ -13,7 +13,6 @@ from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.preprocessing import validation_in_steps
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
-from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.distiller_file import DistillerFile
 from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, seed_generators, with_own_seed
 from keras_ban._src.distillation.observer import Observed, Observer
@@ -37,7 +36,6 @@ from keras_ban._src.distillation.training_progress import (
 )
 from keras_ban._src.distillation.unlabeled import add_unlabeled, as_unlabeled, check_losses
 from keras_ban._src.distillation.weights_trial import check_weights_act
-from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
 from keras_ban._src.losses.schedules import check_schedule
@@ -92,7 +90,9 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             generator of the copy is part of the state. For several outputs: one loss for all, or a list or dict of
             losses, with `None` for an output without distillation. A `keras.distillation.DistillationLoss` works as in
             Keras's own Distiller: it gives one number per batch, so weights and masks are refused, and one for several
-            outputs gets all of them. `None`: `KnowledgeDistillation()`.
+            outputs gets all of them. `None`: chosen when `compile` knows the label loss, for each output by what it
+            means (see `docs/outputs.md`): `KnowledgeDistillation()` for a softmax, `KnowledgeDistillation(
+            activation="sigmoid")` for sigmoids, `keras.losses.MeanSquaredError()` for a regression.
         label_weight: the share of the label loss, in `[0, 1]`; or a schedule.
         feature_matching: a `FeatureMatching`, which names the layers to compare. `weight * feature loss` is added to
             the loss, and reported as `feature_loss`. Student and teacher are built functional or Sequential models, and
@@ -104,6 +104,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         name: as in `keras.Model`.
 
     Attributes:
+        distillation_loss: as passed. After `compile`, what was chosen, and what `from_logits="auto"` became.
         projections: learned projections between features of different widths, by student layer name.
 
     Call args:
@@ -133,8 +134,6 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         augmentation=None,
         name=None,
     ):
-        if distillation_loss is None:
-            distillation_loss = KnowledgeDistillation()
         check_distillation_loss(distillation_loss)
         checks.check_model("student", student)
         warn_of_own_steps(student)
@@ -200,7 +199,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     @property
     def distillation_loss(self):
-        return self._hidden.distillation_loss
+        compare = self._hidden.compare
+        return self._hidden.distillation_loss if compare is None else compare.losses
 
     @property
     def label_weight(self):
@@ -227,7 +227,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
 
         Raises:
-            ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
+            ValueError: `loss` is `None` though labels have a weight, layers were thawed that the teacher shares, or no
+                `distillation_loss` can be chosen.
         """
         if loss is None and self._hears_labels:
             raise ValueError(
@@ -239,10 +240,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if self.teacher is not None:
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
-        label_loss = loss if self._hears_labels else None
-        self._hidden.outputs = outputs = Outputs(self.distillation_loss, label_loss, self.student, self.teacher)
-        weights = weights_of_losses(loss_weights, loss)
-        self._hidden.compare = Comparison(self.distillation_loss, weights, outputs, self._temperature_tracker)
+        self._hidden.label_loss, self._hidden.loss_weights = loss, weights_of_losses(loss_weights, loss)
+        self._resolve_losses()
         self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = self.augmentation is None
@@ -266,13 +265,13 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 fit the models or the loss; labels for a Keras loss, weights or soft targets hold NaN (inputs are not
                 searched); the outputs of teacher and student do not fit; there is no teacher although one is needed;
                 the soft targets belong to other data, another teacher or another kind of loss; or losses and last
-                layers contradict each other (one gives logits, another takes probabilities).
+                layers contradict each other (see `docs/outputs.md`).
             RuntimeError: a process that read a `PyDataset(use_multiprocessing=True)` has died (Keras 3.15 itself waits
                 forever); or another worker was lost.
 
         Warns:
-            UserWarning: once, if the teacher's outputs on the first batch look like probabilities and the distillation
-                loss takes logits.
+            UserWarning: once, if nothing tells what outputs mean, and it is assumed; or if the teacher's outputs on the
+                first batch look like probabilities and the distillation loss takes logits.
         """
         self._assert_compile_called("fit")
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
@@ -288,6 +287,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self._prepare_augmentation(self._as_in_steps(data, soft_targets, steps))
         if soft_targets is not None:
             check_stored(self, soft_targets, data)
+        self._resolve_losses(None if soft_targets is None else soft_targets.from_logits, again=False)
         if self.feature_matching is not None and (soft_targets is not None or data.brings_soft_targets):
             raise ValueError(NO_FEATURES)
         if data.soft_targets is not None:
@@ -297,8 +297,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self._check_labels(data)
         if not self._hears_labels:
             data = data.without_labels()
-        if self._hears_teacher:
-            self._hidden.outputs.check()
+        self._check_outputs()
         validation_data = validation_in_steps(options, self.student)
         options = {**options, "validation_data": validation_data}
         if self.built and validation_data is not None and not validation_data.yields_batches:
@@ -377,6 +376,8 @@ def _hidden(distillation_loss, outputs, observer):
     """The state of a Distiller that Keras must not track."""
     return types.SimpleNamespace(
         distillation_loss=distillation_loss,
+        label_loss=None,
+        loss_weights=None,
         outputs=outputs,
         compare=None,
         observer=observer,

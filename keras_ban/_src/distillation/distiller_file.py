@@ -5,6 +5,7 @@ import pathlib
 import keras
 
 from keras_ban._src.files import model_file
+from keras_ban._src.losses import schedules
 
 _PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
 
@@ -24,13 +25,15 @@ class DistillerFile:
 
     def get_config(self):
         parts = {part: getattr(self, part) for part in _PARTS}
-        serialize = keras.saving.serialize_keras_object
-        parts = {n: model_file.serialized(p) if isinstance(p, keras.Model) else serialize(p) for n, p in parts.items()}
-        return {"name": self.name, **parts}
+        # As it was passed: a loss that reads the models reads them again.
+        parts["distillation_loss"] = self._hidden.distillation_loss
+        return {"name": self.name, **{part: _serialized(value) for part, value in parts.items()}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in _PARTS}
+        others = [part for part in _PARTS if part != "label_weight"]
+        parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in others}
+        parts["label_weight"] = schedules.from_config("label_weight", config["label_weight"], custom_objects)
         return cls(**{**config, **parts})
 
     # Keras does not save the generators of losses.
@@ -56,3 +59,8 @@ class DistillerFile:
         # which it calls `save_assets` or `load_assets` first. A weights file does not hold the teacher.
         found, self._hidden.found_by_keras = self._hidden.found_by_keras, False
         return [name for name in super().__dir__() if name != "teacher" or found]
+
+
+def _serialized(part):
+    is_model = isinstance(part, keras.Model)
+    return model_file.serialized(part) if is_model else keras.saving.serialize_keras_object(part)

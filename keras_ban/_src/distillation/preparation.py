@@ -7,9 +7,11 @@ from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, preprocessed
 from keras_ban._src.distillation.augmented_step import build_augmentation
+from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.first_batch import check_first_batch
 from keras_ban._src.distillation.loss_targets import uses_labels
 from keras_ban._src.distillation.teacher import NO_TEACHER
+from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import augmented_views
 
 
@@ -38,6 +40,26 @@ class Preparation:
             check_repeatable(self.student, data)
         return seen
 
+    def _resolve_losses(self, stored=None, again=True):
+        """Find what student and teacher give, and so the loss of each output. Unless `again`, only if it may differ.
+
+        `stored` is whether the soft targets are stored logits (`True`) or probabilities; `None` if they are not stored.
+        """
+        hidden = self._hidden
+        if not self._hears_teacher or not (again or hidden.outputs.stored != stored):
+            return
+        models = (self.student, self.teacher)
+        outputs = Outputs(hidden.distillation_loss, hidden.label_loss, *models, self._hears_labels, stored)
+        if not again and hidden.outputs.form != outputs.form:
+            self.train_function = None  # A compiled step has the old form.
+        hidden.outputs = outputs
+        hidden.compare = Comparison(outputs, hidden.loss_weights, self._temperature_tracker)
+
+    def _check_outputs(self):
+        """Raise `ValueError` if losses and last layers contradict each other."""
+        if self._hears_teacher:
+            self._hidden.outputs.check()
+
     def _prepare_augmentation(self, data):
         if self._augmentation_is_ready:
             return
@@ -49,8 +71,7 @@ class Preparation:
 
     def _prepare_batch(self, x, y, sample_weight):
         """Get ready for a step on a batch, and return the batch as the step takes it."""
-        if self._hears_teacher:
-            self._hidden.outputs.check()
+        self._check_outputs()
         if self._must_look() or not self._augmentation_is_ready:
             data = self._as_in_steps(as_data(x, y, models=(self.student, self.teacher)))
             self._prepare_augmentation(data)

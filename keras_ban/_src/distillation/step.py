@@ -17,7 +17,7 @@ from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance
-from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_of_part
+from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labels, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
 from keras_ban._src.losses.structure import targets_of
@@ -86,12 +86,14 @@ class DistillationStep:
         if labeled is not None:
             # The distillation loss of unlabeled examples counts in full.
             of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))
-            of_unlabeled = self._distill(None, soft_targets, y_pred, rest)
+            of_unlabeled = self._distill(None, soft_targets, y_pred, rest, labels, labeled)
         if self._hears_teacher:
-            loss = self._distill(labels if labeled is None else None, soft_targets, y_pred, of_labeled)
+            of_loss = labels if labeled is None else None
+            loss = self._distill(of_loss, soft_targets, y_pred, of_labeled, labels, labeled)
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
         if self._hears_labels:
-            label_loss = self._compile_loss(labels, y_pred, own_weights(of_labeled))
+            weights = own_weights(of_labeled) if labeled is None else weights_like_labels(of_labeled, labels)
+            label_loss = self._compile_loss(labels, y_pred, weights)
             self._track(self._label_loss_tracker, label_loss, x, labeled)
             label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:
@@ -108,14 +110,15 @@ class DistillationStep:
         with OnlyLabeled(self, is_labeled(y)):
             return super().compute_metrics(x, split_targets(y)[0], y_pred, weights_of_labels(sample_weight))
 
-    def _distill(self, labels, soft_targets, y_pred, sample_weight):
+    def _distill(self, labels, soft_targets, y_pred, sample_weight, marks, labeled):
         if is_top_k(soft_targets):
             soft_targets = expand(soft_targets, y_pred.shape[-1])
         if not self._soft_targets_checked and backend.steps_see_values(self):
             look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
             self._soft_targets_checked = True
         targets = targets_of(soft_targets, y_pred)
-        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.moment)
+        moment = self._hidden.moment
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, moment, marks, labeled)
 
     def _aggregate_additional_loss(self, loss):
         # Keras calls this method for each of `losses`.

@@ -7,7 +7,7 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.unlabeled import check_inputs, with_unlabeled
-from keras_ban._src.distillation.loss_targets import NO_LABELS
+from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.targets import label_mix
@@ -96,6 +96,17 @@ def weights_of_part(part, sample_weight, y_pred):
     return keras.tree.map_structure(
         lambda weights: weights * _with_rank(ops.cast(part, weights.dtype), len(weights.shape)), sample_weight
     )
+
+
+def weights_like_labels(sample_weight, labels):
+    """Return a copy of sample weights, in the shape of labels `(batch, time)`.
+
+    Keras on torch multiplies the weights in place by the mask of a loss with an `ignore_class`, which has that shape.
+    """
+    if labels is None or keras.tree.is_nested(labels) or keras.tree.is_nested(sample_weight):
+        return own_weights(sample_weight)
+    same_rank = len(sample_weight.shape) == len(labels.shape)
+    return sample_weight * ops.ones_like(labels, dtype=sample_weight.dtype) if same_rank else own_weights(sample_weight)
 
 
 def _like_loss_values(part, output):

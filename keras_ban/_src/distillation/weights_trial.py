@@ -13,7 +13,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import inputs_for, is_labeled, split_targets
 from keras_ban._src.data.unlabeled import join
 from keras_ban._src.distillation.loss_targets import loss_target
-from keras_ban._src.distillation.unlabeled import weights_of_part
+from keras_ban._src.distillation.unlabeled import weights_like_labels, weights_of_part
 from keras_ban._src.losses.base import SoftTargetLoss
 from keras_ban._src.losses.structure import for_each_output
 
@@ -84,7 +84,7 @@ def _reset(distiller):
 def _check_losses(distiller, part, whole):
     y_pred, labels, weights = part[0], split_targets(part[1])[0], part[2]
     all_pred, all_labels = whole[0], split_targets(whole[1])[0]
-    all_weights = weights_of_part(is_labeled(whole[1]), whole[2], all_pred)
+    all_weights = weights_like_labels(weights_of_part(is_labeled(whole[1]), whole[2], all_pred), all_labels)
     if labels is not None and (callable(distiller.label_weight) or distiller.label_weight > 0):
         of_model = sum(float(ops.convert_to_numpy(loss)) for loss in distiller.losses)
         sums = [

@@ -237,7 +237,7 @@ def _add_labels(artefact, format, labels):
     text = "\n".join(labels) + "\n"
     if format == "tf_saved_model":
         (artefact / "assets").mkdir(exist_ok=True)
-        (artefact / "assets" / "labels.txt").write_text(text)
+        (artefact / "assets" / "labels.txt").write_text(text, encoding="utf-8")
     elif format == "onnx":
         # Optional: for this format alone.
         import onnx

@@ -7,6 +7,7 @@ before it. Nothing is pickled.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ import zlib
 import numpy as np
 
 from keras_ban._src.backend import process_group
+from keras_ban._src.files.locks import locked
+from keras_ban._src.files.regular_file import open_to_read
 from keras_ban._src.files.writing import writing
 
 _LETTERS = b"KERASBAN"
@@ -47,6 +50,8 @@ class RowWriter:
                 f"{self.path.name!r}. Pass the same path to all workers, or compute shards before they are joined."
             )
         check_may_replace(self.path)
+        if process_group.is_chief():
+            _remove_leftovers(self.path)
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
         self._count, self._checksum, self._committing = 0, 0, False
         self._texts, self._texts_checksum = None, 0
@@ -56,6 +61,7 @@ class RowWriter:
         with process_group.together("create a file of soft targets"), writing(self.path):
             if process_group.is_chief():
                 self._file = open(self._temporary, "xb+")  # noqa: SIM115 (closed by __exit__)
+                locked(self._file)
                 self._file.write(header)
         with process_group.together("open a file of soft targets"), writing(self.path):
             if not process_group.is_chief():
@@ -153,6 +159,15 @@ class RowWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def _remove_leftovers(path):
+    """Remove the unfinished files of the same name that dead processes left."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.partial"):
+        # Something else, or the file of another user.
+        with contextlib.suppress(OSError, ValueError), open_to_read(leftover) as file:
+            if locked(file):
+                leftover.unlink(missing_ok=True)
+
+
 def _differs_between_workers(data, what):
     return len(set(process_group.gather(zlib.crc32(data), what).tolist())) > 1
 
@@ -243,8 +258,8 @@ def _checksum(array):
 
 def _read_description(path):
     """Return `(description, offset of the keys)`, after a check of the description's checksum and the file's size."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
+        size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _FOOTER_BYTES))
         footer = file.read()
         if not footer.endswith(_LETTERS):

@@ -1,6 +1,7 @@
 """Write files so that they are complete or absent."""
 
 import contextlib
+import os
 import shutil
 
 
@@ -23,3 +24,12 @@ def writing(path, partial=None):
             "Make room, or fix what the operating system reports, and start again",
             str(path),
         ) from error
+
+
+def flush(path):
+    """Flush a file's content, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,12 +4,13 @@ import math
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ban._src import backend, checks
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.precision import precision
-from keras_ban._src.losses.schedules import check_schedule, depends_on, value_at
+from keras_ban._src.losses.schedules import check_schedule, depends_on, from_config, value_at
 
 # The lower bound of probabilities. log(1e-30) = -69 is below anything that a softmax in float32 can resolve. The
 # gradient contains 1 / 1e-30, which overflows only if it is multiplied by more than 1e8.
@@ -18,6 +19,8 @@ _SMALLEST_PROBABILITY = 1e-30
 SMALLEST_LOGIT = -1e30
 
 ACTIVATIONS = ("softmax", "sigmoid")
+#: Read it from the label loss and from the last layers of the models.
+AUTO = "auto"
 
 
 def as_logits(outputs, from_logits=True, activation="softmax"):
@@ -124,12 +127,15 @@ class SoftTargetLoss(keras.losses.Loss):
         checks.check_text("reduction", reduction)
         super().__init__(name=name, reduction=reduction, dtype=precision())
         self._temperature = check_schedule("temperature", check_temperature, temperature)
-        self._from_logits = checks.check_flag("from_logits", from_logits)
+        self._from_logits = check_from_logits(from_logits)
+        self._reads_models = self._from_logits == AUTO
         self._activation = check_activation(activation)
 
     # Settings are read-only, because a compiled training step would ignore a new value.
     temperature = property(lambda self: self._temperature)
     from_logits = property(lambda self: self._from_logits)
+    # Whether `from_logits` is "auto", or was until it was resolved.
+    reads_models = property(lambda self: self._reads_models)
     activation = property(lambda self: self._activation)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -159,9 +165,15 @@ class SoftTargetLoss(keras.losses.Loss):
         temperature = value_at(self.temperature, moment, self.dtype)
         return self.compare(y_true, y_true["soft_targets"], y_pred, temperature)
 
+    def resolved(self, from_logits):
+        """Return a copy with `from_logits` in place of "auto". It draws from the same random generator, if any."""
+        resolved = object.__new__(type(self))  # `copy.copy` of a loss of Keras makes it anew, with another generator.
+        resolved.__dict__.update(self.__dict__, _from_logits=from_logits)
+        return resolved
+
     def logits(self, outputs, temperature):
         """Convert outputs to logits of a softmax over the last axis, divided by the temperature."""
-        logits = as_logits(outputs, self.from_logits, self.activation)
+        logits = as_logits(outputs, self.from_logits is not False, self.activation)
         return logits / temperature if callable(self.temperature) or temperature != 1 else logits
 
     def get_config(self):
@@ -171,7 +183,7 @@ class SoftTargetLoss(keras.losses.Loss):
     @classmethod
     def from_config(cls, config):
         if "temperature" in config:
-            config = {**config, "temperature": keras.saving.deserialize_keras_object(config["temperature"])}
+            config = {**config, "temperature": from_config("temperature", config["temperature"])}
         return cls(**config)
 
 
@@ -249,6 +261,15 @@ def check_weight(name, weight):
     if not is_finite_number(weight) or weight < 0:
         raise ValueError(f"`{name}` must be a finite number of at least 0, received: {weight!r}.")
     return float(weight)
+
+
+def check_from_logits(from_logits):
+    """Return `"auto"` or a bool, or raise `ValueError`."""
+    if isinstance(from_logits, str) and from_logits == AUTO:
+        return AUTO
+    if not isinstance(from_logits, (bool, np.bool_)):
+        raise ValueError(f"`from_logits` must be True, False or 'auto', received: {from_logits!r}.")
+    return bool(from_logits)
 
 
 def check_activation(activation):

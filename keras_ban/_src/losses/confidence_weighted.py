@@ -37,7 +37,9 @@ class ConfidenceWeighted(SoftTargetLoss):
     0.6931
 
     Args:
-        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30. `"auto"`: a
+            `Distiller` reads it from the label loss and the last layers of student and teacher, which may differ.
+            Without a Distiller, outputs count as logits.
         ignore_class: the whole number that marks examples without a label, for instance -1.
         reduction, name: as in `keras.losses.Loss`.
 
@@ -54,7 +56,7 @@ class ConfidenceWeighted(SoftTargetLoss):
     labels_as = "distribution"
 
     def __init__(
-        self, from_logits=True, ignore_class=None, reduction="sum_over_batch_size", name="confidence_weighted"
+        self, from_logits="auto", ignore_class=None, reduction="sum_over_batch_size", name="confidence_weighted"
     ):
         super().__init__(1.0, from_logits, "softmax", reduction, name)
         if not isinstance(ignore_class, (numbers.Integral, type(None))) or isinstance(ignore_class, bool):

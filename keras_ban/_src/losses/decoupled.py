@@ -35,7 +35,9 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         target_weight: weight of the divergence between the true class and the rest, at least 0.
         non_target_weight: weight of the divergence among the other classes, at least 0.
         temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`.
-        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30. `"auto"`: a
+            `Distiller` reads it from the label loss and the last layers of student and teacher, which may differ.
+            Without a Distiller, outputs count as logits.
         reduction, name: as in `keras.losses.Loss`.
 
     Call args:
@@ -56,7 +58,7 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         target_weight=1.0,
         non_target_weight=8.0,
         temperature=4.0,
-        from_logits=True,
+        from_logits="auto",
         reduction="sum_over_batch_size",
         name="decoupled_knowledge_distillation",
     ):

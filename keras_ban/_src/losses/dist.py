@@ -32,7 +32,9 @@ class DIST(SoftTargetLoss):
     Args:
         inter_class_weight, intra_class_weight: weights of the two terms, at least 0.
         temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`.
-        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30. `"auto"`: a
+            `Distiller` reads it from the label loss and the last layers of student and teacher, which may differ.
+            Without a Distiller, outputs count as logits.
         reduction, name: as in `keras.losses.Loss`.
 
     Call args:
@@ -52,7 +54,7 @@ class DIST(SoftTargetLoss):
         inter_class_weight=1.0,
         intra_class_weight=1.0,
         temperature=1.0,
-        from_logits=True,
+        from_logits="auto",
         reduction="sum_over_batch_size",
         name="dist",
     ):

@@ -16,12 +16,11 @@ class KnowledgeDistillation(SoftTargetLoss):
     The gradient with respect to the student's logits is `T * (q - p)`. The factor `T**2` keeps the size of the gradient
     independent of `T`. Computed in float32 or float64, with any dtype policy.
 
-    - Several classes, the model ends in `Dense(classes)`: use the defaults.
-    - Several classes, the model ends in a softmax: use `from_logits=False`. The logarithm of the probabilities replaces
-      the logits, because `softmax(log(p) / T) = softmax(logits / T)`.
-    - Binary (`Dense(1)`) or multi-label, each output an independent yes or no: use `activation="sigmoid"`, and
-      `from_logits=False` if the model ends in a sigmoid. The divergence is that of each output's Bernoulli
-      distribution, averaged over the outputs as in `keras.losses.BinaryCrossentropy`.
+    - Several classes: use the defaults. If a model ends in a softmax, the logarithm of its probabilities replaces the
+      logits, because `softmax(log(p) / T) = softmax(logits / T)`.
+    - Binary (`Dense(1)`) or multi-label, each output an independent yes or no: use `activation="sigmoid"`. The
+      divergence is that of each output's Bernoulli distribution, averaged over the outputs as in
+      `keras.losses.BinaryCrossentropy`.
 
     With `standardize=True` (Sun et al., 2024), each example's logits `z` are replaced by their z-scores over the
     classes, `(z - mean(z)) / std(z)`, for teacher and student. So the student matches the relations between the
@@ -36,7 +35,9 @@ class KnowledgeDistillation(SoftTargetLoss):
 
     Args:
         temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`. BAN uses 1.0.
-        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30. `"auto"`: a
+            `Distiller` reads it from the label loss and the last layers of student and teacher, which may differ.
+            Without a Distiller, outputs count as logits.
         activation: `"softmax"` or `"sigmoid"`, the function from logits to probabilities.
         standardize: whether to standardize logits before dividing by `T`. For `"softmax"` only. `std` divides by the
             number of classes.
@@ -57,7 +58,7 @@ class KnowledgeDistillation(SoftTargetLoss):
     def __init__(
         self,
         temperature=1.0,
-        from_logits=True,
+        from_logits="auto",
         activation="softmax",
         standardize=False,
         reduction="sum_over_batch_size",

@@ -10,7 +10,7 @@ def mask_of(tensor):
 
 def with_mask(tensor, mask):
     """Return the tensor with a Keras mask."""
-    return _WriteMask()((tensor, mask))
+    return _WRITE_MASK((tensor, mask))
 
 
 class _ReadMask(keras.layers.Layer):
@@ -40,5 +40,5 @@ class _WriteMask(keras.layers.Layer):
         return inputs[1]
 
 
-# One layer for all tensors: torch's compiler cannot create a layer within the step that it compiles.
-_READ_MASK = _ReadMask()
+# One layer each for all tensors: torch's compiler cannot create a layer within the step that it compiles.
+_READ_MASK, _WRITE_MASK = _ReadMask(), _WriteMask()

@@ -13,7 +13,8 @@ class Meaning:
     Attributes:
         from_logits: `True` for logits, `False` for probabilities. The output of a layer without an activation counts as
             logits.
-        activation: `"softmax"` for one class of several, `"sigmoid"` for independent yes-or-no outputs.
+        activation: `"softmax"` for one class of several, `"sigmoid"` for independent yes-or-no outputs, `"linear"` for
+            the values of a regression.
         axis: the axis of a softmax.
     """
 
@@ -30,6 +31,9 @@ class LastLayer:
     meaning: Meaning = Meaning()
 
 
+#: The activation of values that are not probabilities, and no logits of any.
+LINEAR = "linear"
+
 _LOSSES = (
     (keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy, "softmax"),
     (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy, "softmax"),
@@ -38,13 +42,33 @@ _LOSSES = (
     (keras.losses.BinaryFocalCrossentropy, keras.losses.binary_focal_crossentropy, "sigmoid"),
 )
 
+_DIVERGENCE = (keras.losses.KLDivergence, keras.losses.kl_divergence)
+
+# The losses that Keras documents as those of regressions.
+_REGRESSION = (
+    (keras.losses.MeanSquaredError, keras.losses.mean_squared_error),
+    (keras.losses.MeanAbsoluteError, keras.losses.mean_absolute_error),
+    (keras.losses.MeanAbsolutePercentageError, keras.losses.mean_absolute_percentage_error),
+    (keras.losses.MeanSquaredLogarithmicError, keras.losses.mean_squared_logarithmic_error),
+    (keras.losses.CosineSimilarity, keras.losses.cosine_similarity),
+    (keras.losses.Huber, keras.losses.huber),
+    (keras.losses.LogCosh, keras.losses.log_cosh),
+    (keras.losses.Poisson, keras.losses.poisson),
+)
+
 
 def of_label_loss(loss):
     """Return the `Meaning` of outputs that a label loss compares. `loss` is as in `compile`."""
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         return Meaning(False)  # Keras chooses one of three losses by the labels.
     loss = _resolved(loss)
-    return _of_crossentropy(loss) or Meaning(_attribute(loss, "from_logits", bool))
+    known = _of_crossentropy(loss)
+    if known is not None:
+        return known
+    if any(isinstance(loss, each) or loss is function for each, function in _REGRESSION):
+        return Meaning(None, LINEAR)
+    activation = next((activation for each, _, activation in _LOSSES if isinstance(loss, each)), None)
+    return Meaning(_attribute(loss, "from_logits", bool), activation)
 
 
 def of_distillation_loss(loss):
@@ -62,12 +86,18 @@ def of_distillation_loss(loss):
 
 
 def _of_crossentropy(loss):
-    """Return the `Meaning` of outputs that a Keras crossentropy compares. `None` for another loss."""
+    """Return the `Meaning` of outputs that a Keras crossentropy or divergence compares. `None` for another loss."""
     for its_class, function, activation in _LOSSES:
         if _is_of_keras(loss, its_class) or loss is function:
             axis = _axis(loss) if activation == "softmax" else None
             return Meaning(getattr(loss, "from_logits", False), activation, axis)
-    return None
+    return Meaning(False, "softmax", -1) if is_divergence(loss) else None
+
+
+def is_divergence(loss):
+    """Return whether a loss is the KL divergence of Keras, which takes probabilities."""
+    its_class, function = _DIVERGENCE
+    return _is_of_keras(loss, its_class) or loss is function
 
 
 def _is_of_keras(loss, its_class):
@@ -116,7 +146,9 @@ def of_model(model):
     outputs = outputs_of(model)
     if outputs is None:
         return LastLayer()
-    makers = {id(each): op for op in model.operations for each in keras.tree.flatten(getattr(op, "output", []))}
+    # The calls of layers. (A layer that is called by several models has one public `output`, that of the first call.)
+    nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
+    makers = {id(each): node for node in nodes for each in node.output_tensors}
     return keras.tree.map_structure(lambda output: _of_tensor(output, makers), outputs)
 
 
@@ -139,7 +171,7 @@ def names_of(model):
 
 
 def _of_ensemble(model):
-    if getattr(model, "average", "outputs") == "outputs":
+    if model.average == "outputs":
         return of_model(model.members[0])
     axis = -1 if model.activation == "softmax" else None
     return LastLayer(model.name, Meaning(model.from_logits, model.activation, axis))
@@ -154,6 +186,8 @@ def _of_layers(layers):
     for place, layer in reversed(list(enumerate(layers))):
         if _keeps_meaning(layer):
             continue
+        if type(layer) in _MOVING:
+            return _moved(layer, _of_layers(layers[:place]))
         found = of_model(layer) if isinstance(layer, keras.Model) else LastLayer(layer.name, _of_operation(layer))
         if keras.tree.is_nested(found):
             return LastLayer()
@@ -162,18 +196,21 @@ def _of_layers(layers):
 
 
 def _of_tensor(tensor, makers):
-    operation = makers.get(id(tensor))
-    if operation is None:
+    node = makers.get(id(tensor))
+    if node is None:
         return LastLayer()
+    operation, inputs = node.operation, node.input_tensors
+    if isinstance(operation, keras.Model):
+        inner = keras.tree.flatten(of_model(operation))
+        place = next(i for i, output in enumerate(node.output_tensors) if output is tensor)
+        return inner[place] if len(inner) == len(node.output_tensors) else LastLayer()
+    before = _of_tensor(inputs[0], makers) if len(inputs) == 1 else LastLayer()
     if _keeps_meaning(operation):
-        return LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
-    if not isinstance(operation, keras.Model):
-        meaning = _of_operation(operation)
-        before = LastLayer() if keras.tree.is_nested(operation.input) else _of_tensor(operation.input, makers)
-        return LastLayer(operation.name, Meaning() if _may_mix(meaning, before) else meaning)
-    inner, outputs = keras.tree.flatten(of_model(operation)), keras.tree.flatten(operation.output)
-    place = next(i for i, output in enumerate(outputs) if output is tensor)
-    return inner[place] if len(inner) == len(outputs) else LastLayer()
+        return before
+    if type(operation) in _MOVING:
+        return _moved(operation, before)
+    meaning = _of_operation(operation)
+    return LastLayer(operation.name, Meaning() if _may_mix(meaning, before) else meaning)
 
 
 def _may_mix(meaning, layer_before):
@@ -186,6 +223,19 @@ def _keeps_meaning(operation):
     if type(operation) is keras.layers.Activation:
         return operation.activation is keras.activations.linear
     return type(operation) in (keras.layers.Identity, keras.layers.Dropout)
+
+
+# Layers that move numbers to other places, and leave them as they are.
+_MOVING = (keras.layers.Permute, keras.layers.Reshape)
+
+
+def _moved(operation, before):
+    """Return the `LastLayer` before a layer of `_MOVING`, with the axis of its classes after it."""
+    axis = before.meaning.axis
+    if axis is None:
+        return before
+    axis = operation.dims.index(axis % (len(operation.dims) + 1)) + 1 if hasattr(operation, "dims") else None
+    return LastLayer(before.name, dataclasses.replace(before.meaning, axis=axis))
 
 
 # Layers with an `activation`.

@@ -1,37 +1,40 @@
-"""The outputs of student and teacher: their meaning, and whether losses and models agree about it."""
+"""The outputs of student and teacher: their meaning, and the losses that compare them."""
 
+import functools
 import warnings
 
 import keras
 import numpy as np
 
-from keras_ban._src.losses import meaning
+from keras_ban._src.losses import contradictions, meaning
 from keras_ban._src.losses.base import check_comparable
+from keras_ban._src.losses.contradictions import differ, logits_or_probabilities
 from keras_ban._src.losses.meaning import LastLayer, Meaning
+from keras_ban._src.losses.resolution import CHOOSE, Output, converts, resolve
 from keras_ban._src.losses.structure import for_each_output, targets_of
 
 
 class Outputs:
-    """Compares the losses with the last layers of student and teacher, before training.
+    """What student and teacher give, according to losses and last layers, and the distillation loss of each output.
 
     Args:
-        distillation_loss: as in `Distiller`. `None` without a teacher.
+        distillation_loss: as in `Distiller`. `None`: chosen by the meaning of each output.
         label_loss: as in `keras.Model.compile`, or `None`.
         student, teacher: `keras.Model`s, or `None`.
+        checks_labels: whether the label loss counts. Otherwise it only tells what outputs mean.
+        stored: whether the soft targets are stored logits (`True`) or probabilities; `None`: as the teacher gives them.
 
     Attributes:
         names: the names of the student's flat outputs, or `None`.
-        meaning: the `Meaning` of all outputs, according to the distillation losses (without any, to the label losses).
-            `None` if they do not tell, or differ.
     """
 
-    def __init__(self, distillation_loss=None, label_loss=None, student=None, teacher=None):
+    def __init__(
+        self, distillation_loss=None, label_loss=None, student=None, teacher=None, checks_labels=True, stored=None
+    ):
         self.names = None if student is None else meaning.names_of(student)
-        if distillation_loss is None:
-            self.meaning = _common([meaning.of_label_loss(loss) for loss in keras.tree.flatten(label_loss)])
-        else:
-            self.meaning = _common([_of_outputs(loss) for loss in keras.tree.flatten(distillation_loss)])
+        self.stored = stored
         self._distillation_loss, self._label_loss = distillation_loss, label_loss
+        self._checks_labels = checks_labels
         self._student, self._teacher = student, teacher
         self._structure = meaning.outputs_of(student)
         self._checked = False
@@ -40,6 +43,63 @@ class Outputs:
                 self.for_each(distillation_loss, self._structure)
             except ValueError as error:
                 raise ValueError(f"`distillation_loss` does not fit the student's outputs. {error}") from None
+
+    @property
+    def meaning(self):
+        """The `Meaning` of all outputs, according to the distillation losses. `None` if they do not tell, or differ."""
+        return _common([each.outputs for each in self.resolved])
+
+    @property
+    def meaning_of_labels(self):
+        """The `Meaning` of all outputs, according to the label losses. `None` if they do not tell, or differ."""
+        return _common([each.labels for each in self.outputs])
+
+    @property
+    def meanings(self):
+        """The `Meaning` of each flat output, as far as losses and last layers tell. One, if it is not known how many.
+
+        A regression has the activation `"linear"`.
+        """
+        found = []
+        for each in self.resolved:
+            known = each.output.meaning
+            said = {name: value for name, value in vars(each.outputs).items() if value is not None}
+            found.append(known if known.activation == meaning.LINEAR else Meaning(**{**vars(known), **said}))
+        return found
+
+    @functools.cached_property
+    def resolved(self):
+        """The `Resolved` loss of each flat output. One, if it is not known how many.
+
+        Raises:
+            ValueError: no loss can be chosen for an output.
+        """
+        return [resolve(output, self.stored) for output in self.outputs]
+
+    @functools.cached_property
+    def in_structure(self):
+        """The `Resolved` losses, nested as the outputs. One, if the outputs are not known and all are alike."""
+        if self._structure is None and _alike([each.loss for each in self.resolved]) and len(set(self.form)) == 1:
+            return self.resolved[0]
+        return keras.tree.pack_sequence_as(self._template, self.resolved)
+
+    @property
+    def losses(self):
+        """The distillation losses, nested as they were passed if that is possible. One, if all are alike."""
+        passed = self._distillation_loss
+        by_passed = {}
+        for each in self.resolved:
+            by_passed.setdefault(id(each.output.distillation_loss), []).append(each.loss)
+        if not all(_alike(losses) for losses in by_passed.values()):
+            return keras.tree.pack_sequence_as(self._template, [each.loss for each in self.resolved])
+        if passed is None:
+            return by_passed[id(CHOOSE)][0]
+        return keras.tree.map_structure(lambda loss: by_passed.get(id(loss), [loss])[0], passed)
+
+    @property
+    def form(self):
+        """What a compiled step depends on."""
+        return [each.form for each in self.resolved]
 
     def for_each(self, values, outputs):
         """Return `values`, nested as in `compile`, as a list in the order of the flat outputs."""
@@ -52,83 +112,104 @@ class Outputs:
             return
         losses, outputs = self.for_each(self._distillation_loss, self._structure), keras.tree.flatten(self._structure)
         for loss, output, target in zip(losses, outputs, targets_of(theirs, self._structure), strict=True):
-            if loss is not None:
+            if loss is not None or self._distillation_loss is None:
                 self.check_target(target, self._structure)
                 check_comparable(loss, target, output)
+
+    def check_resolved(self, resolved, outputs):
+        """Raise an error if there is no `Resolved` loss for one of several outputs, for which no `None` was passed."""
+        if resolved is None and not keras.tree.is_nested(self._distillation_loss):
+            raise ValueError(
+                f"The student gives the outputs {_names(outputs)}, of which one has no label loss that tells what it "
+                "means. Pass a `distillation_loss` for each output, or None for an output without distillation."
+            )
 
     def check_target(self, target, outputs):
         """Raise an error if the soft targets of an output with a loss are `None`."""
         if target is None:
-            names = list(outputs) if isinstance(outputs, dict) else self.names
+            names = _names(outputs) or self.names
             raise ValueError(f"The teacher lacks one of the student's outputs, {names}, that has a loss.")
 
     def check(self):
-        """Raise `ValueError` if losses and last layers contradict each other. A passed check is not repeated.
+        """Raise `ValueError` if losses and last layers contradict each other. Warn of the `doubts`.
 
-        Warn if the label loss needs yes-or-no outputs, and the distillation loss classes.
+        A passed check is not repeated.
         """
         if self._checked:
             return
-        for distillation_loss, label_loss, student, teacher, rank in self._parts():
-            if distillation_loss is None:
-                continue
-            targets, outputs = meaning.of_distillation_loss(distillation_loss)
-            labels = meaning.of_label_loss(label_loss)
-            _check_layer("distillation_loss", distillation_loss, outputs, "student", student, rank)
-            _check_layer("distillation_loss", distillation_loss, targets, "teacher", teacher, rank)
-            _check_layer("loss", label_loss, labels, "student", student, rank)
-            _check_losses(label_loss, distillation_loss, rank)
-            ends_in_softmax = "softmax" in (student.meaning.activation, teacher.meaning.activation)
-            if (labels.activation, outputs.activation) == ("sigmoid", "softmax") and not ends_in_softmax:
-                warnings.warn(
-                    f"{_name(label_loss)} takes each output for a yes or a no of its own, but "
-                    f"{_name(distillation_loss)} takes them for the classes of one softmax. For multi-label models use "
-                    "`KnowledgeDistillation(activation='sigmoid')`.",
-                    stacklevel=4,
-                )
+        self.check_contradictions()
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=4)
         self._checked = True
+
+    def check_contradictions(self):
+        """As `check`, without warnings."""
+        for each in self.resolved:
+            contradictions.check_resolved(each, self._checks_labels)
+
+    @property
+    def doubts(self):
+        """Sentences about what was assumed, and about yes-or-no outputs that are taken for classes."""
+        found = [text for each in self.resolved for text in each.assumptions]
+        if self._checks_labels:
+            found += [contradictions.doubt_about_classes(each) for each in self.resolved]
+        return list(dict.fromkeys(text for text in found if text is not None))
 
     def check_soft_targets(self, soft_targets, outputs):
         """Check the soft targets of a first batch, arrays in the order of the flat outputs, or `None`.
 
-        Raise `ValueError` if they hold NaN or inf, or no probabilities although the loss needs them, or if the two
-        losses contradict each other (`check` cannot see this if outputs are not known). Warn if they look like
-        probabilities and the loss needs logits.
+        Raise `ValueError` if they hold NaN or inf, or no probabilities although they should, or if the two losses
+        contradict each other (`check` cannot see this if outputs are not known). Warn if they look like probabilities
+        and the loss needs logits.
         """
-        losses, label_losses = self.for_each(self._distillation_loss, outputs), self._label_losses(outputs)
-        for loss, label_loss, values in zip(losses, label_losses, soft_targets, strict=True):
-            if loss is not None and values is not None:
-                _check_values(loss, np.asarray(values, "float64"))
-                _check_losses(label_loss, loss, np.ndim(values))
+        for each, values in zip(self.for_each(self.in_structure, outputs), soft_targets, strict=True):
+            if each is not None and each.loss is not None and values is not None:
+                contradictions.check_values(each, values)
+                if self._checks_labels:
+                    contradictions.check_losses(each, np.ndim(values))
 
-    def _parts(self):
-        """Return `(distillation loss, label loss, student's last layer, teacher's, rank)` of each known output."""
-        layers = [LastLayer() if each is None else meaning.of_model(each) for each in (self._student, self._teacher)]
-        if self._structure is None:
-            parts = (self._distillation_loss, self._label_loss, *layers)
-            return [] if any(keras.tree.is_nested(part) for part in parts) else [(*parts, None)]
-        ranks = [len(output.shape) for output in keras.tree.flatten(self._structure)]
-        student, teacher = layers
+    @functools.cached_property
+    def _template(self):
+        """The structure of the outputs. If it is not known, that of the losses."""
+        if self._structure is not None:
+            return self._structure
+        nested = [each for each in (self._distillation_loss, self._label_loss) if keras.tree.is_nested(each)]
+        return nested[0] if nested else None
+
+    @functools.cached_property
+    def outputs(self):
+        """The `Output`s, in their flat order. One, if it is not known how many."""
+        known, template = self._structure is not None, self._template
+        models = self._student, self._teacher
+        student, teacher = (LastLayer() if each is None else meaning.of_model(each) for each in models)
+        if not known and keras.tree.is_nested(student):
+            student = LastLayer()
+        if not known and keras.tree.is_nested(teacher):
+            teacher = LastLayer()
         pair = targets_of if keras.tree.is_nested(teacher) else self.for_each
-        return zip(
-            self.for_each(self._distillation_loss, self._structure),
-            self._label_losses(self._structure),
-            self.for_each(student, self._structure),
-            [layer or LastLayer() for layer in pair(teacher, self._structure)],
-            ranks,
-            strict=True,
+        losses = CHOOSE if self._distillation_loss is None else self._distillation_loss
+        columns = (
+            self.for_each(losses, template),
+            self._label_losses(template, self._label_loss),
+            self.for_each(student, template),
+            [layer or LastLayer() for layer in pair(teacher, template)],
+            self._label_losses(template, getattr(self._teacher, "loss", None)),
+            [tuple(output.shape) if known else None for output in keras.tree.flatten(template)],
         )
+        return [Output(*column) for column in zip(*columns, strict=True)]
 
-    def _label_losses(self, outputs):
-        """Return the label losses in the order of the flat outputs, all `None` if Keras pairs them in another way."""
+    def _label_losses(self, outputs, losses):
+        """Return label losses in the order of the flat outputs, all `None` if Keras pairs them in another way."""
         try:
-            return self.for_each(self._label_loss, outputs)
+            return self.for_each(losses, outputs)
         except ValueError:
             return [None] * len(keras.tree.flatten(outputs))
 
 
 def check_distillation_loss(loss):
     """Raise an error if a distillation loss, or one of several, cannot compare soft targets."""
+    if loss is None:
+        return
     losses = [each for each in keras.tree.flatten(loss) if each is not None]
     for each in losses:
         if not isinstance(each, (keras.losses.Loss, keras.distillation.DistillationLoss)):
@@ -146,19 +227,19 @@ def check_distillation_loss(loss):
 
 
 def check_stored(loss, from_logits):
-    """Raise `ValueError` if stored soft targets are logits and the loss needs probabilities, or vice versa."""
+    """Raise `ValueError` if stored soft targets are not of the form that the loss needs, and it converts none."""
     takes = meaning.of_distillation_loss(loss)[0].from_logits
-    if _differ(takes, from_logits):
-        name = "KnowledgeDistillation" if meaning.crossentropy_name(loss) else type(loss).__name__
+    if differ(takes, from_logits) and not converts(loss):
         raise ValueError(
-            f"The teacher gave {_logits_or_probabilities(from_logits)}, but the distillation loss has "
-            f"from_logits={takes} for soft targets. Use `{name}(from_logits={from_logits})`. If they really are "
-            f"{_logits_or_probabilities(takes)}, use `SoftTargets.from_teacher(..., from_logits={takes})`."
+            f"The teacher gave {logits_or_probabilities(from_logits)}, but the distillation loss has "
+            f"from_logits={takes} for soft targets. Use `{type(loss).__name__}()` without `from_logits`, which "
+            f"converts them. If they really are {logits_or_probabilities(takes)}, use `SoftTargets.from_teacher(..., "
+            f"from_logits={takes})`."
         )
 
 
-def _of_outputs(distillation_loss):
-    return meaning.of_distillation_loss(distillation_loss)[1]
+def _names(outputs):
+    return list(outputs) if isinstance(outputs, dict) else None
 
 
 def _common(meanings):
@@ -167,106 +248,11 @@ def _common(meanings):
     return None if len(set(meanings)) > 1 or None in (first.from_logits, first.activation) else first
 
 
-def _check_layer(argument, loss, said, role, layer, rank):
-    """Raise an error if a last layer does not give what a loss takes."""
-    given = layer.meaning
-    if loss is None or layer.name is None:
-        return
-    takes_softmax_of_sigmoid = (said.activation, given.activation) == ("softmax", "sigmoid")
-    if _differ(said.from_logits, given.from_logits) or (argument == "distillation_loss" and takes_softmax_of_sigmoid):
-        raise ValueError(
-            f"`{argument}` contradicts the {role}: {_takes(loss, said)}, but the last layer of the {role}, "
-            f"{layer.name!r}, gives {_kind(given)}. {_advice(loss, said, given, role)}"
-        )
-    softmax = f"the last layer of the {role}, {layer.name!r}, is a softmax"
-    _check_axes(f"`{argument}` contradicts the {role}: {_name(loss)}", said.axis, softmax, given.axis, rank)
+def _alike(losses):
+    """Whether losses are one, or equal in their settings."""
+    first = losses[0]
+    return all(each is first or _settings(each) == _settings(first) for each in losses[1:])
 
 
-def _check_losses(label_loss, distillation_loss, rank):
-    """Raise an error if the two losses need different outputs of the student."""
-    labels, outputs = meaning.of_label_loss(label_loss), _of_outputs(distillation_loss)
-    if _differ(labels.from_logits, outputs.from_logits):
-        raise ValueError(
-            f"`loss` contradicts `distillation_loss`: {_takes(label_loss, labels)}, but "
-            f"{_takes(distillation_loss, outputs)}. Pass the same `from_logits` to both: True if the student gives "
-            "logits, False if it ends in a softmax or sigmoid."
-        )
-    loss = f"`loss` contradicts `distillation_loss`: {_name(label_loss)}"
-    _check_axes(loss, labels.axis, _name(distillation_loss), outputs.axis, rank)
-
-
-def _check_axes(loss, axis, other, other_axis, rank):
-    """Raise an error if the axes of two softmaxes differ. `rank` is that of the outputs, or `None`."""
-    if rank is not None and None not in (axis, other_axis):
-        differ = axis % rank != other_axis % rank
-    else:
-        differ = _differ(axis, other_axis) and (axis < 0) == (other_axis < 0)
-    if differ:
-        raise ValueError(
-            f"{loss} takes classes along axis={axis}, but {other} along axis={other_axis}. Move the classes to the "
-            "last axis (`keras.layers.Permute`), or use a distillation loss with an `axis`, such as "
-            "`keras.losses.CategoricalCrossentropy`."
-        )
-
-
-def _differ(one, other):
-    return None not in (one, other) and one != other
-
-
-def _name(loss):
-    if isinstance(loss, str):
-        return f"`{loss!r}`"
-    return f"`{loss.__name__ if callable(loss) and hasattr(loss, '__name__') else type(loss).__name__}`"
-
-
-def _takes(loss, said):
-    return f"{_name(loss)} takes {_logits_or_probabilities(said.from_logits)} (`from_logits={said.from_logits}`)"
-
-
-def _logits_or_probabilities(from_logits):
-    return "logits" if from_logits else "probabilities"
-
-
-def _kind(given):
-    if given.from_logits:
-        return "logits" if given.activation else "no probabilities, as it has no activation"
-    return f"probabilities of a {given.activation}"
-
-
-def _advice(loss, said, given, role):
-    of_keras = meaning.crossentropy_name(loss)
-    if of_keras and role == "teacher":
-        return "Use `keras_ban.losses.KnowledgeDistillation()`, which takes logits, or a teacher with a softmax."
-    name, arguments = of_keras or type(loss).__name__, f"from_logits={given.from_logits}"
-    if not of_keras and (said.activation, given.activation) == ("softmax", "sigmoid"):
-        name, arguments = "KnowledgeDistillation", f"activation='sigmoid', {arguments}"
-    change = "with an activation" if given.from_logits else f"without the {given.activation}"
-    return f"Use `{name}({arguments})`, or a {role} {change}."
-
-
-def _check_values(loss, values):
-    targets, _ = meaning.of_distillation_loss(loss)
-    if not np.isfinite(values[~np.isneginf(values)]).all():
-        raise ValueError(
-            "The teacher's outputs on the first batch hold NaN or inf. Check that it is trained, and that `x` holds no "
-            "NaN and is scaled as in its training."
-        )
-    if targets.from_logits is None:
-        return
-    looks_like_probabilities = bool(((values >= -1e-6) & (values <= 1 + 1e-6)).all())
-    if targets.activation != "sigmoid":
-        axis = -1 if targets.axis is None else targets.axis
-        looks_like_probabilities &= bool(np.allclose(values.sum(axis=axis), 1.0, atol=2e-2))
-    if targets.from_logits and looks_like_probabilities:
-        warnings.warn(
-            "The teacher's outputs on the first batch look like probabilities, but the distillation loss takes logits. "
-            f"If the models end in a softmax or a sigmoid, use `{type(loss).__name__}(from_logits=False)`.",
-            stacklevel=6,
-        )
-    if not targets.from_logits and not looks_like_probabilities:
-        of_keras = meaning.crossentropy_name(loss)
-        hint = _advice(loss, targets, Meaning(True), "teacher") if of_keras else "For logits use `from_logits=True`."
-        raise ValueError(
-            "The distillation loss takes probabilities (`from_logits=False`), but the teacher's outputs on the first "
-            f"batch are not: they range from {values.min():.4g} to {values.max():.4g}. {hint}"
-        )
+def _settings(loss):
+    return None if loss is None else (type(loss), loss.get_config())

@@ -23,7 +23,9 @@ class PermutedDarkKnowledge(SoftTargetLoss):
 
     Args:
         temperature: `T > 0`, dimensionless; or a schedule, see `Distiller`.
-        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30.
+        from_logits: whether outputs are logits. Otherwise probabilities, each counted as at least 1e-30. `"auto"`: a
+            `Distiller` reads it from the label loss and the last layers of student and teacher, which may differ.
+            Without a Distiller, outputs count as logits.
         seed: a whole number. The same seed gives the same permutations in each `Distiller`. `None`: drawn when the
             loss is created, and again for each `Distiller`, from the seed of `keras.utils.set_random_seed`.
         reduction, name: as in `keras.losses.Loss`.
@@ -43,7 +45,7 @@ class PermutedDarkKnowledge(SoftTargetLoss):
     def __init__(
         self,
         temperature=1.0,
-        from_logits=True,
+        from_logits="auto",
         seed=None,
         reduction="sum_over_batch_size",
         name="permuted_dark_knowledge",

@@ -53,12 +53,35 @@ class OverTraining:
 
     @classmethod
     def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config["function"]))
+        return cls(from_config("function", config["function"]))
 
 
 def is_schedule(value):
     """Whether a value is a schedule of a class. A function may be something else, for instance of the generation."""
     return isinstance(value, (keras.optimizers.schedules.LearningRateSchedule, OverTraining))
+
+
+def from_config(name, config, custom_objects=None):
+    """Create a number or a schedule, or a list of them, from its configuration, as a file holds it.
+
+    Schedules are called as soon as there are. So a function must be one that the user registered, or that is in
+    `custom_objects`. Any other function of Keras might be named by the file, too: it is refused with a `ValueError`.
+    """
+    if isinstance(config, list):
+        return [from_config(name, each, custom_objects) for each in config]
+    function = config.get("config") if isinstance(config, dict) and config.get("class_name") == "function" else None
+    if function is None:
+        value = keras.saving.deserialize_keras_object(config, custom_objects)
+        if not callable(value) or is_schedule(value) or not type(value).__module__.startswith("keras."):
+            return value
+        function = type(value).__name__
+    elif keras.saving.get_registered_object(function, custom_objects) is not None:
+        return keras.saving.deserialize_keras_object(config, custom_objects)
+    raise ValueError(
+        f"The file names {function!r} as a schedule (`{name}`), which is no function that you have registered. Use "
+        "`keras.saving.register_keras_serializable` for your own, or pass it as one of `custom_objects`. Functions of "
+        "Keras, and its objects other than `LearningRateSchedule`s, are not called."
+    )
 
 
 def depends_on(schedule):

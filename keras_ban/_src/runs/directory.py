@@ -3,7 +3,7 @@
 Contents of a run directory:
 
 - `run.json`, the manifest: versions, seed, the run's settings, an entry for each generation with the checksums of its
-  files, and at the end the ensemble's scores.
+  files, at the end the ensemble's scores, and a checksum of all of it. `run.previous.json` is the one before.
 - `generation-00/`, ...: `model.keras`, `history.csv` (a line for each epoch), `record.json` (a `GenerationRecord`).
 - `control-longer/`, `control-independent-02/`, ...: the same of each control (with a `ControlRecord`).
 - During training, `soft-targets-00.npy` (the soft targets of generation 1), and so on; and `epoch.npz` (the state of
@@ -20,14 +20,16 @@ Rules of resume:
 3. A generation exists once `run.json` names it. This is the last step: its files are written to a hidden folder and
    flushed to disk, the folder is renamed, and `run.json` is replaced. A generation that is interrupted before this
    step is trained again, from its own seed or from `epoch.npz`.
-4. A process that takes the lock first removes what a dead process left: hidden `.partial` files and folders, and
-   folders of generations and controls that `run.json` does not name. Nothing else is removed, and nothing is
-   overwritten.
+4. A process that takes the lock first removes what a dead process left: hidden `.partial` files and folders. What has
+   the name of a generation or control, but is not named by `run.json`, gets another name, with `.set-aside` at its
+   end, and a warning says so: it may hold a finished generation. Nothing else is removed, and nothing is overwritten.
+   What a callback wrote into the folder of its own generation stays there.
 5. A run is only continued with the same settings. Otherwise an error lists the differences. The number of generations
    may grow, except with `distill_ensemble` or controls. A run without a finished epoch or generation is started anew.
 6. A file of a finished generation is refused if its checksum is wrong. It is neither used nor trained again, because
    the original model taught the generations after it.
-7. A manifest of a newer format is refused.
+7. A manifest that is damaged, or of a newer format, is refused. So is anything but a regular file in the place of a
+   file, and a lock file that is a link: no file outside the folder is changed.
 8. If the disk is full or has another fault, the error names the file, and the incomplete file is removed.
 9. With several workers, the chief takes the lock and writes. The others wait for it, and read. All of them see the same
    folder and take the same steps. If one worker fails, all of them stop.
@@ -37,26 +39,31 @@ import csv
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
+import uuid
+import warnings
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.files.writing import writing
+from keras_ban._src.files.regular_file import check_regular
+from keras_ban._src.files.writing import flush, writing
 from keras_ban._src.history.controls import ControlRecord
 from keras_ban._src.history.history import BornAgainHistory
+from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.differences import differences
 from keras_ban._src.runs.lock import release_lock, take_lock
+from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, PREVIOUS
 
-FORMAT = 1
-MANIFEST, MODEL, LOGS, RECORD = "run.json", "model.keras", "history.csv", "record.json"
+MODEL, LOGS, RECORD = "model.keras", "history.csv", "record.json"
 EPOCH, LOCK = "epoch.npz", ".lock"
 _OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
 _FOLDER = re.compile(_OF_MODEL)
-_PARTIAL = re.compile(rf"\.(run\.json|epoch\.npz|{_OF_MODEL}|soft-targets-\d+\.npy\.[0-9a-f]+)\.partial")
-_ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
+_FILES = r"run\.json|run\.previous\.json|epoch\.npz|soft-targets-\d+\.npy\.[0-9a-f]+"
+_PARTIAL = re.compile(rf"\.({_FILES}|{_OF_MODEL})\.partial")
 
 
 class RunDirectory:
@@ -100,6 +107,7 @@ class RunDirectory:
             ) from error
         self._check_free()
         self._read()
+        check_regular(self.epoch_file)
         self._remove_leftovers()
 
     def __exit__(self, *_):
@@ -144,7 +152,7 @@ class RunDirectory:
 
     def _begin(self, description, seed, versions):
         if self.holds_nothing:
-            manifest = {"format": FORMAT, "versions": versions, "seed": seed, "finished": False}
+            manifest = {"run": uuid.uuid4().hex, "versions": versions, "seed": seed, "finished": False}
             self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
             return
         begun_with = self.manifest["begun_with"]
@@ -161,7 +169,7 @@ class RunDirectory:
             raise ValueError(
                 f"{self.path} holds a run with other settings:\n"
                 + "".join(f"- {line}\n" for line in found)
-                + f"Continue it with the same settings, {_ELSEWHERE}"
+                + f"Continue it with the same settings, {ELSEWHERE}"
             )
 
     def commit(self, record, write_model):
@@ -182,14 +190,17 @@ class RunDirectory:
             text = json.dumps(dataclasses.asdict(record), indent=2)
             (partial / RECORD).write_text(text + "\n")
             for file in sorted(partial.iterdir()):
-                _flush(file)
+                flush(file)
                 files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
-            _flush(partial)
+            flush(partial)
+            foreign = self._set_aside(name)
             os.rename(partial, self.path / name)
-            _flush(self.path)
+            flush(self.path)
         kind, others = ("controls", self.controls) if "control" in entry else ("generations", self.entries)
         self._write_manifest({**self.manifest, kind: [*others, {**entry, "files": files}]})
         self.epoch_file.unlink(missing_ok=True)
+        if foreign is not None and foreign.is_dir() and not foreign.is_symlink():
+            _move_files(foreign, self.path / name)
 
     def finish(self, ensemble, controls=None):
         """Mark the run as finished, and save the `Scores` of the ensemble, and of that in `Controls`, or `None`."""
@@ -222,6 +233,11 @@ class RunDirectory:
     def soft_targets_file(self, generation):
         """Return the path of the soft targets that teach the generation after this one."""
         return self.path / f"soft-targets-{generation:02d}.npy"
+
+    @property
+    def identity(self):
+        """A text that no other run has. `None` in runs of old versions."""
+        return self.manifest.get("run")
 
     @property
     def epoch_file(self):
@@ -261,7 +277,7 @@ class RunDirectory:
         generation = entry.get("generation", len(self.entries))
         intact = f"Generations 0 to {generation - 1} are whole" if generation else "It is the first generation"
         raise ValueError(
-            f"{path} {what}. Restore the file from a copy, {_ELSEWHERE} {intact}: a new run can start from a whole "
+            f"{path} {what}. Restore the file from a copy, {ELSEWHERE} {intact}: a new run can start from a whole "
             "model, with `fit(teacher=keras.saving.load_model(...))`."
         )
 
@@ -271,6 +287,11 @@ class RunDirectory:
             raise ValueError(f"`directory` must be a folder, but {self.path} is a file.")
         if not self.path.exists() or (self.path / MANIFEST).exists():
             return
+        if (self.path / PREVIOUS).exists():
+            raise ValueError(
+                f"{self.path} holds a run, but its {MANIFEST} is missing. Restore it from a copy, {ELSEWHERE} "
+                f"({PREVIOUS} is as it was before its last change.)"
+            )
         others = sorted(p.name for p in self.path.iterdir() if p.name != LOCK and not _PARTIAL.fullmatch(p.name))
         if others:
             more = " and others" if len(others) > 5 else ""
@@ -280,31 +301,33 @@ class RunDirectory:
             )
 
     def _read(self):
-        path = self.path / MANIFEST
-        if not path.exists():
-            return
-        try:
-            manifest = json.loads(path.read_text())
-            newer, written_by = manifest["format"] > FORMAT, manifest["versions"]["keras_ban"]
-            newer or (manifest["generations"], manifest["finished"], manifest["begun_with"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error!r}). Restore it from a copy, {_ELSEWHERE} The models in "
-                f"{self.path}/generation-*/{MODEL} can still be loaded with `keras.saving.load_model(...)`."
-            ) from error
-        if newer:
-            raise ValueError(
-                f"{path} is of format {manifest['format']}, written by keras_ban {written_by}. This version reads "
-                f"formats up to {FORMAT}. Use that version or a newer one, {_ELSEWHERE}"
-            )
-        self.manifest = manifest
+        self.manifest = manifest_file.read(self.path)
 
     def _remove_leftovers(self):
-        """Remove what a dead process left (rule 4)."""
+        """Remove what a dead process left, and set aside what may hold a finished generation (rule 4)."""
         named = {entry["folder"] for entry in [*self.entries, *self.controls]}
-        for path in self.path.iterdir():
-            if _PARTIAL.fullmatch(path.name) or (_FOLDER.fullmatch(path.name) and path.name not in named):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        aside = []
+        for path in sorted(self.path.iterdir()):
+            if _PARTIAL.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            elif _FOLDER.fullmatch(path.name) and path.name not in named:
+                aside.append(self._set_aside(path.name).name)
+        if aside:
+            warnings.warn(
+                f"{self.path} held folders that {MANIFEST} does not name. They were renamed to {aside}, and are not "
+                f"used. If {MANIFEST} is an older copy, put back the newer one and the folders' names.",
+                stacklevel=6,
+            )
+
+    def _set_aside(self, name):
+        """Rename what is at `name`, and return its new path. Return `None` if there is nothing."""
+        path = self.path / name
+        if not path.exists() and not path.is_symlink():
+            return None
+        names = (f"{name}.set-aside{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+        aside = next(each for each in map(self.path.joinpath, names) if not each.exists() and not each.is_symlink())
+        os.rename(path, aside)
+        return aside
 
     def _with_more(self, begun_with, description):
         """Return the settings that the run would have with the new number of generations."""
@@ -313,7 +336,7 @@ class RunDirectory:
         if begun_with.get(last):
             raise ValueError(
                 f"{self.path} holds a run of {before} generations with `{last}`, so that it "
-                f"cannot go on to {description['generations']}. Continue it with generations={before}, {_ELSEWHERE}"
+                f"cannot go on to {description['generations']}. Continue it with generations={before}, {ELSEWHERE}"
             )
         added = description["generations"] - before
         weights = _longer(begun_with["label_weight"], description["label_weight"], added)
@@ -323,13 +346,16 @@ class RunDirectory:
         return {**begun_with, **more, "model": {**begun_with["model"], **later}}
 
     def _write_manifest(self, manifest):
-        partial = self.path / f".{MANIFEST}.partial"
-        with writing(self.path / MANIFEST, partial):
-            partial.write_text(json.dumps(manifest, indent=2) + "\n")
-            _flush(partial)
-            os.replace(partial, self.path / MANIFEST)
-            _flush(self.path)
-        self.manifest = manifest
+        self.manifest = manifest_file.write(self.path, manifest)
+
+
+def _move_files(folder, to):
+    """Move files to another folder that lacks their names. An empty folder is removed."""
+    for path in sorted(folder.iterdir()):
+        if not (to / path.name).exists():
+            os.rename(path, to / path.name)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _longer(before, now, added):
@@ -343,7 +369,7 @@ def _write_logs(path, logs):
     """Write a line for each epoch, in full precision. Names with fewer values than epochs have gaps at the start."""
     epochs = max((len(values) for values in logs.values()), default=0)
     columns = [[""] * (epochs - len(values)) + [repr(value) for value in values] for values in logs.values()]
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", *logs])
         writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*columns, strict=True)))
@@ -352,12 +378,3 @@ def _write_logs(path, logs):
 def _checksum(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path):
-    """Flush a file's content, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

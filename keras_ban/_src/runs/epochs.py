@@ -6,16 +6,21 @@
 2. A generation starts again with callbacks whose state is not known (see `callback_state`). It also starts again with
    `steps_per_epoch`, because each epoch starts where the last one stopped in the data, and if the model is built by its
    data.
-3. It starts again if the file is incomplete, or of another generation, Keras version or list of callbacks.
+3. It starts again if the file is of another generation, Keras version or list of callbacks. It also does, with a
+   warning, if the file is damaged (it ends in a checksum) or of another run.
 4. It starts again if it ended in NaN or infinity.
 5. A generation that a callback has stopped is not trained further. Only the end of its training is repeated, in which a
    callback may restore the best weights.
 6. With several workers, the chief writes the file, and all workers read it.
 """
 
+import hashlib
+import io
 import json
 import os
 import time
+import tokenize
+import warnings
 import zipfile
 
 import keras
@@ -23,14 +28,23 @@ import numpy as np
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.files.writing import writing
+from keras_ban._src.files.regular_file import open_to_read
+from keras_ban._src.files.writing import flush, writing
 from keras_ban._src.runs import callback_state
+
+# The end of a file: the SHA-256 of what is before, and these letters. Programs that read `.npz` skip it.
+_LETTERS = b"KERASBAN"
+_FOOTER_BYTES = hashlib.sha256().digest_size + len(_LETTERS)
+# What NumPy and zipfile raise for a damaged file of an old version, which has no checksum.
+_DAMAGE = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError)
+_DAMAGE += (zipfile.BadZipFile, OSError)
 
 
 class KeepEpochs(keras.callbacks.Callback):
     """Saves the state after each epoch to `path` (`.npz`), and restores an existing state before training.
 
-    It must come after `callbacks`, the other callbacks of the training, whose state it saves, too.
+    It must come after `callbacks`, the other callbacks of the training, whose state it saves, too. `run` is the text
+    that identifies the run, or `None`.
 
     Attributes:
         generation: number of the generation.
@@ -38,9 +52,10 @@ class KeepEpochs(keras.callbacks.Callback):
         epochs_kept: the number of finished epochs in the file.
     """
 
-    def __init__(self, path, generation, callbacks=()):
+    def __init__(self, path, generation, callbacks=(), run=None):
         super().__init__()
         self._path = path
+        self._run = run
         self.generation = generation
         self._callbacks = callbacks
         self._begin = time.perf_counter()
@@ -94,7 +109,13 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def _write(self, epoch):
         states = backend.random_states()
-        about = {"generation": self.generation, "keras": keras.__version__, "epochs": epoch + 1, "logs": self.logs}
+        about = {
+            "run": self._run,
+            "generation": self.generation,
+            "keras": keras.__version__,
+            "epochs": epoch + 1,
+            "logs": self.logs,
+        }
         about |= {"seconds": self.seconds(), "random_states": list(states), "stopped": bool(self.model.stop_training)}
         about["callbacks"], arrays_of_callbacks = callback_state.saved(self._callbacks)
         arrays = {"about": np.array(json.dumps(about)), **states, **arrays_of_callbacks}
@@ -103,8 +124,14 @@ class KeepEpochs(keras.callbacks.Callback):
             arrays[f"variable_{index}"] = np.frombuffer(backend.value_of(variable).tobytes(), "uint8")
         partial = self._path.with_name(f".{self._path.name}.partial")
         with writing(self._path, partial):
-            _write_npz(partial, arrays)
+            with open(partial, "xb+") as file:
+                _write_npz(file, arrays)
+                file.seek(0)
+                checksum = hashlib.file_digest(file, "sha256").digest()
+                file.write(checksum + _LETTERS)
+            flush(partial)
             os.replace(partial, self._path)
+            flush(self._path.parent)
 
     def _variables(self):
         if not self.model.optimizer.built:
@@ -113,18 +140,40 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def _read(self):
         try:
-            with open(self._path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                kept = dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile):
+            with open_to_read(self._path) as file:
+                content = file.read()
+        except FileNotFoundError:
             return None
-        self._about = json.loads(str(kept["about"]))
-        fits = self._about["generation"] == self.generation and self._about["keras"] == keras.__version__
-        return kept if fits and callback_state.fits(self._callbacks, self._about.get("callbacks", [])) else None
+        try:
+            kept = _arrays(content)
+            about = json.loads(str(kept["about"]))
+            generation, version = about["generation"], about["keras"]
+        except _DAMAGE as error:
+            return self._not_used(f"it is damaged ({error!r})")
+        if about.get("run") != self._run:
+            return self._not_used("it is of another run")
+        if generation != self.generation or version != keras.__version__:
+            return None
+        self._about = about
+        return kept if callback_state.fits(self._callbacks, about.get("callbacks", [])) else None
+
+    def _not_used(self, reason):
+        warnings.warn(f"{self._path} is not used, because {reason}: the generation starts again.", stacklevel=6)
 
 
-def _write_npz(path, arrays):
+def _arrays(content):
+    """Return the arrays in a file. Raise one of `_DAMAGE` if it is not what was written."""
+    if content.endswith(_LETTERS):
+        content, footer = content[:-_FOOTER_BYTES], content[-_FOOTER_BYTES:]
+        if hashlib.sha256(content).digest() + _LETTERS != footer:
+            raise ValueError("its checksum is not that of its content")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _write_npz(file, arrays):
     """Write arrays like `np.savez`, which leaves its archive open if the disk is full."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)

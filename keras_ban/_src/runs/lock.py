@@ -3,10 +3,8 @@
 import os
 import socket
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from keras_ban._src.files import locks
+from keras_ban._src.files.regular_file import open_to_change
 
 # A lock belongs to an open file, and forked processes inherit open files: a worker process that outlives the run would
 # keep the lock. So a child closes the files, which does not release the parent's lock.
@@ -23,22 +21,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def take_lock(path):
-    if fcntl is None:
+    if locks.fcntl is None:
         raise NotImplementedError(
             "A run directory is locked with `fcntl`, which Windows does not have. Run in WSL, or leave out `directory`."
         )
-    file = open(path, "a+")  # noqa: SIM115 (closed by `release_lock`)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    file = open_to_change(path)  # Closed by `release_lock`.
+    if not locks.locked(file):
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
         raise RuntimeError(
             f"{path.parent} is in use by {holder}. Wait until it has ended (the lock ends with the process), or use "
             "another directory."
-        ) from error
-    file.truncate(0)
+        )
+    file.seek(0)
+    file.truncate()
     file.write(f"process {os.getpid()} on host {socket.gethostname()}\n")
     file.flush()
     _held.add(file)
@@ -49,5 +46,5 @@ def release_lock(file):
     if file is None:
         return
     _held.discard(file)
-    fcntl.flock(file, fcntl.LOCK_UN)
+    locks.fcntl.flock(file, locks.fcntl.LOCK_UN)
     file.close()

@@ -1,7 +1,5 @@
 """Average several models into one `keras.Model`."""
 
-import warnings
-
 import keras
 import numpy as np
 
@@ -11,11 +9,11 @@ from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed, task_within, validation_in_steps
 from keras_ban._src.files import model_file
-from keras_ban._src.losses.base import check_activation, check_temperature, is_finite_number
-from keras_ban._src.losses.meaning import of_model
+from keras_ban._src.losses.base import check_temperature, is_finite_number
 from keras_ban._src.sequence.averaging import Averaging
 from keras_ban._src.sequence.calibration import fit_temperature
 from keras_ban._src.sequence.held_out import HeldOut
+from keras_ban._src.sequence.member_outputs import members_give
 from keras_ban._src.sequence.member_weights import fit_weights, loss_of
 
 AVERAGES = ("probabilities", "logits", "outputs")
@@ -54,9 +52,10 @@ class EnsembleModel(AnyData, keras.Model):
         weights: a non-negative number for each member, not all 0. They are divided by their sum. `None`: equal weights.
             A member of weight 0 is not run.
         average: `"probabilities"`, `"logits"` or `"outputs"`, see the table.
-        from_logits: whether members give logits. Otherwise they give probabilities.
-        activation: `"softmax"` over the last axis, or `"sigmoid"` for binary and multi-label models. Ignored with
-            `average="outputs"`.
+        from_logits: whether members give logits. Otherwise they give probabilities. `"auto"`: read from the last layer
+            of each member, else from the loss with which it is compiled, else logits.
+        activation: `"softmax"` over the last axis, or `"sigmoid"` for binary and multi-label models. `"auto"`: read
+            like `from_logits`, else a softmax. Ignored with `average="outputs"`.
         name: as in `keras.Model`.
         temperature: a positive number. 1 leaves the average as it is.
 
@@ -66,10 +65,15 @@ class EnsembleModel(AnyData, keras.Model):
 
     Raises:
         TypeError: if a member is not a `keras.Model`.
-        ValueError: if there are no members, a member occurs twice, output shapes differ, or another argument is wrong.
+        ValueError: if there are no members, a member occurs twice, output shapes differ, or another argument is wrong;
+            or if with `"auto"` members differ in what they give, or are of a regression (use `average="outputs"`).
 
     Warns:
-        UserWarning: if the last layer of a member contradicts `from_logits` and `activation`.
+        UserWarning: if the last layer of a member contradicts `from_logits` and `activation`, or if with `"auto"`
+            nothing tells whether members give logits.
+
+    Attributes:
+        from_logits, activation: what members give, never `"auto"`.
     """
 
     def __init__(
@@ -77,8 +81,8 @@ class EnsembleModel(AnyData, keras.Model):
         members,
         weights=None,
         average="probabilities",
-        from_logits=True,
-        activation="softmax",
+        from_logits="auto",
+        activation="auto",
         name=None,
         temperature=1.0,
     ):
@@ -86,10 +90,8 @@ class EnsembleModel(AnyData, keras.Model):
         shares = _check_weights(weights, len(members))
         if not isinstance(average, str) or average not in AVERAGES:
             raise ValueError(f"`average` must be one of {AVERAGES}, received: {average!r}.")
-        check_activation(activation)
-        from_logits = checks.check_flag("from_logits", from_logits)
         temperature = _check_temperature(temperature, average)
-        _warn_of_other_outputs(members, average, from_logits, activation)
+        from_logits, activation = members_give(members, average, from_logits, activation)
         # Each member casts its inputs by its own dtype policy.
         super().__init__(name=name, autocast=False)
         self.members = members
@@ -243,23 +245,6 @@ def _check_members(members):
     known = [member for member in members if getattr(member, "outputs", None)]
     _check_same_outputs([[tuple(output.shape) for output in member.outputs] for member in known])
     return list(members)
-
-
-def _warn_of_other_outputs(members, average, from_logits, activation):
-    """Warn if a member's last layer contradicts the arguments. No error, so that saved ensembles can be loaded."""
-    if (average, from_logits) not in (("probabilities", True), ("logits", False)):
-        return  # A weighted sum of any outputs.
-    for layer in keras.tree.flatten([of_model(member) for member in members]):
-        given = layer.meaning
-        of_other_kind = (activation, given.activation) == ("softmax", "sigmoid")
-        if given.from_logits is False and (from_logits or of_other_kind):
-            warnings.warn(
-                f"The ensemble takes {'logits' if from_logits else 'probabilities'} of a {activation}, but the last "
-                f"layer of a member, {layer.name!r}, gives probabilities of a {given.activation}. Pass "
-                f"`from_logits=False, activation={given.activation!r}`.",
-                stacklevel=3,
-            )
-            return
 
 
 def _check_same_outputs(shapes):

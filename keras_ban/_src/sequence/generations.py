@@ -16,7 +16,6 @@ from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import GenerationRecord
 from keras_ban._src.history.scores import ENSEMBLE, better, in_words
-from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence import initial_weights
@@ -24,6 +23,7 @@ from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
 from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.generation_length import epochs_at
+from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss
 from keras_ban._src.sequence.scorer import meaning_of
@@ -44,16 +44,18 @@ class Generations:
         sequence: the `BornAgainSequence` with the settings.
         compile_arguments: its `CompileArguments`.
         entropy: the number from which the seeds are derived.
-        scorer: a `Scorer`.
         run: the `RunDirectory` of generations and soft targets; `None`: everything is in memory.
         unlabeled: the inputs without labels for the students, or `None`.
+
+    Attributes:
+        scorer: the `Scorer`. It is set between `start` and `train`.
     """
 
-    def __init__(self, sequence, compile_arguments, entropy, scorer, run=None, unlabeled=None):
+    def __init__(self, sequence, compile_arguments, entropy, run=None, unlabeled=None):
         self._sequence = sequence
         self._compile_arguments = compile_arguments
         self._entropy = entropy
-        self._scorer = scorer
+        self.scorer = None
         self._run = run
         self._unlabeled = unlabeled
         self._starts = {}
@@ -87,7 +89,8 @@ class Generations:
             # Raise the errors of a student before generation 0 is trained.
             self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
         initial_weights.check_starts(sequence, starts, teacher)
-        self._check_outputs(starts, last)
+        weights = [self.label_weight(place) for place in range(1, sequence.generations + sequence.distill_ensemble + 1)]
+        check_outputs(sequence, self._compile_arguments, starts, weights)
         for output in getattr(starts[last], "outputs", None) or []:
             if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
                 raise ValueError(
@@ -95,25 +98,20 @@ class Generations:
                     f"top_k={sequence.top_k}; the outputs have shape {tuple(output.shape)}."
                 )
         if sequence.teach_from == ENSEMBLE or sequence.distill_ensemble:
-            average_of(starts.values(), meaning_of(sequence, self._compile_arguments))
+            average_of(starts.values(), self._meaning_of(starts[last]))
         if sequence.shared_layers is not None:
             for student in [starts[place] for place in starts if place > 0] or [starts[0]]:
                 pair_layers(student, starts[0], sequence.shared_layers)
         self._starts = dict(starts)
         return starts
 
-    def _check_outputs(self, starts, last):
-        """Raise `ValueError` if losses and last layers contradict each other."""
-        losses = (self._sequence.distillation_loss, self._compile_arguments.loss)
-        Outputs(losses[0], None, starts[last], starts[last]).check_shapes()
-        for place in range(1, last + 1) if last > 0 else [0]:
-            if self.label_weight(max(place, 1)) != 1:
-                Outputs(*losses, student=starts[place], teacher=starts[max(place - 1, 0)]).check()
+    def _meaning_of(self, model):
+        return meaning_of(self._sequence, self._compile_arguments, model)
 
     def check_weights_act(self, starts, data):
         """Raise `ValueError`, before training, if metrics or losses of students would count inputs without labels."""
         model = starts[max(starts)]
-        if model.built:
+        if self._unlabeled is not None and model.built:
             weights = [self.label_weight(place) for place in range(1, self._sequence.generations + 1)]
             distiller = self._distiller(reborn(model), model, max(weights, key=lambda each: callable(each) or each > 0))
             distiller.compile(**self._compile_arguments.make())
@@ -153,7 +151,7 @@ class Generations:
         """The scores of the ensemble of so many generations. The run ends with them, and with those of `controls`."""
         if self._run is not None and self._run.finished:
             return self._run.history().ensemble
-        scores = self._scorer.score_ensemble(members)
+        scores = self.scorer.score_ensemble(members)
         if self._run is not None:
             self._run.finish(scores, controls)
         return scores
@@ -214,19 +212,19 @@ class Generations:
             model = measured = model_file.load(self._run.model_file(record.generation), classes)
             self._compile_arguments.compile(model)
         if not self._run.finished:
-            self._scorer.score(measured, by)  # The next generation is compared with it.
+            self.scorer.score(measured, by)  # The next generation is compared with it.
         return model
 
     def _make(self, record, place, by, models, data, make_callbacks, options):
         """Train a generation, or take the given teacher. Fill in its record, and return its model."""
-        score = functools.partial(self._scorer.score, taught_by=by)
+        score = functools.partial(self.scorer.score, taught_by=by)
         if record.generation == 0 and self._teacher is not None:
             wrapped = self.wrap(self._teacher)
             self._measure(wrapped, wrapped, record, score)
             return self._teacher
         teacher = None if by is None else models[-1]
         if by == ENSEMBLE:
-            teacher = average_of(models, meaning_of(self._sequence, self._compile_arguments))
+            teacher = average_of(models, self._meaning_of(models[-1]))
         callbacks = make_callbacks(record.generation)
         model, trained = self._train(record, place, teacher, models, data, callbacks, options)
         if trained is not model:
@@ -248,7 +246,8 @@ class Generations:
             on_bench = self._bench is not None and self._bench.holds is teacher and process_group.count() == 1
             runs = self._bench.student if on_bench else teacher
             path = None if self._run is None else self._run.soft_targets_file(record.generation - 1)
-            soft_targets = soft_targets_for_training(sequence, teacher, runs, data, options, path)
+            form = gives_logits(sequence, self._compile_arguments, models[-1])
+            soft_targets = soft_targets_for_training(sequence, teacher, runs, data, options, path, form)
         if soft_targets is not None:
             bench = self._bench_for(label_weight, models[0])
         keras.utils.set_random_seed(record.seed)
@@ -290,7 +289,7 @@ class Generations:
         keeper = None
         resumable = all(callback_state.is_known(callback) for callback in callbacks)
         if self._run is not None and model.built and resumable and "steps_per_epoch" not in options:
-            keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks)
+            keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks, self._run.identity)
             callbacks = [*callbacks, keeper]
             options = keeper.resumed(options)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
@@ -343,7 +342,7 @@ class Generations:
             share_layers(student, first, self._sequence.shared_layers)
 
     def _measure(self, model, trained, record, score):
-        if self._scorer.data is None:
+        if self.scorer.data is None:
             return
         if process_group.count() > 1:
             here = model_file.on_this_worker(model)
@@ -353,13 +352,13 @@ class Generations:
             record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
             return
         # With a bench, both models are compiled already.
-        record.metrics = self._scorer.evaluate(trained)
+        record.metrics = self.scorer.evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
         record.scores = score(self._bench.student if on_bench else model)
 
     def _measure_here(self, model, score):
         self._compile_arguments.compile(model)
-        return self._scorer.evaluate(model), score(model)
+        return self.scorer.evaluate(model), score(model)
 
     def wrap(self, model):
         """A compiled model around this one, which itself is not compiled."""
@@ -371,7 +370,7 @@ class Generations:
         return initial_weights.new_model(self._sequence, place)
 
     def _distiller(self, student, teacher, label_weight):
-        return Distiller(
+        return StudentDistiller(
             student=student,
             teacher=teacher,
             distillation_loss=self._sequence.distillation_loss,

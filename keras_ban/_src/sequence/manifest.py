@@ -11,6 +11,7 @@ import keras_ban
 from keras_ban._src.data.fingerprints import HASHES, INESSENTIAL, essence, model_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence import initial_weights
+from keras_ban._src.sequence.output_checks import resolved_loss
 from keras_ban._src.sequence.recipes import as_config
 
 # For models. The module may depend on how a script was started (`__main__`). A seed from `build` is compared.
@@ -36,10 +37,26 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
             "next generations may differ from those of the old versions.",
             stacklevel=3,
         )
+    if not run.finished:
+        for part in data:
+            _warn_of_order(run, part)
     fresh = run.manifest is None or run.holds_nothing
     hashes = HASHES if fresh else run.manifest["begun_with"].get("hashes", 1)
     description = _describe(sequence, compile_arguments, data, options, teacher, starts, hashes)
     run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), entropy, versions)
+
+
+def _warn_of_order(run, data):
+    if data is None or data.fixed or not data.order_changes():
+        return
+    warnings.warn(
+        f"`{data.name}` comes in another order, or augmented, each time it is read. If the run in {run.path} is "
+        "interrupted and resumed, it will end in other weights than without the interruption. To avoid this, let it "
+        "come in the same order in each epoch (`tf.data`: `shuffle(n, seed=..., reshuffle_each_iteration=False)`), or "
+        "pass arrays, which `fit` shuffles. A `PyDataset` whose batch `i` is always the same says so with an attribute "
+        "`fixed = True`.",
+        stacklevel=4,
+    )
 
 
 def _describe(sequence, compile_arguments, data, options, teacher, starts, hashes):
@@ -73,7 +90,7 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         "views": sequence.views,
         "top_k": sequence.top_k,
         "augmentation": essence(as_config(sequence.augmentation)),
-        "distillation_loss": as_config(sequence.distillation_loss),
+        "distillation_loss": as_config(resolved_loss(sequence, compile_arguments, starts)),
         "feature_matching": as_config(sequence.feature_matching),
         "compile": compile_arguments.to_config(),
         "fit": _plain({"batch_size": data.batch_size, **others, **shuffle}),

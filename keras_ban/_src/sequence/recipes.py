@@ -8,6 +8,7 @@ import warnings
 import keras
 
 from keras_ban._src import checks
+from keras_ban._src.losses import schedules
 
 
 class Recipe:
@@ -115,6 +116,8 @@ def from_config(name, value, custom_objects=None):
     if _is_unwritten(value):
         raise ValueError(f"`{name}` ({value[_UNWRITTEN]}) could not be written down")
     try:
+        if name == "label_weight":
+            return schedules.from_config(name, value, custom_objects)
         return keras.saving.deserialize_keras_object(value, custom_objects)
     except Exception as error:
         raise ValueError(f"`{name}` is not known to Keras: {error}") from error

@@ -98,15 +98,15 @@ class Scorer:
         return score(self._classes, np.mean(self._scored[:generations], axis=0), self._scored[0], 0)
 
 
-def meaning_of(sequence, compile_arguments):
+def meaning_of(sequence, compile_arguments, model):
     """Return the `Meaning` of the outputs of a sequence's models: that of the distillation loss.
 
-    If no student uses a teacher, it is that of the label loss, if there is one.
+    If no student uses a teacher, it is that of the label loss, if there is one. `model` is one of the models.
     """
     uses_teacher = any(each != 1 for each in keras.tree.flatten(sequence.label_weight))
-    if uses_teacher or compile_arguments is None:
-        return Outputs(sequence.distillation_loss).meaning
-    return Outputs(None, compile_arguments.loss).meaning
+    label_loss = None if compile_arguments is None else compile_arguments.loss
+    outputs = Outputs(sequence.distillation_loss, label_loss, model, model)
+    return outputs.meaning if uses_teacher or compile_arguments is None else outputs.meaning_of_labels
 
 
 def _probabilities(outputs, meaning):

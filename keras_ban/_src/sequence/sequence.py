@@ -11,7 +11,6 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.preprocessing import preprocessed
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
@@ -20,6 +19,7 @@ from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
+from keras_ban._src.sequence.output_checks import check_values
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.seeds import entropy_of
@@ -56,7 +56,7 @@ class BornAgainSequence(TrainedGenerations):
             model to `fit` as `teacher`.) A callable may return another architecture for each generation, with the same
             outputs. It is called for all generations before the first is trained.
         generations: the number of students after the first teacher.
-        distillation_loss: as in `Distiller`. `None`: `KnowledgeDistillation()`.
+        distillation_loss: as in `Distiller`. `None`: chosen by what the outputs mean (see `docs/outputs.md`).
         label_weight: the share of the label loss in the students' loss, in `[0, 1]`: a number for all; a list with one
             number for each student, generation 1 first; or a callable `label_weight(generation)`, called with 1, 2, ...
             up to `generations`. With weight 1 a student does not use its teacher, with weight 0 it needs no labels. A
@@ -135,8 +135,6 @@ class BornAgainSequence(TrainedGenerations):
         if not isinstance(model, keras.Model) and not callable(model):
             message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
             raise TypeError(f"{message}{model!r} (of type {type(model).__name__}).")
-        if distillation_loss is None:
-            distillation_loss = KnowledgeDistillation()
         check_distillation_loss(distillation_loss)
         self.model = model
         self.generations = checks.check_count("generations", generations)
@@ -244,16 +242,18 @@ class BornAgainSequence(TrainedGenerations):
             `BornAgainHistory`.
 
         Raises:
-            ValueError: `compile` was not called, an argument is not as above, or the directory holds another run or
-                other files. Raised before training.
+            ValueError: `compile` was not called, an argument is not as above, losses and last layers contradict each
+                other (see `docs/outputs.md`), or the directory holds another run or other files. Raised before
+                training.
             RuntimeError: another process uses the directory; it is named. Or a process that read a
                 `PyDataset(use_multiprocessing=True)` has died.
             OSError: the directory is not writable (raised before training), or the disk is full.
             FloatingPointError: a generation's loss or weights became NaN or infinite.
 
         Warns:
-            UserWarning: the run was started with another version of keras_ban, Keras or NumPy: the generations to come
-                may differ. Or `model` is trained, and its weights are not used.
+            UserWarning: nothing tells what outputs mean, and it is assumed. The run was started with another version of
+                keras_ban, Keras or NumPy, so the generations to come may differ. Or `model` is trained, and its weights
+                are not used.
         """
         self._check_can_fit(resume)
         mode = requirements.resolve_mode(mode, monitor)
@@ -268,15 +268,15 @@ class BornAgainSequence(TrainedGenerations):
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks)
         control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
-        meaning = meaning_of(self, self._compile_arguments)
-        scorer = Scorer(validation_data, meaning, data.batch_size, options.get("validation_steps"))
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = entropy_of(run, self.seed, resume)
-            generations = Generations(self, self._compile_arguments, entropy, scorer, run, unlabeled)
+            generations = Generations(self, self._compile_arguments, entropy, run, unlabeled)
             starts = generations.start(teacher)
+            meaning = meaning_of(self, self._compile_arguments, starts[max(starts)])
+            steps = options.get("validation_steps")
+            generations.scorer = scorer = Scorer(validation_data, meaning, data.batch_size, steps)
             self._check_starts(starts, teacher, data, validation_data)
-            if unlabeled is not None:
-                generations.check_weights_act(starts, data)
+            generations.check_weights_act(starts, data)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
             if run is not None:
@@ -339,6 +339,7 @@ class BornAgainSequence(TrainedGenerations):
         start = starts[0 if teacher is None else 1]
         start.compile(**self._compile_arguments.make())
         requirements.check_fits(start, teacher, data, validation_data)
+        check_values(self, self._compile_arguments, starts, data)
 
     @classmethod
     def load(cls, directory, custom_objects=None):

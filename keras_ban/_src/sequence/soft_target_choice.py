@@ -15,11 +15,12 @@ from keras_ban._src.targets.soft_targets import SoftTargets
 _MOST_BYTES = 2**30
 
 
-def soft_targets_for_training(sequence, teacher, runs, data, options, path=None):
+def soft_targets_for_training(sequence, teacher, runs, data, options, path=None, from_logits=None):
     """Return the `SoftTargets` of the training data, or `None` if the teacher runs at each step.
 
     `runs` is the model to run: the teacher, or one with the same values. `options` are the other arguments of
-    `keras.Model.fit`. With a `path`, soft targets are stored in this file, otherwise in memory.
+    `keras.Model.fit`. With a `path`, soft targets are stored in this file, otherwise in memory. `from_logits` is as in
+    `SoftTargets.from_teacher`.
     """
     if sequence.soft_targets == "online" or sequence.feature_matching is not None:
         return None
@@ -38,7 +39,7 @@ def soft_targets_for_training(sequence, teacher, runs, data, options, path=None)
             if process_group.is_chief():
                 path.unlink()
     settings = {"top_k": sequence.top_k, "augmentation": sequence.augmentation, "views": sequence.views}
-    settings["from_logits"] = getattr(sequence.distillation_loss, "from_logits", None)
+    settings["from_logits"] = from_logits
     verbose = options["verbose"] in ("auto", 1)
     try:
         soft_targets = SoftTargets.from_teacher(

@@ -136,7 +136,7 @@ class Soup:
             if data.read_once:
                 raise ValueError("`validation_data` is read once for each member, so it cannot be a generator.")
             trial.check_validation(self._model, preprocessed(data.for_model(self._model), self._model))
-            scorer = Scorer(data, meaning_of(sequence, self._compile_arguments), data.batch_size)
+            scorer = Scorer(data, meaning_of(sequence, self._compile_arguments, self._model), data.batch_size)
         if scorer is None or scorer.data is None:
             raise ValueError(
                 "`soup(how='greedy')` chooses members on `validation_data`, and the last `fit` has none to offer: pass "

@@ -16,7 +16,10 @@ def taught_by(teach_from, record):
 
 
 def average_of(models, meaning, weights=None, average=None):
-    """The `EnsembleModel` of generations. It averages probabilities if the `Meaning` of the outputs is known."""
-    if meaning is None:
+    """The `EnsembleModel` of generations.
+
+    It averages probabilities if the `Meaning` of the outputs is known, and classes are on the last axis.
+    """
+    if meaning is None or meaning.axis not in (None, -1):
         return EnsembleModel(list(models), weights, average or "outputs")
     return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)

@@ -45,7 +45,7 @@ class TrainedGenerations:
         members = self.models[: len(self.history.members)]
         if last is not None and not 1 <= checks.check_count("last", last) <= len(members):
             raise ValueError(f"`last` must lie between 1 and {len(members)}, the models trained, received: {last}.")
-        meaning = meaning_of(self, self._compile_arguments)
+        meaning = meaning_of(self, self._compile_arguments, self.models[-1])
         ensemble = average_of(members if last is None else members[-last:], meaning, weights, average)
         ensemble.trained_on = self._trained_on
         if self._compile_arguments is not None:
@@ -101,7 +101,7 @@ class TrainedGenerations:
         """
         self._check_trained()
         arrays = as_arrays(x, as_array_of_numbers(y), models=self.models)
-        scorer = Scorer(arrays, meaning_of(self, self._compile_arguments), batch_size)
+        scorer = Scorer(arrays, meaning_of(self, self._compile_arguments, self.models[-1]), batch_size)
         records = [
             GenerationRecord(**{**vars(record), "scores": scorer.score(model, taught_by(self.teach_from, record))})
             for record, model in zip(self.history.records, self.models, strict=True)

@@ -10,8 +10,13 @@ from keras_ban._src.losses.meaning import of_distillation_loss
 _SMALLEST = -65504.0
 
 
-def check_loss(loss):
-    """Raise `ValueError` if it is not known that a distillation loss compares softmaxes."""
+def check_loss(loss, axis=None):
+    """Raise `ValueError` if it is not known that a distillation loss compares softmaxes over the last axis.
+
+    `axis` is that of the classes, unless it is the last.
+    """
+    if axis is not None:
+        raise ValueError(f"`top_k` keeps the largest of the last axis, but the classes are along axis={axis}.")
     if of_distillation_loss(loss)[0].activation != "softmax":
         raise ValueError(
             "`top_k` keeps the largest of one softmax, and the distillation loss is not known to compare those of one: "

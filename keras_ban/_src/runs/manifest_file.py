@@ -1,0 +1,147 @@
+"""`run.json`, the manifest of a run: read, checked and replaced.
+
+It holds a checksum of its own content since format 2. The manifest before the last change stays as `run.previous.json`.
+"""
+
+import hashlib
+import json
+import os
+import re
+
+from keras_ban._src.files.regular_file import open_to_read
+from keras_ban._src.files.writing import flush, writing
+
+FORMAT = 2
+MANIFEST, PREVIOUS = "run.json", "run.previous.json"
+ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
+_CHECKSUM = "checksum"
+
+
+def read(folder):
+    """Return the manifest in a folder, or `None` if there is none. Raise `ValueError` if it is damaged, or newer."""
+    path = folder / MANIFEST
+    try:
+        with open_to_read(path) as file:
+            text = file.read()
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = json.loads(text)
+        newer, written_by = manifest["format"] > FORMAT, manifest["versions"]["keras_ban"]
+        if not newer:
+            _check(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}). Restore it from a copy, {ELSEWHERE} ({PREVIOUS} is as it was before the "
+            "last generation was added: if you take it, the folders of later generations are set aside.) The models in "
+            f"{folder}/generation-*/model.keras can still be loaded with `keras.saving.load_model(...)`."
+        ) from error
+    if newer:
+        raise ValueError(
+            f"{path} is of format {manifest['format']}, written by keras_ban {written_by}. This version reads "
+            f"formats up to {FORMAT}. Use that version or a newer one, {ELSEWHERE}"
+        )
+    return manifest
+
+
+def write(folder, manifest):
+    """Replace the manifest in a folder as a whole, and return what was written. Keep the one before."""
+    manifest = {name: value for name, value in manifest.items() if name != _CHECKSUM} | {"format": FORMAT}
+    manifest[_CHECKSUM] = _checksum(manifest)
+    if (folder / MANIFEST).exists():
+        with open_to_read(folder / MANIFEST) as file:
+            _replace(folder / PREVIOUS, file.read())
+    _replace(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    return manifest
+
+
+def _replace(path, content):
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, partial):
+        with open(partial, "xb") as file:
+            file.write(content)
+        flush(partial)
+        os.replace(partial, path)
+        flush(path.parent)
+
+
+def _checksum(manifest):
+    """Return the SHA-256 of a manifest's values. The layout of the text and the order of names do not count."""
+    values = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check(manifest):
+    """Raise `ValueError` if the values are not those that `RunDirectory` writes."""
+    if manifest["format"] > 1 and manifest.get(_CHECKSUM) != _checksum(manifest):
+        raise ValueError("its checksum is not that of its content")
+    _check_values("the manifest", manifest, *_MANIFEST)
+    unknown = sorted(set(manifest) - {name for names in _MANIFEST for name in names})
+    if unknown:
+        raise ValueError(f"the manifest has the unknown entries {unknown}")
+    begun_with = manifest["begun_with"]
+    _check_values("'begun_with'", begun_with, *_SETTINGS)
+    _check_values("'fit'", begun_with["fit"], *_FIT)
+    if begun_with["fit"]["mode"] not in ("min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', received: {begun_with['fit']['mode']!r}")
+    for number, entry in enumerate(manifest["generations"]):
+        _check_entry(entry, {"generation": number}, f"generation-{number:02d}")
+    for entry in manifest.get("controls", []):
+        _check_entry(entry, {"control": entry["control"]}, f"control-{entry['control']}")
+
+
+def _check_entry(entry, of, folder):
+    """Check the entry of a generation or a control. No folder but its own is named."""
+    expected = {**of, "folder": folder, "files": entry["files"]}
+    if entry != expected or not re.fullmatch(r"generation-\d+|control-[a-z]+(-\d+)?", folder):
+        raise ValueError(f"expected an entry {expected}, received: {entry}")
+    for name, file in entry["files"].items():
+        if os.path.basename(name) != name or type(file["bytes"]) is not int or not _is_sha256(file["sha256"]):
+            raise ValueError(f"expected the size and checksum of a file in {folder}, received: {name!r}: {file}")
+
+
+def _is_sha256(value):
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+# The types of values, by name: of those that there must be, and of others.
+_NONE_OR_DICT = (dict, type(None))
+_MANIFEST = (
+    {
+        "format": int,
+        "versions": dict,
+        "seed": int,
+        "finished": bool,
+        "generations": list,
+        "ensemble": _NONE_OR_DICT,
+        "begun_with": dict,
+    },
+    {"run": str, "controls": list, "independents": _NONE_OR_DICT, _CHECKSUM: str},
+)
+_SETTINGS = (
+    {"fit": dict},
+    {
+        "generations": int,
+        "compile": dict,
+        "model": dict,
+        "data": dict,
+        "soft_targets": str,
+        "top_k": (int, type(None)),
+        "teach_from": str,
+        "distill_ensemble": bool,
+        "initial_weights": str,
+        "controls": list,
+    },
+)
+_FIT = ({"monitor": str, "mode": str}, {})
+
+
+def _check_values(what, values, required, optional):
+    """Raise `ValueError` if a value in a dict has another type, or is missing."""
+    missing = sorted(set(required) - set(values))
+    if missing:
+        raise ValueError(f"{what} lacks {missing}")
+    for name, expected in (required | optional).items():
+        value = values.get(name)
+        if name in values and (not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)):
+            raise ValueError(f"{what} has a {name!r} of another type: {value!r}")
