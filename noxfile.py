@@ -88,6 +88,8 @@ def environment(session: nox.Session) -> None:
     # KerasCV by its name: its extra would bring another build of TensorFlow. It brings tensorflow-datasets along, which
     # imports importlib_resources without requiring it.
     session.install(NO_COMPILE, "tensorflow-cpu", "jax", "keras-cv", "importlib_resources", "-e", ".[test]")
+    # Tasks that are built in memory need no TensorFlow Text, which would replace TensorFlow, and nothing for presets.
+    session.install(NO_COMPILE, "--no-deps", "keras-hub==0.32.0", "tokenizers", "regex")
 
 
 @nox.session(venv_backend="none", requires=["environment"])

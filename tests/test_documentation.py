@@ -70,6 +70,8 @@ PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
+    if page.stem == "keras_hub":
+        pytest.importorskip("keras_hub")
     monkeypatch.chdir(tmp_path)
     in_a_hurry(monkeypatch)
     namespace = {}

@@ -11,6 +11,8 @@ import sys
 
 import numpy as np
 
+from kerascv import hub
+
 
 def resnet(input_shape):
     """Pre-activation ResNet of bottleneck blocks (He et al., 2016), 171,018 weights with ten classes."""
@@ -83,9 +85,11 @@ BACKBONES = {
 }
 # In front of the name of pretrained weights.
 PRESET = "preset:"
+# The names of each library. The first is the default.
+NAMES = {"keras_cv": list(BACKBONES), "keras_hub": list(hub.BACKBONES)}
 
 
-def build(name, input_shape, classes):
+def build(name, input_shape, classes, library="keras_cv", weights=None):
     """A classifier that takes images of 0 to 255 and returns probabilities.
 
     Args:
@@ -95,9 +99,15 @@ def build(name, input_shape, classes):
             probabilities, `(batch, classes)`.
         input_shape: `(height, width, 3)`.
         classes: how many.
+        library: `"keras_cv"`, or `"keras_hub"`, with its own backbones and presets.
+        weights: of a backbone of KerasHub, a file.
     """
     import keras
 
+    if library == "keras_hub" and name in hub.BACKBONES:
+        return hub.build(name, input_shape, classes, weights)
+    if library == "keras_hub" and name.startswith(PRESET):
+        return hub.pretrained(name.removeprefix(PRESET), classes)
     own = name not in BACKBONES
     if name.startswith(PRESET):
         model = pretrained(name.removeprefix(PRESET))

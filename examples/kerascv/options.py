@@ -6,7 +6,7 @@ import pathlib
 import sys
 import tomllib
 
-from kerascv.models import BACKBONES, PRESET
+from kerascv.models import NAMES, PRESET
 
 OBJECTIVES = {
     # name: (temperature, label weight) that are taken where none is given
@@ -80,16 +80,23 @@ def make_parser():
         help=f"any of {', '.join(AUGMENTATIONS)}; teacher and student see the same images (default: none)",
     )
     model = parser.add_argument_group("models")
-    names = ", ".join(BACKBONES)
-    model.add_argument("--backbone", default="resnet", help=f"{names} or module:function (default: resnet)")
+    model.add_argument("--library", choices=NAMES, default="keras_cv", help="of the architectures (default: keras_cv)")
+    names = "; ".join(f"{library}: {', '.join(names)}" for library, names in NAMES.items())
+    model.add_argument("--backbone", help=f"{names}; or module:function (default: the first of the library)")
     model.add_argument(
         "--preset",
         dest="backbone",
         type=lambda name: f"{PRESET}{name}",
         default=argparse.SUPPRESS,
         metavar="NAME",
-        help="instead: a backbone of KerasCV from whose pretrained weights each generation starts, for instance "
-        "resnet50_v2_imagenet (needs a network)",
+        help="instead: a backbone of the library from whose pretrained weights each generation starts, for instance "
+        "resnet50_v2_imagenet (needs a network); of keras_hub also the folder of a preset",
+    )
+    model.add_argument(
+        "--weights",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="weights from which the backbone of each generation starts, as keras_hub's backbone.save_weights writes",
     )
     model.add_argument("--teacher-backbone", help="of generation 0 (default: as the others)")
     born = parser.add_argument_group("born again")
@@ -155,11 +162,17 @@ def complete(parser, options):
     kind, _, place = options.data.partition(":")
     if (kind not in ("npz", "folder", "tfds") or not place) and options.data != "digits":
         parser.error(f"--data must be digits, npz:PATH, folder:PATH or tfds:NAME, received: {options.data}")
+    names = NAMES[options.library]
+    options.backbone = options.backbone or names[0]
     for name in ("backbone", "teacher_backbone"):
         value = getattr(options, name)
-        if value is not None and value not in BACKBONES and not all(value.partition(":")):
+        if value is not None and value not in names and not all(value.partition(":")):
             flag = "--" + name.replace("_", "-")
-            parser.error(f"{flag} must be one of {', '.join(BACKBONES)} or module:function, received: {value}")
+            parser.error(f"{flag} must be one of {', '.join(names)} or module:function, received: {value}")
+    if options.weights is not None:
+        if options.library != "keras_hub" or {options.backbone, options.teacher_backbone} - {None, *names}:
+            parser.error("--weights are of a --backbone of --library keras_hub: " + ", ".join(NAMES["keras_hub"]))
+        options.weights = options.weights.expanduser().resolve()
     if kind in ("npz", "folder"):
         options.data = f"{kind}:{pathlib.Path(place).expanduser().resolve()}"
     if options.out is None:

@@ -23,16 +23,18 @@ def make_sequence(options, data):
     input_shape, classes = data.train[0].shape[1:], len(data.classes)
     of_teacher = options.teacher_backbone or options.backbone
     for role, name in (("teacher", of_teacher), ("students", options.backbone)):
-        model = models.build(name, input_shape, classes)
-        if name not in models.BACKBONES:
+        model = models.build(name, input_shape, classes, options.library, options.weights)
+        if name not in models.NAMES[options.library]:
             models.check_probabilities(name, model, input_shape)
         print(f"{role}: {name}, {model.count_params():,} weights")
 
     def build(generation):
-        return models.build(of_teacher if generation == 0 else options.backbone, input_shape, classes)
+        name = of_teacher if generation == 0 else options.backbone
+        return models.build(name, input_shape, classes, options.library, options.weights)
 
     # Of a model the sequence makes copies, which share one compiled step. One's own functions may build what has none.
-    alike = of_teacher == options.backbone and options.backbone in models.BACKBONES
+    alike = of_teacher == options.backbone and options.backbone in models.NAMES[options.library]
+    alike = alike and options.weights is None
     sequence = keras_ban.BornAgainSequence(
         model if alike else build,
         generations=options.generations,

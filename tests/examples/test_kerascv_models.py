@@ -85,3 +85,46 @@ def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(keras
     monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", no_network)
     with pytest.raises(SystemExit, match="--preset resnet50_v2_imagenet: its weights could not be fetched .no route"):
         models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)
+
+
+@pytest.fixture
+def keras_hub():
+    return pytest.importorskip("keras_hub")
+
+
+@pytest.mark.parametrize("name", models.NAMES["keras_hub"])
+def test_kerashubs_architectures_give_probabilities_and_start_from_a_weights_file(name, keras_hub, tmp_path):
+    first = models.build(name, (16, 16, 3), 3, "keras_hub")
+    first.backbone.save_weights(tmp_path / "backbone.weights.h5")
+    again = models.build(name, (16, 16, 3), 3, "keras_hub", tmp_path / "backbone.weights.h5")
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype("uint8")
+    np.testing.assert_allclose(1.0, first.predict(images, verbose=0).sum(axis=-1), rtol=1e-5)
+    for one, other in zip(first.backbone.get_weights(), again.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(SystemExit, match="--weights .*none.weights.h5"):
+        models.build(name, (16, 16, 3), 3, "keras_hub", tmp_path / "none.weights.h5")
+
+
+def test_a_preset_of_kerashub_may_be_a_folder(keras_hub, tmp_path):
+    model = models.build("vit", (16, 16, 3), 3, "keras_hub")
+    model.save_to_preset(str(tmp_path / "preset"))
+    again = models.build(f"preset:{tmp_path / 'preset'}", (16, 16, 3), 5, "keras_hub")
+    assert (None, 5) == again.output_shape
+    np.testing.assert_array_equal(model.backbone.get_weights()[0], again.backbone.get_weights()[0])
+    with pytest.raises(SystemExit, match="--preset nowhere: it could not be fetched"):
+        models.build("preset:./nowhere".replace("./", ""), (16, 16, 3), 5, "keras_hub")
+
+
+def test_the_command_line_trains_models_of_kerashub(keras_hub, tmp_path):
+    import kerascv_cli
+
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    np.savez(tmp_path / "images.npz", x_train=rng.integers(0, 256, (60, 8, 8, 3), dtype="uint8"), y_train=y)
+    arguments = ["--data", f"npz:{tmp_path / 'images.npz'}", "--library", "keras_hub", "--backbone", "vit"]
+    arguments += ["--generations", "1", "--epochs", "1", "--out", tmp_path / "run"]
+    assert 0 == kerascv_cli.main(arguments)
+    sequence = keras_ban.BornAgainSequence.load(tmp_path / "run")
+    assert [keras_hub.models.ViTImageClassifier] * 2 == [type(model) for model in sequence.models]
+    with pytest.raises(SystemExit, match="2"):
+        options.parse(["--weights", "backbone.weights.h5", "--out", tmp_path / "other"])

@@ -3,6 +3,7 @@
 from keras_ban._src import backend
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed
 
 
 class AnyData:
@@ -22,6 +23,14 @@ class AnyData:
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`, for all kinds of data that `fit` takes."""
         return self._read(super().predict, "predict", (x, *args), kwargs, ("x", "batch_size"))
+
+    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """As `keras.Model.test_on_batch`."""
+        return super().test_on_batch(*batch_in_steps(self, (x, y, sample_weight)), *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`."""
+        return super().predict_on_batch(batch_in_steps(self, (x, None, None))[0])
 
     def make_train_function(self, force=False):
         return super().make_train_function(force=self._other_members_count() or force)
@@ -53,6 +62,6 @@ class AnyData:
     def _read(self, method, name, args, kwargs, names):
         arguments = fit_arguments.bound(self, args, kwargs, name)
         given = {name: arguments.pop(name) for name in names if name in arguments}
-        with reading.watched(as_data(**given, models=(self,))) as (data,):
+        with reading.watched(preprocessed(as_data(**given, models=(self,)), self)) as (data,):
             inputs = {name: value for name, value in data.for_keras().items() if name in names}
             return method(**{**arguments, **inputs})

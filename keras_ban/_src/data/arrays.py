@@ -151,9 +151,10 @@ class Arrays:
             return PyDatasetData(rows, shuffle=False)
         return self.with_parts(self.x, add_soft_targets(self.y, soft_targets.batch(slice(None))), self.sample_weight)
 
-    def by_index(self):
-        """The data as a `PyDataset`."""
-        return ArrayBatches((self.x, self.y, self.sample_weight), self.batch_size or 32, self.shuffles)
+    def by_index(self, in_order=False):
+        """The data as a `PyDataset`. It shuffles as `shuffle` says, but not `in_order`."""
+        shuffle = False if in_order else self.shuffles
+        return ArrayBatches((self.x, self.y, self.sample_weight), self.batch_size or 32, shuffle)
 
     def endless(self, batch_size, seed=None):
         """The inputs as endless batches."""

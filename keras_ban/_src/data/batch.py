@@ -1,17 +1,33 @@
 """The parts of a batch: inputs of a model, labels, soft targets, keys, weights."""
 
 import keras
+import numpy as np
 
 # The name under which data without labels bring their sample weights.
 WEIGHTS_ALONE = "weights_without_labels"
 # The name under which a batch with unlabeled examples says which of them have labels.
 IS_LABELED = "is_labeled_example"
-_TARGETS = {"labels", "soft_targets", "view_seeds", "teacher_features", IS_LABELED}
+# The name of a teacher's inputs, if they are preprocessed otherwise than the student's.
+TEACHER_INPUTS = "teacher_inputs"
+_MARKS = {"soft_targets", TEACHER_INPUTS, IS_LABELED}
+_TARGETS = {"labels", "view_seeds", "teacher_features"} | _MARKS
 
 
 def unpack(batch):
-    """A batch `x`, `(x, y)` or `(x, y, sample_weight)` as `(x, y, sample_weight)`."""
+    """A batch `x`, `(x, y)` or `(x, y, sample_weight)` as `(x, y, sample_weight)`, with lists of texts as arrays."""
+    batch = _with_text_arrays(batch)
     return keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
+
+
+def _with_text_arrays(part):
+    """Nested arrays, with lists of texts as arrays: a torch `DataLoader` collates texts to lists."""
+    if isinstance(part, dict):
+        return {name: _with_text_arrays(each) for name, each in part.items()}
+    if type(part) not in (list, tuple):
+        return part
+    if part and all(isinstance(each, (str, bytes)) for each in part):
+        return np.array(part)
+    return type(part)(_with_text_arrays(each) for each in part)
 
 
 def split_targets(y):
@@ -27,7 +43,20 @@ def is_labeled(y):
 
 
 def _holds_targets(y):
-    return isinstance(y, dict) and not {"soft_targets", IS_LABELED}.isdisjoint(y) and set(y) <= _TARGETS
+    return isinstance(y, dict) and not _MARKS.isdisjoint(y) and set(y) <= _TARGETS
+
+
+def with_labels(y, labels, **more):
+    """`y` with other labels, and with more beside them."""
+    rest = {name: value for name, value in y.items() if name != "labels"} if _holds_targets(y) else {}
+    if not rest and not more:
+        return labels
+    return {**({} if labels is None else {"labels": labels}), **rest, **more}
+
+
+def inputs_of_teacher(x, y):
+    """The inputs of a batch's teacher: those of the student, unless they are preprocessed otherwise."""
+    return y[TEACHER_INPUTS] if _holds_targets(y) and TEACHER_INPUTS in y else x
 
 
 def add_soft_targets(y, soft_targets, view_seeds=None):
@@ -81,6 +110,12 @@ def without_key(y):
     return y if key_of(y) is None else y.get("labels")
 
 
+def weights_of_labels(sample_weight):
+    """The labels' part of sample weights in the structure of `y`."""
+    labels, _ = split_targets(sample_weight)
+    return keras.tree.flatten(sample_weight)[0] if labels is None else labels
+
+
 def weights_like(weights, targets):
     """The same weights for each of nested targets."""
     if keras.tree.is_nested(weights):
@@ -105,8 +140,19 @@ def inputs_for(model, x):
     return {name: value for name, value in x.items() if name in names}
 
 
+def is_task(model):
+    """Whether a model is a KerasHub task with a preprocessor, or works like one."""
+    has_method = callable(getattr(model, "preprocess_samples", None))
+    return has_method and getattr(model, "preprocessor", None) is not None
+
+
 def input_names(model):
-    """The names of a model's inputs, if it is a functional model of a dict of inputs, or holds such models."""
+    """The names of a model's inputs, if it is a functional model of a dict of inputs, or holds such models.
+
+    What a preprocessor takes has no names that are known.
+    """
+    if is_task(model):
+        return None
     if hasattr(type(model), "models_within"):
         names = [input_names(each) for each in model.models_within()]
         return set().union(*(each or set() for each in names)) if any(names) else None

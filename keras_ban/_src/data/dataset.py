@@ -170,8 +170,8 @@ class Dataset:
         """The data as arguments of Keras's `fit`, `evaluate` and `predict`."""
         return {"x": self.dataset} | ({} if self.batch_size is None else {"batch_size": self.batch_size})
 
-    def by_index(self):
-        """The data as a `PyDataset`. Its batches are read in their order."""
+    def by_index(self, in_order=False):
+        """The data as a `PyDataset`. Its batches are read in the order of the dataset."""
         count = self.number_of_batches()
         return InTurn(self.iterate, None if count == math.inf else count)
 

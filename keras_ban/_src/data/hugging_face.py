@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_ban._src.data.arrays import Arrays
 from keras_ban._src.data.batch import input_names, names_of_inputs
+from keras_ban._src.data.preprocessing import task_within
 
 _LABELS = ("label", "labels")
 
@@ -11,8 +12,9 @@ _LABELS = ("label", "labels")
 class HuggingFaceDataset(Arrays):
     """A `datasets.Dataset`, whose columns are loaded into memory, through the dataset's own transform.
 
-    The inputs are the columns that are named as the models' inputs, or all columns of numbers if there are none. A
-    single column is passed as an array, not as a dict. The labels are `y`, or the column `label` or `labels`.
+    The inputs are the columns that are named as the models' inputs. If there are none, they are the one column of texts
+    for a model with a preprocessor, else all columns of numbers. A single column is passed as an array, not as a dict.
+    The labels are `y`, or the column `label` or `labels`.
     """
 
     @classmethod
@@ -57,6 +59,10 @@ def _columns(dataset):
     return dataset.with_format("numpy", columns=chosen)[:]
 
 
+def _holds_texts(column):
+    return len(column) > 0 and isinstance(column[0], str)
+
+
 def _array(columns, name):
     try:
         array = np.asarray(columns[name])
@@ -76,6 +82,14 @@ def _chosen(columns, labels, models):
             f"The models take the inputs {sorted(needed)}, but the dataset has the columns {sorted(columns)}. Rename "
             "columns with `dataset.rename_column`."
         )
+    texts = [name for name in columns if name not in labels and _holds_texts(columns[name])]
+    if texts and not wanted and any(task_within(model) is not None for model in models):
+        if len(texts) > 1:
+            raise ValueError(
+                f"The columns {texts} of the dataset hold texts. Pass those that the preprocessor takes: "
+                f"`x=np.asarray(dataset[{texts[0]!r}])`, or a tuple of such arrays."
+            )
+        return texts
     numbers = [name for name in columns if name not in labels and np.asarray(columns[name]).dtype.kind in "biuf"]
     chosen = sorted(wanted) or numbers
     if not chosen:

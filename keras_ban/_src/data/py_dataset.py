@@ -69,7 +69,7 @@ class PyDatasetData(Dataset):
         _, y, sample_weight = self.first_batch()
         return self.read_by(Packed) if y is None and sample_weight is not None else self
 
-    def by_index(self):
+    def by_index(self, in_order=False):
         return self.dataset
 
     def endless(self, batch_size, seed=None):

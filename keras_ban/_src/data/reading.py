@@ -24,8 +24,13 @@ def watched(*data):
     Raises:
         RuntimeError: a process that read a dataset has died.
     """
-    read = [each if each is None or not each.has_processes else each.read_by(_InProcesses) for each in data]
-    wrapped = [each.dataset for each, original in zip(read, data, strict=True) if each is not original]
+    wrapped = []
+
+    def in_processes(dataset):
+        wrapped.append(_InProcesses(dataset))
+        return wrapped[-1]
+
+    read = [each if each is None or not each.has_processes else each.read_by(in_processes) for each in data]
     try:
         yield read
     except Exception as error:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import split_targets
+from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.symbols import symbol
 
 
@@ -76,7 +76,7 @@ def explain(model, data, validation_data=None):
         check_fits(model, *batch)
         check_validation(model, validation_data, batch)
     if model.teacher is not None and model.teacher.built:
-        check_fits(model.teacher, batch[0])
+        check_fits(model.teacher, inputs_of_teacher(*batch[:2]))
     outputs = getattr(model.student, "outputs", None) or []
     for leaf in keras.tree.flatten(batch[2]):
         positions = len(np.shape(leaf)) - (np.shape(leaf)[-1:] == (1,))

@@ -9,6 +9,7 @@ from keras_ban._src import backend, checks
 from keras_ban._src.data import trial
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.data.leaves import as_array
+from keras_ban._src.data.preprocessing import predict, preprocessed
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.base import check_temperature
 from keras_ban._src.losses.numpy_softmax import softmax
@@ -139,12 +140,11 @@ def _array(name, value):
 
 
 def _predict(model, data):
-    data = data.for_model(model)
     try:
         with backend.keeping_values(model):
-            return model.predict(data.x, batch_size=data.batch_size, verbose=0)
+            return predict(model, data, data.batch_size)
     except Exception:
-        trial.check_fits(model, data.first_batch()[0])
+        trial.check_fits(model, preprocessed(data.for_model(model), model).first_batch()[0])
         raise
 
 

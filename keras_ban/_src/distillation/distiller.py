@@ -8,9 +8,9 @@ from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.any_data import AnyData
-from keras_ban._src.data.batch import inputs_for, split_targets
-from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.parts import part_of_batches
+from keras_ban._src.data.preprocessing import validation_in_steps
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.distiller_file import DistillerFile
@@ -68,7 +68,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
     optimizer's `iterations`, an int32 tensor) to a number, or a `keras_ban.OverTraining`, a function of the fraction of
     the training that is done. Their means over an epoch are reported as `label_weight` and `temperature`.
 
-    `docs/data.md` lists the kinds of data, `docs/several_processes.md` describes training in several processes.
+    `docs/data.md` lists the kinds of data, `docs/keras_hub.md` describes models with a preprocessor, and
+    `docs/several_processes.md` training in several processes.
 
     Example:
 
@@ -282,7 +283,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._hears_labels)
         if self._progress is not None:
             check_length(data, options)
-        self._prepare_augmentation(data)
+        steps = options.get("steps_per_epoch")
+        self._prepare_augmentation(self._as_in_steps(data, soft_targets, steps))
         if soft_targets is not None:
             check_stored(self, soft_targets, data)
         self._resolve_losses(None if soft_targets is None else soft_targets.from_logits, again=False)
@@ -291,11 +293,13 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if data.soft_targets is not None:
             fit_arguments.check_soft_target_values(data.soft_targets)
         data, options = attach(data, options, soft_targets)
+        data = self._as_in_steps(data, soft_targets, steps)
         self._check_labels(data)
         if not self._hears_labels:
             data = data.without_labels()
         self._check_outputs()
-        validation_data = options["validation_data"]
+        validation_data = validation_in_steps(options, self.student)
+        options = {**options, "validation_data": validation_data}
         if self.built and validation_data is not None and not validation_data.yields_batches:
             batch = None if data.yields_batches else (data.x, data.labels, data.sample_weight)
             trial.check_validation(self, validation_data, batch, measure=False)
@@ -304,7 +308,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
             if unlabeled is not None:
-                check_weights_act(self, labeled)
+                check_weights_act(self, self._as_in_steps(labeled))
             return self._train(data, options)
         except Exception as error:
             of_pipeline = error_in_pipeline(error)
@@ -348,21 +352,13 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             self._hidden.before_training = []
             self._teaching.end()
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
         if process_group.divides_in_step():
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         if self._progress is not None:
             raise ValueError(NO_FIT)
-        self._check_outputs()
-        if self._must_look() or not self._augmentation_is_ready:
-            data = as_data(x, y, models=(self.student, self.teacher))
-            self._prepare_augmentation(data)
-            if self._needs_teacher:
-                self._look_at(data)
-        if self._needs_teacher:
-            self._prepare_teacher(split_targets(y)[1] is not None)
-        return super().train_on_batch(x, y, *args, **kwargs)
+        return super().train_on_batch(*self._prepare_batch(x, y, sample_weight), *args, **kwargs)
 
     def make_train_function(self, force=False):
         # Keras calls this when all variables are built, just before the first step.

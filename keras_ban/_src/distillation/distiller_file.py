@@ -4,6 +4,7 @@ import pathlib
 
 import keras
 
+from keras_ban._src.files import model_file
 from keras_ban._src.losses import schedules
 
 _PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
@@ -26,8 +27,7 @@ class DistillerFile:
         parts = {part: getattr(self, part) for part in _PARTS}
         # As it was passed: a loss that reads the models reads them again.
         parts["distillation_loss"] = self._hidden.distillation_loss
-        serialized = {part: keras.saving.serialize_keras_object(value) for part, value in parts.items()}
-        return {"name": self.name, **serialized}
+        return {"name": self.name, **{part: _serialized(value) for part, value in parts.items()}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -59,3 +59,8 @@ class DistillerFile:
         # which it calls `save_assets` or `load_assets` first. A weights file does not hold the teacher.
         found, self._hidden.found_by_keras = self._hidden.found_by_keras, False
         return [name for name in super().__dir__() if name != "teacher" or found]
+
+
+def _serialized(part):
+    is_model = isinstance(part, keras.Model)
+    return model_file.serialized(part) if is_model else keras.saving.serialize_keras_object(part)

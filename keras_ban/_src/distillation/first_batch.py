@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import inputs_for, split_targets
+from keras_ban._src.data.batch import inputs_for, inputs_of_teacher, split_targets
 from keras_ban._src.data.symbols import output_spec
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.losses.structure import targets_of
@@ -28,14 +28,14 @@ def check_first_batch(data, student, teaching, outputs, in_step):
     if in_step and not must_build:
         return False
     first_x, first_y, _ = data.first_batch()
-    first_x = keras.tree.map_structure(backend.as_tensor, first_x)
+    first_x, of_teacher = keras.tree.map_structure(backend.as_tensor, (first_x, inputs_of_teacher(first_x, first_y)))
     _, first = split_targets(first_y)
     if is_top_k(first):
         return False  # `SoftTargets` were checked when they were created.
     if first is None and teacher is not None:
         if must_build:
-            teacher(inputs_for(teacher, first_x))
-        first, _ = split_observed(teaching.outputs(first_x))
+            teacher(inputs_for(teacher, of_teacher))
+        first, _ = split_observed(teaching.outputs(of_teacher))
     if first is None:
         return False
     nested = keras.tree.is_nested(first) and student.built

@@ -3,6 +3,9 @@
 import keras
 
 from keras_ban._src import backend
+from keras_ban._src.data.batch import split_targets
+from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, preprocessed
 from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.first_batch import check_first_batch
@@ -19,6 +22,23 @@ class Preparation:
     def _loss_uses_labels(self):
         losses = keras.tree.flatten(self.distillation_loss) if self._hears_teacher else []
         return self._hears_labels or any(uses_labels(loss) for loss in losses)
+
+    def _as_in_steps(self, data, soft_targets=None, steps=None):
+        """Training data as the steps take them: preprocessed, if student or teacher has a preprocessor.
+
+        `soft_targets` are those of the data, or `None`.
+        """
+        stored = soft_targets is not None or data.brings_soft_targets
+        teacher = self.teacher if self._needs_teacher and not stored else None
+        if self.augmentation is not None and Preprocessing(self.student, teacher).differ:
+            raise ValueError(
+                f"The student {self.student.name!r} and the teacher {teacher.name!r} preprocess the data differently, "
+                "so that `augmentation` could not show them the same. Leave it out, or give both one preprocessor."
+            )
+        seen = preprocessed(data, self.student, teacher, in_order=False, again=True, steps=steps)
+        if stored and self._needs_teacher:
+            check_repeatable(self.student, data)
+        return seen
 
     def _resolve_losses(self, stored=None, again=True):
         """Find what student and teacher give, and so the loss of each output. Unless `again`, only if it may differ.
@@ -48,6 +68,19 @@ class Preparation:
         if can_compile and may_compile and backend.compiles_image_layers():
             self._jit_compile = augmented_views.compiles(self, self.augmentation)
         self._augmentation_is_ready = True
+
+    def _prepare_batch(self, x, y, sample_weight):
+        """Get ready for a step on a batch, and return the batch as the step takes it."""
+        self._check_outputs()
+        if self._must_look() or not self._augmentation_is_ready:
+            data = self._as_in_steps(as_data(x, y, models=(self.student, self.teacher)))
+            self._prepare_augmentation(data)
+            if self._needs_teacher:
+                self._look_at(data)
+        stored = split_targets(y)[1] is not None
+        if self._needs_teacher:
+            self._prepare_teacher(stored)
+        return batch_in_steps(self, (x, y, sample_weight), self.teacher if self._needs_teacher and not stored else None)
 
     def _must_look(self):
         """Whether the teacher is not built, or its outputs were not compared with the loss."""

@@ -4,7 +4,14 @@ import keras
 from keras import ops
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import is_labeled, join_targets, split_targets, weights_without_labels
+from keras_ban._src.data.batch import (
+    inputs_of_teacher,
+    is_labeled,
+    join_targets,
+    split_targets,
+    weights_of_labels,
+    weights_without_labels,
+)
 from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
@@ -46,7 +53,7 @@ class DistillationStep:
         if not self._needs_teacher:
             y = labels
         elif soft_targets is None:
-            soft_targets, features = split_observed(self._teaching.in_step(x, state))
+            soft_targets, features = split_observed(self._teaching.in_step(inputs_of_teacher(x, y), state))
             y = join_targets(labels, soft_targets, teacher_features=features, labeled=is_labeled(y))
         elif self.feature_matching is not None:
             raise ValueError(NO_FEATURES)
@@ -65,7 +72,7 @@ class DistillationStep:
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels, soft_targets = split_targets(y)
         y_pred, features = split_observed(y_pred)
-        sample_weight = _of_labels(sample_weight)
+        sample_weight = weights_of_labels(sample_weight)
         if soft_targets is None or not training:
             # Training on labels only, or evaluation: the student's own loss.
             # While Keras builds the model, it also calls this for a batch without labels.
@@ -101,7 +108,7 @@ class DistillationStep:
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred, _ = split_observed(y_pred)
         with OnlyLabeled(self, is_labeled(y)):
-            return super().compute_metrics(x, split_targets(y)[0], y_pred, _of_labels(sample_weight))
+            return super().compute_metrics(x, split_targets(y)[0], y_pred, weights_of_labels(sample_weight))
 
     def _distill(self, labels, soft_targets, y_pred, sample_weight, marks, labeled):
         if is_top_k(soft_targets):
@@ -130,9 +137,3 @@ class DistillationStep:
             batch_size, count = ops.cast(count, labeled.dtype), ops.sum(labeled)
             loss = loss * ops.cast(batch_size / ops.maximum(count, 1.0), loss.dtype)
         tracker.update_state(loss * backend.replica_count(), sample_weight=count)
-
-
-def _of_labels(sample_weight):
-    """Return the labels' part of sample weights in the structure of `y`."""
-    labels, _ = split_targets(sample_weight)
-    return keras.tree.flatten(sample_weight)[0] if labels is None else labels

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_ban._src import backend
 from keras_ban._src.export.disagreement import disagreement
+from keras_ban._src.files import model_file
 from keras_ban._src.sequence.ensemble import EnsembleModel
 
 # Keras's names of unnamed inputs. Their numbers depend on what was built before.
@@ -63,7 +64,7 @@ class ServedModel(keras.Model):
         return {
             "name": self.name,
             # Another process may not find the classes of the compile arguments, which inference does not need.
-            "model": _without(keras.saving.serialize_keras_object(self.model), "compile_config"),
+            "model": _without(model_file.serialized(self.model), "compile_config"),
             "preprocessing": [keras.saving.serialize_keras_object(layer) for layer in self.preprocessing],
             "members": self.members,
         }

@@ -1,6 +1,7 @@
 """Save a model to a file and load it. Code in files is never executed (`safe_mode`)."""
 
 import contextlib
+import inspect
 import pathlib
 import tempfile
 
@@ -29,6 +30,42 @@ def load(path, custom_objects=None):
             f"{path} cannot be loaded: {error}\nRegister your own classes and functions with "
             "`keras.saving.register_keras_serializable`, or pass them as `custom_objects`."
         ) from error
+
+
+def serialized(model):
+    """Return a model as plain data for a file. A model that compiles itself is not compiled when it is made of them."""
+    if not _compiles_itself(model):
+        return keras.saving.serialize_keras_object(model)
+    with _uncompiled_config(model):
+        made = keras.saving.serialize_keras_object(model)
+    return {name: value for name, value in made.items() if name != "compile_config"}
+
+
+def uncompiled(model, config):
+    """Return the configuration of a model, so that the model made from it is not compiled."""
+    return {**config, "compile": False} if _compiles_itself(model) and "compile" not in config else config
+
+
+def _compiles_itself(model):
+    """Whether the constructor compiles, unless `compile=False`, as that of a KerasHub task.
+
+    The optimizer that it makes would be missing in a file, and Keras would not load the file.
+    """
+    made = [vars(base)["__init__"] for base in type(model).__mro__ if "__init__" in vars(base)]
+    made = [inspect.signature(each).parameters for each in made]
+    first = [parameter.kind for parameter in made[0].values()]
+    takes = "compile" in made[0] or inspect.Parameter.VAR_KEYWORD in first
+    return takes and any("compile" in parameters for parameters in made)
+
+
+@contextlib.contextmanager
+def _uncompiled_config(model):
+    config = uncompiled(model, model.get_config())
+    model.get_config = lambda: config
+    try:
+        yield
+    finally:
+        del model.get_config
 
 
 def classes_of(model):
@@ -94,7 +131,8 @@ def _bare(model):
         if optimizer is not None:
             model.optimizer = None
         model.get_compile_config = lambda: None
-        yield
+        with _uncompiled_config(model) if _compiles_itself(model) else contextlib.nullcontext():
+            yield
     finally:
         del model.get_compile_config
         if optimizer is not None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
+from keras_ban._src.data.batch import is_task
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.recipes import lost_arguments
 
@@ -26,7 +27,8 @@ def reborn(model):
       the whole model is frozen, as teachers often are, the new model is trainable.
     - The state from `adapt` (`Normalization`, `TextVectorization`, `StringLookup`, `Discretization`) is kept. BatchNorm
       statistics are not.
-    - `model` does not change, and shares nothing with the new model. The new model is not compiled.
+    - `model` does not change, and shares nothing with the new model, but for the `preprocessor` of a KerasHub task. The
+      new model is not compiled.
 
     Args:
         model: a `keras.Model`: Sequential, functional (also with shared layers, several inputs or nested models), or
@@ -165,7 +167,11 @@ def _rebuild(model):
     try:
         # Classes that are not registered with Keras are found by these names.
         with keras.saving.custom_object_scope(model_file.classes_of(model)):
-            clone = type(model).from_config(_with_fresh_seeds(model.get_config()))
+            config = model_file.uncompiled(model, _with_fresh_seeds(model.get_config()))
+            if is_task(model) and "preprocessor" in config:
+                # It has no weights, and its vocabulary is not in the configuration.
+                config["preprocessor"] = model.preprocessor
+            clone = type(model).from_config(config)
     except Exception as error:
         raise _cannot_clone(model, f"rebuilding it from its configuration fails: {error}") from error
     if model.built and not clone.built:
@@ -173,15 +179,23 @@ def _rebuild(model):
         # Keras builds the layers, but its loader sets the flag of the model itself.
         clone.built = len(clone.weights) == len(model.weights)
     # Classes with a `get_config` of their own do not know of it.
-    for old, new in zip(backend.flat_layers(model), backend.flat_layers(clone), strict=False):
+    for old, new in zip(_own_layers(model), _own_layers(clone), strict=False):
         if type(new) is type(old) and new.built and getattr(old, "lora_enabled", False) and not new.lora_enabled:
             new.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
     return clone
 
 
+def _own_layers(model):
+    """Return a model and all layers within, without those of a preprocessor."""
+    preprocessor = model.preprocessor if is_task(model) else None
+    shared = backend.flat_layers(preprocessor) if isinstance(preprocessor, keras.layers.Layer) else []
+    of_preprocessor = {id(layer) for layer in shared}
+    return [layer for layer in backend.flat_layers(model) if id(layer) not in of_preprocessor]
+
+
 def _pair_layers(model, clone):
     """Return `[(layer, its copy), ...]`. Raise `ValueError` if the copy is another model, or is not independent."""
-    old_layers, new_layers = (backend.flat_layers(m) for m in (model, clone))
+    old_layers, new_layers = _own_layers(model), _own_layers(clone)
     if [type(layer) for layer in old_layers] != [type(layer) for layer in new_layers]:
         raise _cannot_clone(model, "its configuration gives other layers than it has")
     variables = {id(variable) for variable in model.variables}
@@ -238,7 +252,7 @@ def _warn_of_same_starts(model, pairs):
     if not found:
         return
     states = random.getstate(), np.random.get_state()
-    others = backend.flat_layers(_rebuild(model))
+    others = _own_layers(_rebuild(model))
     random.setstate(states[0])
     np.random.set_state(states[1])
     same = [

@@ -13,6 +13,7 @@ from keras_ban._src.data import leaves, reading
 from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
 from keras_ban._src.data.fingerprints import example_keys
 from keras_ban._src.data.leaves import size_of
+from keras_ban._src.data.preprocessing import keras_method, preprocessed
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import names_of, outputs_of
 from keras_ban._src.losses.outputs import Outputs
@@ -41,7 +42,7 @@ class DataPasses:
 
     def __init__(self, data, meaning, batch_size, steps, compile_arguments):
         self.is_classifier, self.is_paired, self.notes = None, True, []
-        self._data = data
+        self._raw = self._data = data  # As passed, and as the steps of the models take them.
         self._meaning = meaning
         self._batch_size = batch_size
         self._steps = steps
@@ -49,7 +50,7 @@ class DataPasses:
         self._order = None  # The fingerprint of the examples in their order, and their number.
         self._probe = None
 
-    def check(self):
+    def check(self, model):
         """Raise `ValueError` unless the data bring labels, have an end, and can be read once for each model."""
         if self._data.read_once:
             raise ValueError(
@@ -58,6 +59,7 @@ class DataPasses:
             )
         if self._data.number_of_batches() == math.inf:
             raise ValueError(f"`x` has no end, so it cannot be scored: {self._data.dataset!r}. Do not repeat it.")
+        self._prepare(model)
         if self._first_labels() is None:
             raise ValueError("The data bring no labels: pass `y`, or a dataset that yields `(x, y)`.")
 
@@ -78,7 +80,11 @@ class DataPasses:
 
         return process_group.alone(run)
 
+    def _prepare(self, model):
+        self._data = preprocessed(self._raw, model, again=True, steps=self._steps)
+
     def _run(self, model, with_metrics):
+        self._prepare(model)
         if self._first_labels() is None:
             self.note("no scores: the data bring no labels")
             return {}, {}
@@ -105,7 +111,7 @@ class DataPasses:
             return False
         outputs = outputs_of(getattr(model, "members", [model])[0])
         if outputs is None:
-            outputs = model.predict_on_batch(inputs_for(model, self._data.first_batch()[0]))
+            outputs = _predict_on_batch(model, self._data.first_batch()[0])
         if keras.tree.is_nested(outputs) or len(outputs.shape) != 2:
             return False
         return classes_in(labels, np.zeros((len(labels), outputs.shape[-1])), self._meaning) is not None
@@ -155,7 +161,7 @@ class DataPasses:
         """Yield `(labels, sample_weight, outputs)` of each batch."""
         if self._data.yields_batches:
             for x, y, sample_weight in self._batches(model):
-                yield y, sample_weight, model.predict_on_batch(inputs_for(model, x))
+                yield y, sample_weight, _predict_on_batch(model, x)
             return
         x = self._data.for_model(model).x
         outputs = model.predict(x, batch_size=self._batch_size, verbose=0)
@@ -226,6 +232,10 @@ class DataPasses:
 
     def _result_of(self, metrics):
         return {} if metrics is None or metrics.failed else metrics.result()
+
+
+def _predict_on_batch(model, x):
+    return keras_method(model, "predict_on_batch")(inputs_for(model, x))
 
 
 def _labels(y):

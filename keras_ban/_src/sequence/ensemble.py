@@ -4,8 +4,11 @@ import keras
 import numpy as np
 
 from keras_ban._src import checks
+from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed, task_within, validation_in_steps
+from keras_ban._src.files import model_file
 from keras_ban._src.losses.base import check_temperature, is_finite_number
 from keras_ban._src.sequence.averaging import Averaging
 from keras_ban._src.sequence.calibration import fit_temperature
@@ -125,6 +128,21 @@ class EnsembleModel(AnyData, keras.Model):
         """The names of the members' outputs, by which Keras pairs losses and metrics."""
         return self.members[0].output_names
 
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`: trains the members together, on the loss of their average."""
+        if task_within(self) is None:
+            return super().fit(x, y, *args, **kwargs)
+        arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
+        data, options = fit_arguments.split_off(*fit_arguments.read(arguments, (self,)))
+        data, options = fit_arguments.weigh(data, options)
+        data = preprocessed(data, self, in_order=False, again=True, steps=options.get("steps_per_epoch"))
+        options["validation_data"] = validation_in_steps(options, self)
+        return super().fit(**fit_arguments.for_keras(data, options))
+
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`."""
+        return super().train_on_batch(*batch_in_steps(self, (x, y, sample_weight)), *args, **kwargs)
+
     def calibrate(self, x, y=None, sample_weight=None, batch_size=None):
         """Find the temperature with the smallest negative log-likelihood on held-out data, and set it.
 
@@ -205,7 +223,7 @@ class EnsembleModel(AnyData, keras.Model):
     def get_config(self):
         return {
             "name": self.name,
-            "members": [keras.saving.serialize_keras_object(member) for member in self.members],
+            "members": [model_file.serialized(member) for member in self.members],
             "weights": self.member_weights,
             "average": self.average,
             "from_logits": self.from_logits,

@@ -7,6 +7,7 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
+from keras_ban._src.data.preprocessing import inputs_in_steps
 from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
@@ -269,7 +270,7 @@ class Generations:
             trained = self._trainable(model, teacher, soft_targets, label_weight)
             trained.compile(**self._compile_arguments.make())
         if sequence.augmentation is not None:
-            self._start_augmentation(data, record.seed)
+            self._start_augmentation(model, data, record.seed)
         self._fit(record.generation, record, model, trained, data, callbacks, options, soft_targets, bench)
         return model, trained
 
@@ -280,7 +281,7 @@ class Generations:
         trained = self._trainable(model, None, None, 1)
         trained.compile(**compile_arguments.make())
         if self._sequence.augmentation is not None:
-            self._start_augmentation(data, record.seed)
+            self._start_augmentation(model, data, record.seed)
         self._fit(record.name, record, model, trained, data, callbacks, options)
         if trained is not model:
             self._compile_arguments.compile(model)
@@ -383,8 +384,8 @@ class Generations:
             augmentation=self._sequence.augmentation,
         )
 
-    def _start_augmentation(self, data, seed):
+    def _start_augmentation(self, model, data, seed):
         augmentation = self._sequence.augmentation
         if not augmentation.built:
-            augmented_views.build(augmentation, data.first_batch()[0])
+            augmented_views.build(augmentation, inputs_in_steps(model, data.first_batch()[0]))
         augmented_views.reseed(augmentation, seed)

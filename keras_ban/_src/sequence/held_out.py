@@ -6,9 +6,10 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves, reading
-from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
+from keras_ban._src.data.batch import split_targets, unpack, without_key
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import as_array
+from keras_ban._src.data.preprocessing import predict, predict_on_batch
 from keras_ban._src.files import model_file
 
 
@@ -51,8 +52,7 @@ class HeldOut:
                 return None
             local = model_file.on_this_worker(member)
             with backend.keeping_values(local):
-                x = data.for_model(local).x
-                return process_group.alone(lambda: local.predict(x, batch_size=batch_size, verbose=0))
+                return process_group.alone(lambda: predict(local, data, batch_size))
 
         if self._trained_on is not None:
             self._trained_on.check([self._trained_on.keys_of(data.x)])
@@ -92,7 +92,7 @@ def as_array_of_numbers(y):
 
 def _of_batch(member, x):
     with backend.keeping_values(member):
-        return process_group.alone(lambda: member.predict_on_batch(inputs_for(member, x)))
+        return process_group.alone(lambda: predict_on_batch(member, x))
 
 
 def _joined(parts):

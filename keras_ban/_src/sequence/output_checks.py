@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from keras_ban._src import backend
+from keras_ban._src.data.preprocessing import preprocessed
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.teacher import Teaching
@@ -81,7 +82,7 @@ def check_values(sequence, compile_arguments, starts, data):
         outputs = Outputs(sequence.distillation_loss, compile_arguments.loss, model, model)
         known = [each.output.student.meaning.from_logits for each in outputs.resolved]
         if model.built and None in known:
-            x = keras.tree.map_structure(backend.as_tensor, data.for_model(model).first_batch()[0])
+            x = keras.tree.map_structure(backend.as_tensor, preprocessed(data.for_model(model), model).first_batch()[0])
             said = Teaching(model).outputs(x)
             look_at_soft_targets(said, said, outputs)
 

@@ -7,18 +7,21 @@ from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.parts import part_of_batches
+from keras_ban._src.data.preprocessing import method_and_data, validation_in_steps
 from keras_ban._src.history.controls import ControlRecord
 
 
 def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
-    validation_data = options["validation_data"]
-    validation_data = None if validation_data is None else validation_data.for_model(model)
-    data, validation_data = part_of_batches(data.for_model(model), validation_data)
+    if options["validation_data"] is not None:
+        options = {**options, "validation_data": options["validation_data"].for_model(model)}
+    steps = options.get("steps_per_epoch")
+    method, data = method_and_data(model, "fit", data.for_model(model), in_order=False, again=True, steps=steps)
+    data, validation_data = part_of_batches(data, validation_in_steps(options, model))
     with reading.watched(data, validation_data) as (data, validation_data):
         arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
         with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
-            return model.fit(**arguments)
+            return method(**arguments)
 
 
 def check_finite(model, record):

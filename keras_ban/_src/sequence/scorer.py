@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_ban._src import backend
 from keras_ban._src.data import reading
+from keras_ban._src.data.preprocessing import method_and_data
 from keras_ban._src.history.scores import ENSEMBLE
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.sequence.data_passes import DataPasses
@@ -43,16 +44,17 @@ class Scorer:
     def notes(self):
         return self._passes.notes
 
-    def check(self):
+    def check(self, model):
         """Raise `ValueError` unless the data bring labels, have an end, and can be read once for each model."""
-        self._passes.check()
+        self._passes.check(model)
 
     def evaluate(self, model, steps=None):
         """Return the results of Keras's `evaluate`, with the names of `fit`."""
         options = {"verbose": 0, "return_dict": True, "steps": steps or self._steps}
-        with backend.keeping_values(model), reading.watched(self.data.for_model(model)) as (data,):
+        evaluate, data = method_and_data(model, "evaluate", self.data.for_model(model), steps=options["steps"])
+        with backend.keeping_values(model), reading.watched(data) as (data,):
             arguments = data.for_keras() | ({} if data.yields_batches else {"batch_size": self._batch_size})
-            logs = model.evaluate(**arguments, **options)
+            logs = evaluate(**arguments, **options)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     def score(self, model, taught_by=None, earlier=(), distilled=False):

@@ -8,6 +8,7 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
+from keras_ban._src.data.preprocessing import preprocessed
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses.outputs import check_distillation_loss
@@ -322,7 +323,8 @@ class BornAgainSequence(TrainedGenerations):
             )
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
-            if data.lacks_labels:
+            made = [preprocessed(data, model) for model in models] or [data]  # A preprocessor may make labels.
+            if made[0].lacks_labels:
                 message = "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
                 raise ValueError(message)
             data, options["validation_data"] = data.split(split)

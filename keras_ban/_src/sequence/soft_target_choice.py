@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.fingerprints import model_fingerprint
+from keras_ban._src.data.preprocessing import inputs_in_steps, is_random
 from keras_ban._src.data.symbols import output_spec
 from keras_ban._src.targets import top_k_rows
 from keras_ban._src.targets.computation import UnequalRows
@@ -78,8 +78,10 @@ def _worth_keeping(sequence, teacher, data, options, path):
         return False  # Keras weighs the classes of a dataset only if it is trained on as it is.
     if data.yields_batches and process_group.divides_in_step():
         return False  # Each worker's dataset brings its own part, and no worker knows the order of all examples.
+    if is_random(teacher, data):
+        return False
     first_x = data.first_batch()[0]
-    outputs = output_spec(teacher, inputs_for(teacher, first_x))
+    outputs = output_spec(teacher, inputs_in_steps(teacher, first_x))
     if keras.tree.is_nested(outputs) or keras.tree.is_nested(sequence.distillation_loss):
         return False
     count = data.number_of_batches() * outputs.shape[0] if data.yields_batches else len(data)

@@ -107,7 +107,7 @@ class TrainedGenerations:
         examples = as_data(x, y, sample_weight, batch_size=batch_size, models=self.models)
         meaning = meaning_of(self, self._compile_arguments, self.models[-1])
         scorer = Scorer(examples, meaning, batch_size, None, self._compile_arguments)
-        scorer.check()
+        scorer.check(self.models[-1])
         records, history = [], self.history
         for record, model in zip(history.records, self.models, strict=True):
             by = taught_by(self.teach_from, record)

@@ -10,6 +10,7 @@ from keras_ban._src.data import trial
 from keras_ban._src.data.fingerprints import example_form, example_keys
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import size_of, take
+from keras_ban._src.data.preprocessing import check_repeatable, inputs_in_steps
 from keras_ban._src.files import row_file
 from keras_ban._src.targets import augmented_views, key_index, teacher_rows
 from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, StoredRows
@@ -42,6 +43,7 @@ class RowsInMemory(contextlib.nullcontext):
 
 def compute(teacher, data, batch_size, path, verbose, augmentation, views, **options):
     """Compute the `StoredRows` of `SoftTargets.from_teacher`, whose arguments are checked."""
+    check_repeatable(teacher, data)
     batches, count = data.batches(batch_size), data.check_finite()
     progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
     # If all workers write one file, each runs the teacher on its own batches.
@@ -92,7 +94,7 @@ def _prepare(teacher, augmentation, views, x, keys, kind):
     if augmentation is not None:
         if kind is not None:
             raise ValueError("Soft targets of views are kept by position: leave 'key' out of `y`.")
-        teacher_rows.build_augmentation(augmentation, views, x, keys)
+        teacher_rows.build_augmentation(augmentation, views, inputs_in_steps(teacher, x), keys)
     return teacher_rows.look(teacher, augmentation, views)
 
 
@@ -116,7 +118,7 @@ def _outputs(outputs_of, teacher, x_batch, keys):
     try:
         return outputs_of(x_batch, keys)
     except Exception:
-        trial.check_fits(teacher, x_batch)
+        trial.check_fits(teacher, inputs_in_steps(teacher, x_batch))
         raise
 
 
@@ -150,7 +152,7 @@ def compute_again(teacher, x, wanted, stored, batch_size, augmentation):
         )
     x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
     if augmentation is not None:
-        augmented_views.build(augmentation, take(x_sample, slice(0, 1)))
+        augmented_views.build(augmentation, inputs_in_steps(teacher, take(x_sample, slice(0, 1))))
     outputs_of, keys = (
         teacher_rows.look(teacher, augmentation, stored.description["views"]),
         example_keys(x_sample, stored.hashes),

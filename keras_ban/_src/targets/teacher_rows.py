@@ -5,9 +5,9 @@ import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint, model_fingerprint
 from keras_ban._src.data.leaves import size_of
+from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
@@ -63,6 +63,7 @@ def look(teacher, augmentation=None, views=None):
     generators = len(augmented_views.seed_states(augmentation))
 
     def outputs_of_views(x, keys):
+        x = inputs_in_steps(teacher, x)
         seeds = (augmented_views.view_seeds(keys, view, generators) for view in range(views))
         return np.stack([_outputs_of(on_views, (x, each)) for each in seeds], axis=1)
 
@@ -94,7 +95,7 @@ def build_augmentation(augmentation, views, x, keys):
 
 
 def _outputs_of(teacher, x):
-    outputs = teacher.predict_on_batch(inputs_for(teacher, x))
+    outputs = predict_on_batch(teacher, x)
     if keras.tree.is_nested(outputs):
         raise ValueError(
             "The teacher gives several outputs, and soft targets are of one. Use a teacher with one output, "

@@ -1,0 +1,351 @@
+"""What a KerasHub task does to its data before a step: it tokenizes texts, resizes images, makes labels.
+
+A task calls its `preprocessor` in `fit`, `evaluate` and `predict`, but not when it is called. So here each batch is
+preprocessed once, for all models that have the same preprocessor, and goes to Keras's own methods. Rows of data, and
+with them keys, soft targets, shuffling and splits, are those of the data as the user passed them.
+"""
+
+import hashlib
+import itertools
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+
+from keras_ban._src import backend
+from keras_ban._src.data import leaves
+from keras_ban._src.data.arrays import Arrays
+from keras_ban._src.data.batch import (
+    TEACHER_INPUTS,
+    inputs_for,
+    is_task,
+    pack,
+    split_targets,
+    unpack,
+    weights_of_labels,
+    weights_without_labels,
+    with_labels,
+)
+from keras_ban._src.data.dataset import Stream
+from keras_ban._src.data.fingerprints import layer_fingerprint
+from keras_ban._src.data.py_dataset import PyDatasetData
+from keras_ban._src.data.wrappers import Wrapped
+
+
+def task_within(model):
+    """Return the task whose preprocessor makes the inputs of a model, or `None`.
+
+    A `Distiller` has that of its student, an `EnsembleModel` that of its members.
+
+    Raises:
+        ValueError: the preprocessors of the members differ.
+    """
+    if not hasattr(type(model), "models_within"):
+        return model if is_task(model) else None
+    tasks = [task_within(each) for each in model.models_within()]
+    if not all(are_alike(tasks[0], each) for each in tasks[1:]):
+        raise ValueError(
+            f"The members of {model.name!r} preprocess their inputs differently, so they cannot take the same data: "
+            f"{[getattr(task, 'preprocessor', None) for task in tasks]}. Give all members one preprocessor; or pass "
+            "preprocessed data, after `member.preprocessor = None` for each."
+        )
+    return tasks[0] if tasks else None
+
+
+def are_alike(task, other):
+    """Whether two tasks make the same inputs of the same data. `None` stands for a model without a preprocessor."""
+    if task is None or other is None:
+        return task is other
+    if type(task).preprocess_samples is not type(other).preprocess_samples:
+        return False
+    return task.preprocessor is other.preprocessor or _fingerprint(task) == _fingerprint(other)
+
+
+def _fingerprint(task):
+    """The configuration of a preprocessor and its assets, such as a vocabulary, as text."""
+    preprocessor = task.preprocessor
+    if not isinstance(preprocessor, keras.layers.Layer):
+        return id(preprocessor)
+    try:
+        digest = hashlib.sha256(layer_fingerprint(preprocessor).encode())
+    except NotImplementedError:  # It has no `get_config`.
+        return id(preprocessor)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, layer in enumerate(backend.flat_layers(preprocessor)):
+            if hasattr(layer, "save_assets"):
+                own = pathlib.Path(folder, str(number))
+                own.mkdir()
+                layer.save_assets(str(own))
+                for path in sorted(own.rglob("*")):
+                    digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
+
+
+class Preprocessing:
+    """Preprocesses batches for a model and, if it needs other inputs, for its teacher.
+
+    Args:
+        model: the model that is trained or evaluated.
+        teacher: the model that runs beside it in each step, or `None`.
+
+    Attributes:
+        differ: whether the teacher needs other inputs than the model.
+        makes_inputs: whether there is anything to preprocess.
+    """
+
+    def __init__(self, model, teacher=None):
+        self._task = task_within(model)
+        self._teachers = None if teacher is None else task_within(teacher)
+        self.differ = teacher is not None and not are_alike(self._task, self._teachers)
+        self.makes_inputs = self._task is not None or self.differ
+        self._names = model.name, getattr(teacher, "name", None)
+
+    def __call__(self, batch):
+        """Return `(x, y, sample_weight)` of a batch, in NumPy."""
+        x, y, weights = unpack(batch)
+        labels, weights = split_targets(y)[0], weights_without_labels(y, weights)
+        given, more = (x, labels, weights_of_labels(weights)), {}
+        if self._task is not None:
+            x, labels, weights = run(self._task, *given)
+        if self.differ:
+            more[TEACHER_INPUTS] = given[0] if self._teachers is None else run(self._teachers, *given)[0]
+            self._check_labels(given[1], labels)
+        return unpack(pack(x, with_labels(y, labels, **more), weights))
+
+    def _check_labels(self, given, labels):
+        if given is None and labels is not None:
+            raise ValueError(
+                f"The preprocessor of the student {self._names[0]!r} makes the labels from the inputs, and that of the "
+                f"teacher {self._names[1]!r} differs, so their outputs are about different tokens. Give both the same "
+                "preprocessor (and vocabulary)."
+            )
+
+
+def run(task, x, y=None, sample_weight=None):
+    """Return `(x, y, sample_weight)` as a task preprocesses a batch, in NumPy."""
+    made = unpack(task.preprocess_samples(*map(_for_preprocessor, (x, y, sample_weight))))
+    return tuple(_as_arrays(task, part) for part in made)
+
+
+def _for_preprocessor(part):
+    """Nested NumPy arrays, with texts as lists. To a preprocessor a list is one input, a tuple several."""
+    if isinstance(part, dict):
+        return {name: _for_preprocessor(each) for name, each in part.items()}
+    if isinstance(part, (list, tuple)):
+        return tuple(_for_preprocessor(each) for each in part)
+    if part is None or not leaves.is_texts(part):
+        return None if part is None else leaves.as_array(part)
+    texts = np.asarray(part.numpy() if hasattr(part, "numpy") else part)
+    # A pandas `Series` of inputs has a second axis.
+    texts = texts[:, 0] if texts.ndim == 2 and texts.shape[1] == 1 else texts
+    decoded = [each.decode() if isinstance(each, bytes) else str(each) for each in texts.flat]
+    return np.array(decoded, dtype=object).reshape(texts.shape).tolist()
+
+
+def _as_arrays(task, part):
+    def convert(leaf):
+        if leaf is None:
+            return None
+        array = leaves.as_array(leaf)
+        if array.ndim == 0 or array.dtype.kind not in "biufcV":
+            raise ValueError(
+                f"The preprocessor of {task.name!r} must give numbers in rows of one length, it gave: "
+                f"{type(leaf).__name__}. Set its `sequence_length`."
+            )
+        return array
+
+    return keras.tree.map_structure(convert, part)
+
+
+class _PreprocessedBatches(Wrapped):
+    """A `PyDataset` with preprocessed batches."""
+
+    def __init__(self, dataset, preprocessing):
+        super().__init__(dataset)
+        self._preprocessing = preprocessing
+
+    def __getitem__(self, index):
+        return pack(*self._preprocessing(self._dataset[index]))
+
+
+class PreprocessedData(PyDatasetData):
+    """Data whose batches are preprocessed when they are read.
+
+    Args:
+        raw: the data as the user passed them.
+        preprocessing: a `Preprocessing`.
+        in_order: whether arrays keep their order, for evaluation.
+    """
+
+    def __init__(self, raw, preprocessing, in_order):
+        batches = _PreprocessedBatches(raw.by_index(in_order), preprocessing)
+        super().__init__(batches, shuffle=raw.shuffle if raw.yields_batches and raw.by_position else False)
+        self._raw, self._preprocessing, self._in_order = raw, preprocessing, in_order
+        self._first = None
+        self.kind, self.sampler = getattr(raw, "kind", "dataset"), raw.sampler
+
+    @property
+    def is_whole(self):
+        return self._raw.is_whole
+
+    @property
+    def soft_targets(self):
+        return self._raw.soft_targets
+
+    @property
+    def brings_soft_targets(self):
+        return self._raw.brings_soft_targets
+
+    @property
+    def lacks_labels(self):
+        """Whether there are no labels: a preprocessor may make them."""
+        return self._raw.lacks_labels and split_targets(self.first_batch()[1])[0] is None
+
+    @property
+    def has_processes(self):
+        return self._raw.has_processes
+
+    def first_batch(self):
+        # From the first of the raw data, so that nothing is shuffled.
+        if self._first is None:
+            self._first = self._preprocessing(self._raw.first_batch())
+        return self._first
+
+    def check_labels(self, loss, model):
+        self._raw.check_labels(loss, model)
+
+    def check_shares(self, steps_per_epoch=None):
+        self._raw.check_shares(steps_per_epoch)
+
+    def part_of_worker(self):
+        return PreprocessedData(self._raw.part_of_worker(), self._preprocessing, self._in_order)
+
+    def read_by(self, wrapper):
+        """The same data, whose raw batches a wrapper reads."""
+        return PreprocessedData(self._raw.read_by(wrapper), self._preprocessing, self._in_order)
+
+    def for_model(self, model):
+        return self
+
+
+class _PreprocessedStream(Stream):
+    """Data that are read once, with preprocessed batches."""
+
+    def __init__(self, raw, preprocessing):
+        self._raw, self._preprocessing = raw, preprocessing
+        super().__init__(self._batches(), raw.batch_size, raw.shuffle)
+
+    def _batches(self):
+        for batch in self._raw.iterate():
+            yield pack(*self._preprocessing(batch))
+
+    def first_batch(self):
+        return self._preprocessing(self._raw.first_batch())
+
+    def for_model(self, model):
+        return self
+
+
+def preprocessed(data, model, teacher=None, *, in_order=True, again=False, steps=None):
+    """Return data as the steps of a model take them; the data themselves if it has no preprocessor.
+
+    Args:
+        data: the data as the user passed them, or `None`.
+        model: the model that is trained or evaluated.
+        teacher: the model that runs beside it in each step, or `None`.
+        in_order: whether arrays keep their order, for evaluation.
+        again: whether the data are read again, in each epoch.
+        steps: the number of steps of an epoch, or `None`.
+
+    Raises:
+        ValueError: preprocessors differ where they may not, or the length of a dataset is unknown.
+    """
+    if data is None or isinstance(data, (PreprocessedData, _PreprocessedStream)):
+        return data
+    preprocessing = Preprocessing(model, teacher)
+    if not preprocessing.makes_inputs:
+        return data
+    is_unknown = data.number_of_batches() is None
+    if data.read_once or (is_unknown and not again):
+        return _PreprocessedStream(data, preprocessing)
+    if is_unknown and steps is None:
+        raise ValueError(
+            f"The number of batches of the {data.kind} is unknown, and the model preprocesses them: pass "
+            "`steps_per_epoch` (for validation data `validation_steps`), or a dataset with a length."
+        )
+    return PreprocessedData(data, preprocessing, in_order)
+
+
+def validation_in_steps(options, model):
+    """Return `options["validation_data"]` of a `fit` as the steps of a model take them."""
+    return preprocessed(options["validation_data"], model, again=True, steps=options.get("validation_steps"))
+
+
+def batch_in_steps(model, batch, teacher=None):
+    """Return a batch `(x, y, sample_weight)` as a step of a model, and of a teacher beside it, takes it."""
+    preprocessing = Preprocessing(model, teacher)
+    return preprocessing(batch) if preprocessing.makes_inputs else batch
+
+
+def keras_method(model, name):
+    """Return Keras's own `fit`, `evaluate` or another method of a model, for preprocessed data."""
+    if hasattr(type(model), "models_within"):
+        return getattr(super(_owner(type(model), "models_within"), model), name)
+    if hasattr(type(model), "preprocess_samples"):
+        return getattr(super(_owner(type(model), "preprocess_samples"), model), name)
+    return getattr(model, name)
+
+
+def _owner(cls, name):
+    """Return the class that defines a method first: the one nearest to `keras.Model`."""
+    return next(base for base in reversed(cls.__mro__) if name in vars(base))
+
+
+def method_and_data(model, name, data, **options):
+    """Return `(method, data)`: `fit`, `evaluate` or another method of a model, and data as it takes them.
+
+    Models of this package take data as the user passed them. `options` are those of `preprocessed`.
+    """
+    if hasattr(type(model), "models_within"):
+        return getattr(model, name), data
+    return keras_method(model, name), preprocessed(data, model, **options)
+
+
+def predict(model, data, batch_size=None):
+    """Return the outputs of `keras.Model.predict` for `Arrays`."""
+    method, inputs = method_and_data(model, "predict", Arrays(data.for_model(model).x, batch_size=batch_size))
+    return method(**inputs.for_keras(), verbose=0)
+
+
+def predict_on_batch(model, x):
+    """Return the outputs of `keras.Model.predict_on_batch` for the inputs of a batch, as the user passed them."""
+    if is_task(model):
+        return keras_method(model, "predict_on_batch")(run(model, x)[0])
+    return model.predict_on_batch(inputs_for(model, x))
+
+
+def inputs_in_steps(model, x):
+    """Return the inputs of a batch as a model takes them when it is called."""
+    task = task_within(model)
+    return inputs_for(model, x if task is None else run(task, x)[0])
+
+
+def is_random(model, data):
+    """Whether the preprocessor of a model makes other inputs of the same data each time, as masked tokens."""
+    task = task_within(model)
+    if task is None:
+        return False
+    first, again = (leaves.leaves_of(run(task, data.first_batch()[0])[0]) for _ in range(2))
+    pairs = itertools.zip_longest(first, again)
+    return not all(np.array_equal(one, other) for one, other in pairs)
+
+
+def check_repeatable(model, data):
+    """Raise `ValueError` if the preprocessor of a model is random, so that no soft targets can be stored."""
+    if is_random(model, data):
+        raise ValueError(
+            f"The preprocessor of {model.name!r} makes other inputs of the same data each time (it masks tokens at "
+            "random), so no soft targets of them can be stored. Let the teacher run at each step, without soft targets "
+            "(in a sequence `soft_targets='online'`)."
+        )
