@@ -364,7 +364,7 @@ def test_predict_on_tensorflow_and_jax_is_one_graph_that_traces_each_member_once
     for member in members:
         member(X)
         member.calls = 0
-    ensemble = EnsembleModel(members)
+    ensemble = EnsembleModel(members, from_logits=True)
 
     actual = ensemble.predict(X, batch_size=4, verbose=0)
 
