@@ -11,6 +11,7 @@ import pytest
 from scipy import optimize
 
 from keras_ban import BornAgainHistory, GenerationRecord
+from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import Scores, better, expected_calibration_error, score
 
 pytestmark = pytest.mark.one_backend
@@ -478,6 +479,73 @@ def test_scores_of_too_few_examples_or_of_perfect_models_are_not_made_up():
     assert (None, None, None) == (few.calibrated_nll, few.calibrated_ece, few.temperature)
     assert perfect.calibrated_nll == pytest.approx(perfect.nll, rel=1e-12)
     assert 1.0 == perfect.temperature
+
+
+def loss_of(loss, change=None, p_value=None, compared_with=0):
+    compared_with = None if change is None else compared_with
+    return LossScores(100, loss, compared_with, change, p_value)
+
+
+def test_losses_are_compared_beside_the_metrics():
+    history = history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123), ensemble=loss_of(0.6, 0.1, 0.5))
+    history.ensemble_metrics, history.notes = {"val_loss": 0.6, "val_accuracy": 0.75}, ["no metric: it failed"]
+
+    summary = history.summary()
+
+    assert "Generations on validation data (100 examples)" in summary
+    assert ["1", "0.9"] == row_of(summary, "0").split()[2:4]
+    assert ["0.9", "0.9", "-0.25", "vs", "0", "0.012", "better", "1.5"] == row_of(summary, "1 *").split()[2:]
+    expected = ["0.6", "0.75", "+0.1", "vs", "0", "0.500", "worse", "(chance?)", "3.0"]
+    assert expected == row_of(summary, "ensemble of 2").split()[3:]
+    assert "no metric: it failed" == summary.splitlines()[-1]
+    assert "change: loss against its own teacher" in summary
+    axis = history.plot().axes[0]
+    assert [0.6, 0.6] == list(axis.lines[1].get_ydata())
+
+
+def test_each_of_several_outputs_has_a_table_of_its_own():
+    first = {"kind": scores_of(90), "size": loss_of(0.5)}
+    second = {"kind": scores_of(93, 5, 2), "size": loss_of(0.75, 0.25, 0.01)}
+    history = history_of(first, second, ensemble={"kind": scores_of(95, 6, 1), "size": loss_of(0.25, -0.25, 0.02)})
+
+    tables = history.summary().split("Output ")
+
+    assert ["'kind'", "'size'"] == [table.split()[0] for table in tables[1:]]
+    assert ["1", "*", "0.9", "0.9", "1.5"] == row_of(tables[0], "1").split()
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2"]
+    assert expected == row_of(tables[1], "1 *").split()[2:]
+    assert ["0.75", "+0.25", "vs", "0", "0.010", "worse"] == row_of(tables[2], "1 *").split()[2:]
+    assert ["0.25", "-0.25", "vs", "0", "0.020", "better"] == row_of(tables[2], "ensemble").split()[3:]
+    assert "generation 1 did not beat its teacher, generation 0, in 'size'" in history.summary()
+    assert vars(history) == vars(BornAgainHistory.from_json(history.to_json()))
+
+
+@pytest.mark.parametrize(
+    "scores", [(None, None), (scores_of(90), scores_of(93, 5, 2)), (loss_of(1), loss_of(2, 1, 0.1))]
+)
+def test_so_many_metrics_that_one_table_cannot_hold_them_have_several(scores):
+    history = history_of(*scores)
+    for record in history.records:
+        record.metrics |= {f"val_metric_of_a_kind_{i}": 0.123456789 + i + record.generation for i in range(20)}
+
+    lines = history.summary().splitlines()
+
+    assert max(len(line) for line in lines) <= 120
+    assert "…" not in history.summary()
+    for i in range(20):
+        (header,) = [place for place, line in enumerate(lines) if f"val_metric_of_a_kind_{i} " in f"{line} "]
+        assert f"{1.123456789 + i:.4g}" in " ".join(lines[header : header + 4])
+
+
+def test_the_metrics_of_evaluate_are_those_in_its_table():
+    history = history_of(None, None, data="test")
+    for record in history.records:
+        record.evaluation = {"mae": 0.5 + record.generation}
+
+    assert ["generation", "mae", "seconds"] == row_of(history.summary(), "generation").split()
+    assert ["1", "*", "1.5", "1.5"] == row_of(history.summary(), "1").split()
+    assert vars(history) == vars(BornAgainHistory.from_json(history.to_json()))
+    assert {"evaluation", "ensemble_metrics", "notes"}.isdisjoint(history_of(None).to_json().split('"'))
 
 
 def test_the_table_is_the_same_text_on_a_terminal(monkeypatch):

@@ -345,6 +345,8 @@ def assert_scored(case, scores, metrics, found, before, compared_with, prefix=""
             differences = weights * (losses - output.losses(y, before[name]))
             assert one.change == pytest.approx(differences.sum() / weights.sum(), rel=1e-4, abs=1e-6)  # float32
             assert one.p_value == pytest.approx(sign_flip_p_value(differences), abs=1e-3)
+        if name is None and case.x is not WORDS and f"{prefix}loss" in metrics:
+            assert metrics[f"{prefix}loss"] == pytest.approx((weights * losses).mean(), rel=1e-5)
         for metric, function in output.metrics.items():
             called = next(key for key in metrics if key in (f"{prefix}{metric}", f"{prefix}{name}_{metric}"))
             assert metrics[called] == pytest.approx(function(y, p), rel=1e-5, abs=2e-3 if metric == "auc" else 0)
