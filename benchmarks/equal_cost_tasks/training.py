@@ -1,0 +1,174 @@
+"""Trains members with `Distiller`, and keeps what they are and what they predict in a folder."""
+
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+import keras_ban
+
+# Models differ between members, seeds and costs in their values alone. So one compiled step serves all of a kind.
+
+
+class Trainer:
+    """Trains the members of a task, for one seed after the other.
+
+    Args:
+        task: a `Task`.
+        seed: with a member's name, it decides all random numbers of its training.
+        folder: where members are kept: one file each, with weights, outputs on held-out inputs, the examples that
+            passed through its training, and seconds.
+    """
+
+    def __init__(self, task, seed, folder):
+        self._parent = pathlib.Path(folder)
+        self.set_task(task, seed)
+        self._model = task.build()  # Runs members that are trained.
+        self._averages = {}  # By the number of teachers.
+        self._distillers = {}  # By how a student learns: Distillers, and the initial values of their optimizers.
+        self._augmentations = {}  # Their layers, by the `id` of the Distiller.
+        self.trained = 0
+
+    def set_task(self, task, seed):
+        """Go on with the same task of another seed. What is compiled stays."""
+        self._task = task
+        self._seed = seed
+        self._folder = self._parent / task.name / f"seed-{seed}"
+
+    def outputs(self, member):
+        """Return the logits of a member for the held-out inputs: the validation halves, then the test examples."""
+        return self._get(member)["outputs"]
+
+    def examples(self, member):
+        """Return how many examples passed through a member's own training."""
+        return int(self._get(member)["examples"])
+
+    def seconds(self, member):
+        return float(self._get(member)["seconds"])
+
+    def _get(self, member):
+        path = self._folder / f"{member.name}.npz"
+        if not path.exists():
+            for each in member.needs:
+                self._get(each)
+            self._train(member, path)
+        with np.load(path) as stored:
+            return dict(stored)
+
+    def _weights(self, member):
+        stored = self._get(member)
+        return [stored[f"weight_{place}"] for place in range(len(self._model.weights))]
+
+    def _train(self, member, path):
+        task = self._task
+        began = time.time()
+        seed = int.from_bytes(bytes.fromhex(member.name)[:4], "big") ^ self._seed
+        keras.utils.set_random_seed(seed % 2**31)
+        distiller = self._distiller_of(member)
+        self._reset(distiller, member)
+        x, y = task.train
+        options = {}
+        if member.teachers:
+            teacher = self._teacher(member)
+            if task.augmentation is None:
+                inputs = np.concatenate([x, task.unlabeled]) if member.unlabeled else x
+                options["soft_targets"] = keras_ban.SoftTargets.from_teacher(teacher, inputs, batch_size=256, verbose=0)
+            if member.unlabeled:
+                options["unlabeled"] = task.unlabeled
+        count = Count(task.batch_size, len(x) + (len(task.unlabeled) if member.unlabeled else 0))
+        epochs = task.epochs_of(member.length, member.unlabeled)
+        rate = keras.callbacks.LearningRateScheduler(cosine(float(self._peak), epochs))
+        distiller.fit(x, y, batch_size=task.batch_size, epochs=epochs, callbacks=[rate, count], verbose=0, **options)
+        self._model.set_weights(distiller.student.get_weights())
+        held_out = np.concatenate([part[0] for part in (task.weights_data, task.temperature_data, task.test)])
+        outputs = self._model.predict(held_out, batch_size=256, verbose=0)
+        weights = {f"weight_{place}": value for place, value in enumerate(self._model.get_weights())}
+        self._write(path, outputs=outputs, examples=count.examples, seconds=time.time() - began, **weights)
+        self.trained += 1
+
+    def _write(self, path, **arrays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished.npz")
+        np.savez(unfinished, **arrays)
+        unfinished.rename(path)
+
+    def _teacher(self, member):
+        """Return the model that teaches a member, with the weights of its teachers."""
+        count = len(member.teachers)
+        if count not in self._averages:
+            models = [self._task.build() for _ in range(count)]
+            teacher = models[0] if count == 1 else keras_ban.EnsembleModel(models)
+            self._averages[count] = models, teacher
+        models, teacher = self._averages[count]
+        for model, each in zip(models, member.teachers, strict=True):
+            model.set_weights(self._weights(each))
+        return teacher
+
+    def _distiller_of(self, member):
+        # Without augmentation soft targets are computed once, and then all teachers look alike.
+        online = len(member.teachers) if self._task.augmentation is not None else bool(member.teachers)
+        kind = (member.lesson, online, member.unlabeled)
+        if kind not in self._distillers:
+            lesson = {"label_weight": 1.0} if member.lesson is None else arguments_of(member.lesson)
+            teacher = self._teacher(member) if member.teachers and self._task.augmentation is not None else None
+            augmentation = None if self._task.augmentation is None else self._task.augmentation()
+            student = self._task.build()
+            distiller = keras_ban.Distiller(student=student, teacher=teacher, augmentation=augmentation, **lesson)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            distiller.compile(self._task.optimizer(), loss)
+            distiller.optimizer.build(student.trainable_variables)
+            initial = [keras.ops.convert_to_numpy(variable.value).copy() for variable in distiller.optimizer.variables]
+            self._distillers[kind] = distiller, initial
+            self._augmentations[id(distiller)] = augmentation
+        return self._distillers[kind][0]
+
+    def _reset(self, distiller, member):
+        """Make the Distiller as good as new, with the weights with which the member starts."""
+        fresh = self._task.build()
+        _copy_values(fresh.variables, distiller.student.variables)
+        if self._task.augmentation is not None:
+            for old, new in zip(self._augmentations[id(distiller)], self._task.augmentation(), strict=True):
+                _copy_values(new.variables, old.variables)
+        if member.start is not None:
+            distiller.student.set_weights(self._weights(member.start))
+        initial = next(initial for each, initial in self._distillers.values() if each is distiller)
+        for variable, value in zip(distiller.optimizer.variables, initial, strict=True):
+            variable.assign(value)
+
+    @property
+    def _peak(self):
+        return keras.ops.convert_to_numpy(self._task.optimizer().learning_rate)
+
+
+def _copy_values(sources, targets):
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(keras.ops.copy(source.value))
+
+
+def arguments_of(lesson):
+    """The arguments of a `Distiller` that teaches so."""
+    label_weight = lesson.label_weight
+    if isinstance(label_weight, tuple):
+        first, last = label_weight
+        label_weight = keras_ban.OverTraining(lambda done: first + (last - first) * done)
+    loss = keras_ban.losses.KnowledgeDistillation(temperature=lesson.temperature)
+    return {"label_weight": label_weight, "distillation_loss": loss}
+
+
+def cosine(peak, epochs):
+    """Return the learning rate of each epoch: that of a cosine to 0 in the middle of the epoch."""
+    return lambda epoch, rate=None: peak * 0.5 * (1 + np.cos(np.pi * (epoch + 0.5) / epochs))
+
+
+class Count(keras.callbacks.Callback):
+    """Counts the examples that pass through a training."""
+
+    def __init__(self, batch_size, of_epoch):
+        super().__init__()
+        self._batch_size = batch_size
+        self._of_epoch = of_epoch
+        self.examples = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.examples += min(self._batch_size, self._of_epoch - batch * self._batch_size)
