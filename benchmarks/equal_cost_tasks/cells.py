@@ -45,5 +45,6 @@ def _of_recipe(method, recipe, cost):
     if method in (SNAPSHOTS, OURS, UNLABELED):
         # Of some recipes the last member did not need all others: a single model that cost less.
         last = members_of(method, recipe, cost)[-1:]
-        return [cell, average, fitted] if 2 * cost_of(last) > cost else [average, fitted]
+        singles = [cell] if 2 * cost_of(last) > cost else []
+        return singles + ([average, fitted] if len(members_of(method, recipe, cost)) > 1 else [])
     raise ValueError(f"Unknown method: {method!r}.")

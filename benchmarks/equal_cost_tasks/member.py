@@ -6,10 +6,20 @@ import hashlib
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """How a student listens to its teacher. `label_weight` is a number, or `(first, last)` over the training."""
+    """How a student listens to its teachers.
+
+    Args:
+        temperature: that of the distillation loss, for teacher and student.
+        label_weight: a number, or `(first, last)` over the training.
+        softened: divides the teachers' logits, not the student's. `"calibrated"`: by the temperature with the smallest
+            NLL on held-out examples. `"honest"`: by the one with which the NLL on the training examples is that of
+            the calibrated teacher on held-out examples, because a teacher is too sure of what it was trained on.
+            `None`: by 1.
+    """
 
     temperature: float = 1.0
     label_weight: float | tuple = 0.5
+    softened: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

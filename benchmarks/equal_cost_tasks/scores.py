@@ -21,6 +21,10 @@ class OutputsOf(keras.layers.Layer):
         return {**super().get_config(), "place": self.place}
 
 
+# Steps of 3%, from 0.2 to 50.
+_TEMPERATURES = 1.03 ** np.arange(-54, 133)
+
+
 class Scorer:
     """Scores members by their outputs on the held-out examples of a task."""
 
@@ -63,6 +67,18 @@ class Scorer:
 
 def error(logits, y):
     return float((logits.argmax(axis=-1) != y).mean())
+
+
+def best_temperature(logits, y):
+    """Return the temperature with the smallest NLL."""
+    return float(_TEMPERATURES[np.argmin([nll(logits / temperature, y) for temperature in _TEMPERATURES])])
+
+
+def temperature_of(likelihood, logits, y):
+    """Return the smallest temperature, of at least 1, at which logits have an NLL as large as this."""
+    softer = _TEMPERATURES[_TEMPERATURES >= 1]
+    enough = [temperature for temperature in softer if nll(logits / temperature, y) >= likelihood]
+    return float(enough[0] if enough else softer[-1])
 
 
 def nll(logits, y):

@@ -46,7 +46,7 @@ def _task(name, x, y, seed, sizes, kernels, classes):
         temperature_data=scaled(temperature_data),
         test=scaled(test),
         build=lambda: _model(x.shape[1:], kernels, classes),
-        optimizer=lambda: keras.optimizers.AdamW(2e-3, weight_decay=0.01),
+        optimizer=lambda: keras.optimizers.AdamW(1e-2, weight_decay=0.02),
         epochs=160,
         batch_size=16,
         augmentation=lambda: [TimeShift(x.shape[1] // 10), keras.layers.GaussianNoise(0.1)],

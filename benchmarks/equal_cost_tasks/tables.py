@@ -16,7 +16,7 @@ def letter(seed, data_folder=None):
     x_fold, y_fold, x_rest, y_rest = folds[0]
     x = np.concatenate([x_fold, x_rest]).astype("float32")
     y = np.concatenate([y_fold, y_rest]).astype("int32")
-    train, (unlabeled, _), weights_data, temperature_data, test = split(x, y, seed, [1000, 4000, 1000, 1000, 8000])
+    train, (unlabeled, _), weights_data, temperature_data, test = split(x, y, seed, [500, 2000, 1000, 1000, 8000])
     known = np.concatenate([train[0], unlabeled])
     mean, deviation = known.mean(axis=0), known.std(axis=0)
 

@@ -40,8 +40,8 @@ def bible(seed, data_folder=None):
         temperature_data=(encoded(temperature_data[0]), temperature_data[1]),
         test=(encoded(test[0]), test[1]),
         build=_verse_model,
-        optimizer=lambda: keras.optimizers.AdamW(2e-3, weight_decay=0.01),
-        epochs=40,
+        optimizer=lambda: keras.optimizers.AdamW(5e-3, weight_decay=0.05),
+        epochs=20,
         batch_size=64,
     )
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 import keras_ban
+from equal_cost_tasks.scores import best_temperature, nll, temperature_of
 
 # Models differ between members, seeds and costs in their values alone. So one compiled step serves all of a kind.
 
@@ -98,12 +99,28 @@ class Trainer:
         count = len(member.teachers)
         if count not in self._averages:
             models = [self._task.build() for _ in range(count)]
-            teacher = models[0] if count == 1 else keras_ban.EnsembleModel(models)
+            average = models[0] if count == 1 else keras_ban.EnsembleModel(models)
+            teacher = keras.Sequential([keras.Input(models[0].input_shape[1:]), average, Softened()])
             self._averages[count] = models, teacher
         models, teacher = self._averages[count]
         for model, each in zip(models, member.teachers, strict=True):
             model.set_weights(self._weights(each))
+        softened = teacher.layers[-1].temperature
+        softened.assign(1.0)
+        if member.lesson.softened is not None:
+            softened.assign(self._temperature(teacher, honest=member.lesson.softened == "honest"))
         return teacher
+
+    def _temperature(self, teacher, honest):
+        """Return the temperature of a teacher's lesson, found on half A of the validation data."""
+        x, y = self._task.weights_data
+        held_out = teacher.predict(x, batch_size=256, verbose=0)
+        calibrated = best_temperature(held_out, y)
+        if not honest:
+            return calibrated
+        likelihood = nll(held_out / calibrated, y)
+        x, y = self._task.train
+        return temperature_of(likelihood, teacher.predict(x, batch_size=256, verbose=0), y)
 
     def _distiller_of(self, member):
         # Without augmentation soft targets are computed once, and then all teachers look alike.
@@ -159,6 +176,16 @@ def arguments_of(lesson):
 def cosine(peak, epochs):
     """Return the learning rate of each epoch: that of a cosine to 0 in the middle of the epoch."""
     return lambda epoch, rate=None: peak * 0.5 * (1 + np.cos(np.pi * (epoch + 0.5) / epochs))
+
+
+class Softened(keras.layers.Layer):
+    """Divides logits by a temperature, which is a weight, so that compiled steps use a new value."""
+
+    def build(self, input_shape):
+        self.temperature = self.add_weight(shape=(), initializer="ones", trainable=False, name="temperature")
+
+    def call(self, inputs):
+        return inputs / self.temperature
 
 
 class Count(keras.callbacks.Callback):
