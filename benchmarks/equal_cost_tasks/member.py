@@ -15,11 +15,13 @@ class Lesson:
             NLL on held-out examples. `"honest"`: by the one with which the NLL on the training examples is that of
             the calibrated teacher on held-out examples, because a teacher is too sure of what it was trained on.
             `None`: by 1.
+        balanced: whether labeled examples are repeated, so that they are about as many as the unlabeled ones.
     """
 
     temperature: float = 1.0
     label_weight: float | tuple = 0.5
     softened: str | None = None
+    balanced: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

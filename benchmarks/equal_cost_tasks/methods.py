@@ -17,7 +17,7 @@ GENTLE = Lesson(temperature=1.0, label_weight=0.5)
 HOT = Lesson(temperature=4.0, label_weight=0.3)
 ANNEALED = Lesson(temperature=1.0, label_weight=(0.1, 0.9))
 HONEST = Lesson(label_weight=0.5, softened="honest")
-CALIBRATED = Lesson(label_weight=0.5, softened="calibrated")
+CALIBRATED = Lesson(label_weight=0.5, softened="calibrated", balanced=True)
 
 
 def independent(cost):
@@ -120,10 +120,9 @@ def honest_teachers_one_student(cost):
 
 
 def unlabeled_students(cost):
-    """The average of calibrated plain models, for half of the cost, teaches as many students."""
-    if cost == 2:
-        return [Member(teachers=(Member(),), lesson=CALIBRATED, unlabeled=True)]
-    return several_teachers(cost, CALIBRATED, unlabeled=True)[cost // 2 :]
+    """Half of the models are a plain one and its `honest students`. Their average teaches the others, calibrated."""
+    teachers = tuple(honest_students(cost // 2)) or (Member(),)
+    return [Member(number=number, teachers=teachers, lesson=CALIBRATED, unlabeled=True) for number in range(cost // 2)]
 
 
 def unlabeled_chain(cost):

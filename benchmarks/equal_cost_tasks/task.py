@@ -41,9 +41,8 @@ class Task:
         """The number of examples that pass through a plain training."""
         return self.epochs * len(self.train[0])
 
-    def epochs_of(self, length, unlabeled):
-        """The epochs in which no more examples pass than in `length` plain trainings."""
-        of_epoch = len(self.train[0]) + (len(self.unlabeled) if unlabeled else 0)
+    def epochs_of(self, length, of_epoch):
+        """The epochs, of so many examples, in which no more examples pass than in `length` plain trainings."""
         return max(1, length * self.examples // of_epoch)
 
 

@@ -69,6 +69,9 @@ class Trainer:
         distiller = self._distiller_of(member)
         self._reset(distiller, member)
         x, y = task.train
+        if member.unlabeled and member.lesson.balanced:
+            times = max(1, round(len(task.unlabeled) / len(x)))
+            x, y = np.concatenate([x] * times), np.concatenate([y] * times)
         options = {}
         if member.teachers:
             teacher = self._teacher(member)
@@ -77,8 +80,8 @@ class Trainer:
                 options["soft_targets"] = keras_ban.SoftTargets.from_teacher(teacher, inputs, batch_size=256, verbose=0)
             if member.unlabeled:
                 options["unlabeled"] = task.unlabeled
-        count = Count(task.batch_size, len(x) + (len(task.unlabeled) if member.unlabeled else 0))
-        epochs = task.epochs_of(member.length, member.unlabeled)
+        of_epoch = len(x) + (len(task.unlabeled) if member.unlabeled else 0)
+        count, epochs = Count(task.batch_size, of_epoch), task.epochs_of(member.length, of_epoch)
         rate = keras.callbacks.LearningRateScheduler(cosine(float(self._peak), epochs))
         distiller.fit(x, y, batch_size=task.batch_size, epochs=epochs, callbacks=[rate, count], verbose=0, **options)
         self._model.set_weights(distiller.student.get_weights())
@@ -120,6 +123,11 @@ class Trainer:
             return calibrated
         likelihood = nll(held_out / calibrated, y)
         x, y = self._task.train
+        if self._task.augmentation is not None:
+            # As the student sees them.
+            x, y = np.concatenate([x] * 4), np.concatenate([y] * 4)
+            for layer in self._task.augmentation():
+                x = keras.ops.convert_to_numpy(layer(x, training=True))
         return temperature_of(likelihood, teacher.predict(x, batch_size=256, verbose=0), y)
 
     def _distiller_of(self, member):
