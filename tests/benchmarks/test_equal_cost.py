@@ -10,7 +10,7 @@ from equal_cost_tasks import report, training
 from equal_cost_tasks.cells import cells_of
 from equal_cost_tasks.member import Member, cost_of
 from equal_cost_tasks.methods import COSTS, RECIPES, members_of
-from equal_cost_tasks.scores import Scorer
+from equal_cost_tasks.scores import Scorer, best_temperature, temperature_of
 from equal_cost_tasks.series import TimeShift
 from equal_cost_tasks.task import split
 from equal_cost_tasks.toy import toy
@@ -123,6 +123,22 @@ def test_scores_are_those_of_the_average_of_probabilities_after_one_temperature(
     assert scores["nll_calibrated"] == pytest.approx(_nll(test, task.test[1], scores["temperature"]), rel=1e-5)
     at = [_nll(middle, task.temperature_data[1], scores["temperature"] * factor) for factor in (0.9, 1, 1.1)]
     assert min(at) == at[1] == pytest.approx(scores["validation_nll_calibrated"], rel=1e-5)
+
+
+def test_an_honest_temperature_gives_the_training_examples_the_likelihood_of_others():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    held_out = 3 * (np.eye(4)[labels] + rng.normal(size=(300, 4)))
+    training_examples = 9 * np.eye(4)[labels] + rng.normal(size=(300, 4))
+
+    best = best_temperature(held_out, labels)
+    honest = temperature_of(_nll(held_out, labels, best), training_examples, labels)
+
+    assert all(_nll(held_out, labels, best) <= _nll(held_out, labels, best * factor) for factor in (0.9, 1.1))
+    # Temperatures are 3% apart.
+    assert 1 < honest and _nll(training_examples, labels, honest / 1.03) < _nll(held_out, labels, best)
+    assert _nll(training_examples, labels, honest) >= _nll(held_out, labels, best)
+    assert 1 == temperature_of(0.0, training_examples, labels)
 
 
 def _nll(logits, labels, temperature):
