@@ -15,7 +15,7 @@ class Lesson:
             NLL on held-out examples. `"honest"`: by the one with which the NLL on the training examples is that of
             the calibrated teacher on held-out examples, because a teacher is too sure of what it was trained on.
             `None`: by 1.
-        balanced: whether labeled examples are repeated, so that they are about as many as the unlabeled ones.
+        balanced: whether each epoch has as many unlabeled inputs as labeled ones: another part of them each time.
     """
 
     temperature: float = 1.0

@@ -62,34 +62,46 @@ class Trainer:
         return [stored[f"weight_{place}"] for place in range(len(self._model.weights))]
 
     def _train(self, member, path):
-        task = self._task
-        began = time.time()
+        task, began = self._task, time.time()
         seed = int.from_bytes(bytes.fromhex(member.name)[:4], "big") ^ self._seed
         keras.utils.set_random_seed(seed % 2**31)
         distiller = self._distiller_of(member)
         self._reset(distiller, member)
-        x, y = task.train
-        if member.unlabeled and member.lesson.balanced:
-            times = max(1, round(len(task.unlabeled) / len(x)))
-            x, y = np.concatenate([x] * times), np.concatenate([y] * times)
-        options = {}
-        if member.teachers:
-            teacher = self._teacher(member)
-            if task.augmentation is None:
-                inputs = np.concatenate([x, task.unlabeled]) if member.unlabeled else x
-                options["soft_targets"] = keras_ban.SoftTargets.from_teacher(teacher, inputs, batch_size=256, verbose=0)
-            if member.unlabeled:
-                options["unlabeled"] = task.unlabeled
-        of_epoch = len(x) + (len(task.unlabeled) if member.unlabeled else 0)
-        count, epochs = Count(task.batch_size, of_epoch), task.epochs_of(member.length, of_epoch)
-        rate = keras.callbacks.LearningRateScheduler(cosine(float(self._peak), epochs))
-        distiller.fit(x, y, batch_size=task.batch_size, epochs=epochs, callbacks=[rate, count], verbose=0, **options)
+        passed = self._fit(distiller, member)
         self._model.set_weights(distiller.student.get_weights())
         held_out = np.concatenate([part[0] for part in (task.weights_data, task.temperature_data, task.test)])
         outputs = self._model.predict(held_out, batch_size=256, verbose=0)
         weights = {f"weight_{place}": value for place, value in enumerate(self._model.get_weights())}
-        self._write(path, outputs=outputs, examples=count.examples, seconds=time.time() - began, **weights)
+        self._write(path, outputs=outputs, examples=passed, seconds=time.time() - began, **weights)
         self.trained += 1
+
+    def _fit(self, distiller, member):
+        """Train a member, and return how many examples passed through its training."""
+        task, (x, y) = self._task, self._task.train
+        options, targets = {"batch_size": task.batch_size, "verbose": 0}, None
+        if member.teachers:
+            teacher = self._teacher(member)
+            if task.augmentation is None:
+                inputs = np.concatenate([x, task.unlabeled]) if member.unlabeled else x
+                targets = keras_ban.SoftTargets.from_teacher(teacher, inputs, batch_size=256, verbose=0)
+        balanced = member.unlabeled and member.lesson.balanced
+        of_epoch = len(x) * (1 + balanced) + (len(task.unlabeled) if member.unlabeled and not balanced else 0)
+        count, epochs = Count(task.batch_size, of_epoch), task.epochs_of(member.length, of_epoch)
+        options["callbacks"] = [keras.callbacks.LearningRateScheduler(cosine(self._peak, epochs)), count]
+        if not balanced:
+            if member.unlabeled:
+                options["unlabeled"] = task.unlabeled
+            distiller.fit(x, y, epochs=epochs, soft_targets=targets, **options)
+            return count.examples
+        # An epoch of `fit` has all unlabeled inputs, so each part of them needs its own.
+        order = np.random.default_rng(self._seed).permutation(len(task.unlabeled))
+        for epoch in range(epochs):
+            rows = np.take(order, range(epoch * len(x), (epoch + 1) * len(x)), mode="wrap")
+            if targets is not None:
+                options["soft_targets"] = targets[np.concatenate([np.arange(len(x)), len(x) + rows])]
+            options["unlabeled"] = task.unlabeled[rows]
+            distiller.fit(x, y, epochs=epoch + 1, initial_epoch=epoch, **options)
+        return count.examples
 
     def _write(self, path, **arrays):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +175,7 @@ class Trainer:
 
     @property
     def _peak(self):
-        return keras.ops.convert_to_numpy(self._task.optimizer().learning_rate)
+        return float(keras.ops.convert_to_numpy(self._task.optimizer().learning_rate))
 
 
 def _copy_values(sources, targets):

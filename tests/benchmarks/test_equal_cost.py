@@ -81,6 +81,7 @@ def test_teachers_and_starts_count_once_in_the_cost():
         members_of("ours", "chain", 2)[-1],
         members_of("ours unlabeled", "unlabeled chain", 2)[-1],
         members_of("ours unlabeled", "unlabeled several teachers", 4)[-1],
+        members_of("ours unlabeled", "unlabeled students", 4)[-1],
     ],
 )
 def test_no_more_examples_pass_through_a_training_than_are_counted(tmp_path, member):
