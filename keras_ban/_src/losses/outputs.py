@@ -54,7 +54,7 @@ class Outputs:
         for loss, output, target in zip(losses, outputs, targets_of(theirs, self._structure), strict=True):
             if loss is not None:
                 self.check_target(target, self._structure)
-                check_comparable(loss, target, output)
+                check_comparable(loss, _of_any_batch(target), _of_any_batch(output))
 
     def check_target(self, target, outputs):
         """Raise an error if the soft targets of an output with a loss are `None`."""
@@ -242,6 +242,11 @@ def _advice(loss, said, given, role):
         name, arguments = "KnowledgeDistillation", f"activation='sigmoid', {arguments}"
     change = "with an activation" if given.from_logits else f"without the {given.activation}"
     return f"Use `{name}({arguments})`, or a {role} {change}."
+
+
+def _of_any_batch(output):
+    """Return a symbolic output without its batch size. A model that was built by a batch has the size of that batch."""
+    return keras.KerasTensor((None, *output.shape[1:]), output.dtype)
 
 
 def _check_values(loss, values):

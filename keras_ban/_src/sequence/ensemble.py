@@ -223,7 +223,8 @@ def _check_members(members):
     if len({id(member) for member in members}) < len(members):
         raise ValueError("`members` holds the same model twice. To let a model count more, use `weights`.")
     known = [member for member in members if getattr(member, "outputs", None)]
-    _check_same_outputs([[tuple(output.shape) for output in member.outputs] for member in known])
+    # The batch size does not count: a model that was built by a batch has the size of that batch.
+    _check_same_outputs([[(None, *output.shape[1:]) for output in member.outputs] for member in known])
     return list(members)
 
 
