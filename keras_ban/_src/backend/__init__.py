@@ -8,7 +8,16 @@ import importlib
 
 import keras
 
-from keras_ban._src.backend.common import after, as_tensor, flat_layers, is_tf_dataset, reading, step_of, value_of  # noqa: F401
+from keras_ban._src.backend.common import (  # noqa: F401
+    after,
+    as_tensor,
+    dtype_policy_of,
+    flat_layers,
+    is_tf_dataset,
+    reading,
+    step_of,
+    value_of,
+)
 
 BACKEND = keras.config.backend()
 if BACKEND not in ("tensorflow", "jax", "torch"):

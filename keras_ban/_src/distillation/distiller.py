@@ -156,7 +156,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if augmentation is not None:
             augmentation = check_augmentation(augmentation, teacher, distillation_loss if hears_teacher else None)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
-        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        super().__init__(name=name, dtype=backend.dtype_policy_of([student]), autocast=False)
         self.student = student
         self.augmentation = augmentation
         # A loss that draws random numbers draws from the model's state, else JAX would draw the same at each step.

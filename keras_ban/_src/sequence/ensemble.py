@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.losses.base import check_activation, check_temperature, is_finite_number
@@ -87,8 +87,8 @@ class EnsembleModel(AnyData, keras.Model):
         from_logits = checks.check_flag("from_logits", from_logits)
         temperature = _check_temperature(temperature, average)
         _warn_of_other_outputs(members, average, from_logits, activation)
-        # Each member casts its inputs by its own dtype policy.
-        super().__init__(name=name, autocast=False)
+        # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
+        super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
         self.members = members
         self.average = average
         self.from_logits = from_logits
