@@ -40,6 +40,8 @@ as_if_alone = _chosen.as_if_alone
 
 # Whether `train_step` runs on values. Otherwise it is traced once, and sees symbolic tensors only.
 steps_see_values = _chosen.steps_see_values
+# Whether the `call` of a model can update metrics in a step.
+calls_update_metrics = _chosen.calls_update_metrics
 # Calls a function with each example of nested tensors `(examples, ...)`. Returns the stacked results.
 for_each_example = _chosen.for_each_example
 # Whether image layers of Keras can be compiled although their `supports_jit` is `False`.

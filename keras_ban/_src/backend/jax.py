@@ -39,6 +39,11 @@ def steps_see_values(model):
     return model.run_eagerly
 
 
+def calls_update_metrics():
+    """Return `False`: Keras does not pass the variables of metrics to the forward pass of a step."""
+    return False
+
+
 def for_each_example(function, examples):
     """Vectorize the function, so that all examples are computed at once."""
     return keras.ops.vectorized_map(function, examples)

@@ -48,6 +48,11 @@ def steps_see_values(model):
     return model.run_eagerly
 
 
+def calls_update_metrics():
+    """Return `True`: variables change where they are assigned."""
+    return True
+
+
 def for_each_example(function, examples):
     """Loop over the examples inside the graph."""
     return keras.ops.map(function, examples)

@@ -118,7 +118,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     Warns:
         UserWarning: the loss is `keras.distillation.LogitsDistillation` with its default, which applies no softmax; or
-            the student has its own `train_step` or `compute_loss`, which a Distiller does not call.
+            the student has its own `train_step`, `test_step`, `predict_step`, `compute_loss`, `compute_metrics` or
+            `get_metrics_result`, which a Distiller does not call. (Metrics that its `call` updates are reported.)
     """
 
     def __init__(

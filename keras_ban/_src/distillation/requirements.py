@@ -65,12 +65,34 @@ def check_feature_matching(feature_matching, teacher):
         raise ValueError(NO_FEATURES)
 
 
+# The methods by which a model trains, measures and predicts a batch.
+_STEPS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "get_metrics_result")
+
+
+def own_steps(model):
+    """Return the names of the steps that the class of a model defines for itself."""
+    return [name for name in _STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
+
+
+def metrics_of_call(model):
+    """Return the metrics of a model itself. Its `call` may update them, if it has no steps of its own that do."""
+    # Private, because `model.metrics` adds those of its own `compile`.
+    return [] if own_steps(model) else list(getattr(model, "_metrics", []))
+
+
 def warn_of_own_steps(student):
-    names = ("train_step", "compute_loss")
-    own = [f"`{name}`" for name in names if getattr(type(student), name) is not getattr(keras.Model, name)]
-    if own:
+    names = [f"`{name}`" for name in own_steps(student)]
+    if names:
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         warnings.warn(
-            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls. "
-            "Use the compiled loss, or `add_loss`.",
+            f"The student, a {type(student).__name__}, has {listed} of its own, which no Distiller calls. Use the "
+            "compiled loss and metrics, or `add_loss`. After training, `distiller.student` can use its own methods.",
+            stacklevel=3,
+        )
+    dropped = [] if backend.calls_update_metrics() else [metric.name for metric in metrics_of_call(student)]
+    if dropped:
+        warnings.warn(
+            f"The student, a {type(student).__name__}, has the metrics {dropped}. Keras on JAX cannot update metrics "
+            "in `call`, so they are not reported.",
             stacklevel=3,
         )
