@@ -23,6 +23,7 @@ from keras_ban._src.distillation.requirements import (
     check_feature_matching,
     check_independent,
     check_label_loss,
+    check_own_loss,
     warn_of_own_steps,
 )
 from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
@@ -51,7 +52,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own `add_loss`
     and regularizer terms, which count in full. A term of weight 0 is neither computed nor reported. With
     `label_weight=0` labels are optional, unless the distillation loss or metrics need them. With `label_weight=1` the
-    teacher does not run, and training equals the student's own `fit`, bit for bit.
+    teacher does not run, and training equals the student's own `fit`, bit for bit. A student that trains by `add_loss`
+    alone needs no compiled loss, with `label_weight=0` (a teacher teaches it, too) or `label_weight=1`.
 
     `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks, `loss_weights` and mixed precision work as in
     Keras, and apply to the distillation loss as they do to the label loss. `fit` reports `loss`, `label_loss`,
@@ -224,21 +226,18 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
-        """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
+        """As `keras.Model.compile`. `loss` may be `None` with `label_weight=0`, or if the student calls `add_loss`.
 
         Raises:
             ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
         """
-        if loss is None and self._hears_labels:
-            raise ValueError(
-                f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
-                "or train on the teacher alone with `Distiller(..., label_weight=0)`."
-            )
-        if self._hears_labels:
-            check_label_loss(loss, self.augmentation)
+        check_label_loss(loss, self.label_weight, self.augmentation)
         if self.teacher is not None:
             check_independent(self.student, self.teacher)
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
+        self._hears_labels = self.label_weight != 0 and loss is not None
+        if loss is None:
+            self.loss = self._compile_loss = None  # Keras keeps those of an earlier `compile`.
         label_loss = loss if self._hears_labels else None
         self._hidden.outputs = outputs = Outputs(self.distillation_loss, label_loss, self.student, self.teacher)
         weights = weights_of_losses(loss_weights, loss)
@@ -305,6 +304,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             if self._needs_teacher:
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
+            elif self.loss is None:
+                check_own_loss(self.student, data)
             if unlabeled is not None:
                 check_weights_act(self, labeled)
             return self._train(data, options)
@@ -358,8 +359,11 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             raise ValueError(NO_FIT)
         if self._hears_teacher:
             self._hidden.outputs.check()
-        if self._must_look() or not self._augmentation_is_ready:
+        trains_alone = self.loss is None and not self._needs_teacher
+        if self._must_look() or not self._augmentation_is_ready or trains_alone:
             data = as_data(x, y, models=(self.student, self.teacher))
+            if trains_alone:
+                check_own_loss(self.student, data)
             self._prepare_augmentation(data)
             if self._needs_teacher:
                 self._look_at(data)

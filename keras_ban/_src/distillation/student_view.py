@@ -49,11 +49,11 @@ class StudentView:
     def metrics(self):
         # Keras ignores the metrics of a model within a model.
         metrics = super().metrics + (metrics_of_call(self.student) if backend.calls_update_metrics() else [])
-        if not self._evaluating:
-            return metrics
-        trackers = (self._label_loss_tracker, self._distillation_loss_tracker, self._feature_loss_tracker)
-        trackers += (self._label_weight_tracker, self._temperature_tracker)
-        return [metric for metric in metrics if all(metric is not tracker for tracker in trackers)]
+        unused = [] if self._hears_labels else [self._label_loss_tracker]
+        if self._evaluating:
+            unused = [self._label_loss_tracker, self._distillation_loss_tracker, self._feature_loss_tracker]
+            unused += [self._label_weight_tracker, self._temperature_tracker]
+        return [metric for metric in metrics if all(metric is not tracker for tracker in unused)]
 
     @property
     def non_trainable_variables(self):
