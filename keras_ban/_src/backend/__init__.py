@@ -40,6 +40,8 @@ as_if_alone = _chosen.as_if_alone
 
 # Whether `train_step` runs on values. Otherwise it is traced once, and sees symbolic tensors only.
 steps_see_values = _chosen.steps_see_values
+# Builds the optimizer of a compiled model before its first step, for optimizers that start from the weights.
+build_optimizer = _chosen.build_optimizer
 # Whether the `call` of a model can update metrics in a step.
 calls_update_metrics = _chosen.calls_update_metrics
 # Calls a function with each example of nested tensors `(examples, ...)`. Returns the stacked results.

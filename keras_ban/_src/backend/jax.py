@@ -39,6 +39,10 @@ def steps_see_values(model):
     return model.run_eagerly
 
 
+def build_optimizer(model):
+    """Do nothing: Keras builds it before it traces the step."""
+
+
 def calls_update_metrics():
     """Return `False`: Keras does not pass the variables of metrics to the forward pass of a step."""
     return False

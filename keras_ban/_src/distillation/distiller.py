@@ -374,6 +374,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
     def make_train_function(self, force=False):
         # Keras calls this when all variables are built, just before the first step.
         super().make_train_function(force)
+        backend.build_optimizer(self)
         self._hidden.before_training = backend.values_before_training(self)
         if self._hidden.workers is not None:
             self._hidden.workers.begin(self)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.parts import part_of_batches
@@ -12,6 +12,7 @@ from keras_ban._src.history.controls import ControlRecord
 
 def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
+    backend.build_optimizer(model)
     validation_data = options["validation_data"]
     validation_data = None if validation_data is None else validation_data.for_model(model)
     data, validation_data = part_of_batches(data.for_model(model), validation_data)
