@@ -6,6 +6,7 @@ import keras
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
+from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for, split_targets
@@ -46,7 +47,7 @@ from keras_ban._src.losses.structure import weights_of_losses
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyData, keras.Model):
+class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, DistillerFile, AnyData, keras.Model):
     """A `keras.Model` that trains a student with the help of a teacher (BAN eq. 3).
 
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own `add_loss`
@@ -184,6 +185,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self.supports_masking = True
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in backend.flat_layers(teacher))
         self.built = student.built
+        self._is_complete = True
 
     def _make_trackers(self):
         temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(self.distillation_loss))
@@ -232,8 +234,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             ValueError: `loss` is `None` though labels have a weight, or layers were thawed that the teacher shares.
         """
         check_label_loss(loss, self.label_weight, self.augmentation)
-        if self.teacher is not None:
-            check_independent(self.student, self.teacher)
+        self._check_teacher_is_frozen()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         self._hears_labels = self.label_weight != 0 and loss is not None
         if loss is None:
@@ -274,6 +275,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 loss takes logits.
         """
         self._assert_compile_called("fit")
+        self._check_teacher_is_frozen()
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         models = (self.student, self.teacher)
         data, options = fit_arguments.read(arguments, models)
@@ -357,6 +359,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         if self._progress is not None:
             raise ValueError(NO_FIT)
+        self._check_teacher_is_frozen()
         if self._hears_teacher:
             self._hidden.outputs.check()
         trains_alone = self.loss is None and not self._needs_teacher
@@ -370,14 +373,6 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if self._needs_teacher:
             self._prepare_teacher(split_targets(y)[1] is not None)
         return super().train_on_batch(x, y, *args, **kwargs)
-
-    def make_train_function(self, force=False):
-        # Keras calls this when all variables are built, just before the first step.
-        super().make_train_function(force)
-        backend.build_optimizer(self)
-        self._hidden.before_training = backend.values_before_training(self)
-        if self._hidden.workers is not None:
-            self._hidden.workers.begin(self)
 
 
 def _same(features):

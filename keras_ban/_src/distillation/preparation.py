@@ -6,6 +6,7 @@ from keras_ban._src import backend
 from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.first_batch import check_first_batch
 from keras_ban._src.distillation.loss_targets import uses_labels
+from keras_ban._src.distillation.requirements import check_independent
 from keras_ban._src.distillation.teacher import NO_TEACHER
 from keras_ban._src.targets import augmented_views
 
@@ -27,6 +28,11 @@ class Preparation:
             self._jit_compile = augmented_views.compiles(self, self.augmentation)
         self._augmentation_is_ready = True
 
+    def _check_teacher_is_frozen(self):
+        """Raise `ValueError` if training would change the teacher. A shared layer may be thawed at any time."""
+        if self.teacher is not None:
+            check_independent(self.student, self.teacher)
+
     def _must_look(self):
         """Whether the teacher is not built, or its outputs were not compared with the loss."""
         unseen = self._hears_teacher and not self._soft_targets_checked
@@ -47,3 +53,11 @@ class Preparation:
             self._teaching.end()
         else:
             self._teaching.begin(self.student)
+
+    def make_train_function(self, force=False):
+        # Keras calls this when all variables are built, just before the first step.
+        super().make_train_function(force)
+        backend.build_optimizer(self)
+        self._hidden.before_training = backend.values_before_training(self)
+        if self._hidden.workers is not None:
+            self._hidden.workers.begin(self)

@@ -227,7 +227,7 @@ class BornAgainSequence(TrainedGenerations):
             verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
-                afterwards, or that write to a path.
+                afterwards, or that write to a path. A `ModelCheckpoint` keeps the student, not its Distiller.
             validation_split: as in `keras.Model.fit`: the last part of the arrays is used for validation.
             validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end. For
                 classifiers and arrays `(x_val, y_val)`, the history has accuracy, calibration and the change against
