@@ -1,5 +1,6 @@
 """Checks of arguments, made before training."""
 
+import dis
 import math
 import numbers
 import os
@@ -85,3 +86,18 @@ def _check_whole(name, value, least, below, others=""):
 
 def is_finite(value):
     return math.isfinite(float(value))
+
+
+_LIBRARIES = ("keras", "keras_ban", "tensorflow", "jax", "jaxlib", "torch", "numpy")
+
+
+def is_raised_by_user(error):
+    """Return whether a `raise` or an `assert` in the user's own code raised an error. It keeps its type and message."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    frame = traceback.tb_frame
+    library = frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES
+    return not library and frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]

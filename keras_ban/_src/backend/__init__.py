@@ -8,7 +8,16 @@ import importlib
 
 import keras
 
-from keras_ban._src.backend.common import after, as_tensor, flat_layers, is_tf_dataset, reading, step_of, value_of  # noqa: F401
+from keras_ban._src.backend.common import (  # noqa: F401
+    after,
+    as_tensor,
+    dtype_policy_of,
+    flat_layers,
+    is_tf_dataset,
+    reading,
+    step_of,
+    value_of,
+)
 
 BACKEND = keras.config.backend()
 if BACKEND not in ("tensorflow", "jax", "torch"):
@@ -31,6 +40,10 @@ as_if_alone = _chosen.as_if_alone
 
 # Whether `train_step` runs on values. Otherwise it is traced once, and sees symbolic tensors only.
 steps_see_values = _chosen.steps_see_values
+# Builds the optimizer of a compiled model before its first step, for optimizers that start from the weights.
+build_optimizer = _chosen.build_optimizer
+# Whether the `call` of a model can update metrics in a step.
+calls_update_metrics = _chosen.calls_update_metrics
 # Calls a function with each example of nested tensors `(examples, ...)`. Returns the stacked results.
 for_each_example = _chosen.for_each_example
 # Whether image layers of Keras can be compiled although their `supports_jit` is `False`.

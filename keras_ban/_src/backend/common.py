@@ -88,3 +88,12 @@ def flat_layers(model, include_self=True):
     """Return the model and all layers within it, nested ones too."""
     # Private, because Keras has no public function for it.
     return list(model._flatten_layers(include_self=include_self))
+
+
+def dtype_policy_of(models):
+    """Return the dtype policy for a model that trains `models`. With `mixed_float16`, `compile` scales losses.
+
+    Keras forgets the policy of a functional or Sequential model when it loads or clones it, but not that of its layers.
+    """
+    policies = [layer.dtype_policy for model in models for layer in flat_layers(model)]
+    return next((policy for policy in policies if policy.name == "mixed_float16"), models[0].dtype_policy)

@@ -39,6 +39,15 @@ def steps_see_values(model):
     return model.run_eagerly
 
 
+def build_optimizer(model):
+    """Do nothing: Keras builds it before it traces the step."""
+
+
+def calls_update_metrics():
+    """Return `False`: Keras does not pass the variables of metrics to the forward pass of a step."""
+    return False
+
+
 def for_each_example(function, examples):
     """Vectorize the function, so that all examples are computed at once."""
     return keras.ops.vectorized_map(function, examples)

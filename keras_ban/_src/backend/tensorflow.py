@@ -48,6 +48,18 @@ def steps_see_values(model):
     return model.run_eagerly
 
 
+def build_optimizer(model):
+    """Build it, outside the traced step, in which its variables cannot take the values of the weights."""
+    if model.built and not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+
+
+def calls_update_metrics():
+    """Return `True`: variables change where they are assigned."""
+    return True
+
+
 def for_each_example(function, examples):
     """Loop over the examples inside the graph."""
     return keras.ops.map(function, examples)

@@ -10,13 +10,15 @@ import types
 import keras
 import numpy as np
 
-from keras_ban._src import backend
+from keras_ban._src import backend, checks
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.symbols import symbol
 
 
 def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     """Raise `ValueError` if a model cannot be trained or evaluated on data of this form.
+
+    An error that the user's own code raises is raised unchanged.
 
     The model is built, and compiled if there is a `y`. `x`, `y` and `sample_weight` are a first batch of arrays, or
     `None`. `names` are the names of `x` and `y` in messages.
@@ -38,6 +40,8 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
             trial.compute_output_spec(*batch)
     except Exception as error:
         error = trial.found.error or error
+        if checks.is_raised_by_user(error):
+            raise error from None
         if trial.found.outputs is None:
             name, form, target = names[0], _form(x), f"the model {model.name!r}"
         else:

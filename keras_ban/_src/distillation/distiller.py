@@ -6,6 +6,7 @@ import keras
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
+from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
@@ -22,6 +23,7 @@ from keras_ban._src.distillation.requirements import (
     check_feature_matching,
     check_independent,
     check_label_loss,
+    check_own_loss,
     warn_of_own_steps,
 )
 from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
@@ -43,13 +45,14 @@ from keras_ban._src.losses.structure import weights_of_losses
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyData, keras.Model):
+class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, DistillerFile, AnyData, keras.Model):
     """A `keras.Model` that trains a student with the help of a teacher (BAN eq. 3).
 
     The loss is `label_weight * label loss + (1 - label_weight) * distillation loss`, plus the student's own `add_loss`
     and regularizer terms, which count in full. A term of weight 0 is neither computed nor reported. With
     `label_weight=0` labels are optional, unless the distillation loss or metrics need them. With `label_weight=1` the
-    teacher does not run, and training equals the student's own `fit`, bit for bit.
+    teacher does not run, and training equals the student's own `fit`, bit for bit. A student that trains by `add_loss`
+    alone needs no compiled loss, with `label_weight=0` (a teacher teaches it, too) or `label_weight=1`.
 
     `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks, `loss_weights` and mixed precision work as in
     Keras, and apply to the distillation loss as they do to the label loss. `fit` reports `loss`, `label_loss`,
@@ -120,7 +123,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
 
     Warns:
         UserWarning: the loss is `keras.distillation.LogitsDistillation` with its default, which applies no softmax; or
-            the student has its own `train_step` or `compute_loss`, which a Distiller does not call.
+            the student has its own `train_step`, `test_step`, `predict_step`, `compute_loss`, `compute_metrics` or
+            `get_metrics_result`, which a Distiller does not call. (Metrics that its `call` updates are reported.)
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         if augmentation is not None:
             augmentation = check_augmentation(augmentation, teacher, distillation_loss if hears_teacher else None)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
-        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        super().__init__(name=name, dtype=backend.dtype_policy_of([student]), autocast=False)
         self.student = student
         self.augmentation = augmentation
         # A loss that draws random numbers draws from the model's state, else JAX would draw the same at each step.
@@ -181,6 +185,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         self.supports_masking = True
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in backend.flat_layers(teacher))
         self.built = student.built
+        self._is_complete = True
 
     def _make_trackers(self):
         temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(self.distillation_loss))
@@ -224,22 +229,18 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
         return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
-        """As `keras.Model.compile`. `loss` may be `None` where `label_weight=0`.
+        """As `keras.Model.compile`. `loss` may be `None` with `label_weight=0`, or if the student calls `add_loss`.
 
         Raises:
             ValueError: `loss` is `None` though labels have a weight, layers were thawed that the teacher shares, or no
                 `distillation_loss` can be chosen.
         """
-        if loss is None and self._hears_labels:
-            raise ValueError(
-                f"`compile` needs a `loss` for the labels, whose weight is label_weight={self.label_weight}. Pass one, "
-                "or train on the teacher alone with `Distiller(..., label_weight=0)`."
-            )
-        if self._hears_labels:
-            check_label_loss(loss, self.augmentation)
-        if self.teacher is not None:
-            check_independent(self.student, self.teacher)
+        check_label_loss(loss, self.label_weight, self.augmentation)
+        self._check_teacher_is_frozen()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
+        self._hears_labels = self.label_weight != 0 and loss is not None
+        if loss is None:
+            self.loss = self._compile_loss = None  # Keras keeps those of an earlier `compile`.
         self._hidden.label_loss, self._hidden.loss_weights = loss, weights_of_losses(loss_weights, loss)
         self._resolve_losses()
         self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
@@ -274,6 +275,7 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
                 first batch look like probabilities and the distillation loss takes logits.
         """
         self._assert_compile_called("fit")
+        self._check_teacher_is_frozen()
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         models = (self.student, self.teacher)
         data, options = fit_arguments.read(arguments, models)
@@ -307,6 +309,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             if self._needs_teacher:
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
+            elif self.loss is None:
+                check_own_loss(self.student, data)
             if unlabeled is not None:
                 check_weights_act(self, self._as_in_steps(labeled))
             return self._train(data, options)
@@ -358,14 +362,8 @@ class Distiller(DistillationStep, Preparation, StudentView, DistillerFile, AnyDa
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         if self._progress is not None:
             raise ValueError(NO_FIT)
+        self._check_teacher_is_frozen()
         return super().train_on_batch(*self._prepare_batch(x, y, sample_weight), *args, **kwargs)
-
-    def make_train_function(self, force=False):
-        # Keras calls this when all variables are built, just before the first step.
-        super().make_train_function(force)
-        self._hidden.before_training = backend.values_before_training(self)
-        if self._hidden.workers is not None:
-            self._hidden.workers.begin(self)
 
 
 def _same(features):

@@ -4,10 +4,41 @@ import pathlib
 
 import keras
 
+from keras_ban._src import backend
 from keras_ban._src.files import model_file
 from keras_ban._src.losses import schedules
 
 _PARTS = ("student", "teacher", "distillation_loss", "label_weight", "feature_matching", "augmentation")
+
+
+class _NameInMemory(str):
+    """The name of a Distiller in a configuration, with its teacher. JSON makes a plain string of it.
+
+    A file holds the teacher's weights. A configuration in memory, as `keras.models.clone_model` uses it, does not, and
+    the teacher of the clone would be random.
+    """
+
+    __slots__ = ("teacher",)
+
+    def __new__(cls, name, teacher):
+        made = super().__new__(cls, name)
+        made.teacher = teacher
+        return made
+
+    def __reduce__(self):
+        return str, (str(self),)
+
+
+def _copy_weights(source, target):
+    if source.built and not target.built:
+        target.build_from_config(source.get_build_config())
+    if len(source.variables) != len(target.variables):
+        raise ValueError(
+            f"The teacher {source.name!r} cannot be cloned with its weights: its copy, made from its `get_config`, has "
+            f"{len(target.variables)} variables where it has {len(source.variables)}."
+        )
+    for old, new in zip(source.variables, target.variables, strict=True):
+        new.assign(keras.ops.copy(old.value))
 
 
 class DistillerFile:
@@ -23,18 +54,41 @@ class DistillerFile:
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    # Of a compiled step or a file, the old value would be used.
+    FIXED = (*_PARTS, "projections")
+
     def get_config(self):
+        self._refuse_shared_layers()
         parts = {part: getattr(self, part) for part in _PARTS}
         # As it was passed: a loss that reads the models reads them again.
         parts["distillation_loss"] = self._hidden.distillation_loss
-        return {"name": self.name, **{part: _serialized(value) for part, value in parts.items()}}
+        parts = {part: _serialized(value) for part, value in parts.items()}
+        return {"name": _NameInMemory(self.name, self.teacher), **parts}
+
+    def save(self, *args, **kwargs):
+        """As `keras.Model.save`. A layer must not be in both student and teacher."""
+        self._refuse_shared_layers()  # Now, because Keras creates the file before it asks for the configuration.
+        return super().save(*args, **kwargs)
+
+    def _refuse_shared_layers(self):
+        of_teacher = set() if self.teacher is None else {id(layer) for layer in backend.flat_layers(self.teacher)}
+        layers = [layer for layer in backend.flat_layers(self.student) if id(layer) in of_teacher and layer.variables]
+        if layers:
+            raise ValueError(
+                f"The layers {[layer.name for layer in layers]} are in both student and teacher. Keras would save them "
+                "once, and could not load the file. Save `distiller.student` alone, or give the student its own layers "
+                "with `keras_ban.share_layers`, which copies the teacher's."
+            )
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         others = [part for part in _PARTS if part != "label_weight"]
         parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in others}
         parts["label_weight"] = schedules.from_config("label_weight", config["label_weight"], custom_objects)
-        return cls(**{**config, **parts})
+        distiller = cls(**{**config, "name": str(config["name"]), **parts})
+        if isinstance(config["name"], _NameInMemory) and distiller.teacher is not None:
+            _copy_weights(config["name"].teacher, distiller.teacher)
+        return distiller
 
     # Keras does not save the generators of losses.
     def save_own_variables(self, store):

@@ -88,6 +88,10 @@ class FeatureMatching:
         """Compute the feature loss of lists of tensors. Those of the student are projected. See `feature_loss`."""
         return feature_loss(self._compared_by, teacher_features, student_features, sample_weight)
 
+    # Keras copies a loss by its configuration, which a loss of a function has not.
+    def __reduce__(self):
+        return type(self), (self.layers, self.loss, self.weight)
+
     def get_config(self):
         loss = keras.saving.serialize_keras_object(self.loss)
         return {"layers": self.layers, "loss": loss, "weight": self.weight}

@@ -10,6 +10,7 @@ from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.first_batch import check_first_batch
 from keras_ban._src.distillation.loss_targets import uses_labels
+from keras_ban._src.distillation.requirements import check_independent, check_own_loss
 from keras_ban._src.distillation.teacher import NO_TEACHER
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import augmented_views
@@ -72,8 +73,11 @@ class Preparation:
     def _prepare_batch(self, x, y, sample_weight):
         """Get ready for a step on a batch, and return the batch as the step takes it."""
         self._check_outputs()
-        if self._must_look() or not self._augmentation_is_ready:
+        trains_alone = self.loss is None and not self._needs_teacher
+        if self._must_look() or not self._augmentation_is_ready or trains_alone:
             data = self._as_in_steps(as_data(x, y, models=(self.student, self.teacher)))
+            if trains_alone:
+                check_own_loss(self.student, data)
             self._prepare_augmentation(data)
             if self._needs_teacher:
                 self._look_at(data)
@@ -81,6 +85,11 @@ class Preparation:
         if self._needs_teacher:
             self._prepare_teacher(stored)
         return batch_in_steps(self, (x, y, sample_weight), self.teacher if self._needs_teacher and not stored else None)
+
+    def _check_teacher_is_frozen(self):
+        """Raise `ValueError` if training would change the teacher. A shared layer may be thawed at any time."""
+        if self.teacher is not None:
+            check_independent(self.student, self.teacher)
 
     def _must_look(self):
         """Whether the teacher is not built, or its outputs were not compared with the loss."""
@@ -102,3 +111,11 @@ class Preparation:
             self._teaching.end()
         else:
             self._teaching.begin(self.student)
+
+    def make_train_function(self, force=False):
+        # Keras calls this when all variables are built, just before the first step.
+        super().make_train_function(force)
+        backend.build_optimizer(self)
+        self._hidden.before_training = backend.values_before_training(self)
+        if self._hidden.workers is not None:
+            self._hidden.workers.begin(self)

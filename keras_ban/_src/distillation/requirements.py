@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from keras_ban._src import backend
+from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.step import NO_FEATURES
@@ -46,12 +47,40 @@ def check_augmentation(augmentation, teacher, distillation_loss):
     return augmentation
 
 
-def check_label_loss(loss, augmentation):
-    """Raise `ValueError` if the label loss takes whole numbers, and the augmentation mixes labels."""
-    if label_mix.mixes(augmentation) and any(is_sparse_crossentropy(each) for each in keras.tree.flatten(loss)):
+def check_label_loss(loss, label_weight, augmentation):
+    """Raise `ValueError` if there is no label loss although labels have a weight, or it cannot take mixed labels.
+
+    With `label_weight=1`, a student may train by `add_loss` alone. See `check_own_loss`.
+    """
+    if loss is None and (callable(label_weight) or label_weight not in (0, 1)):
+        raise ValueError(
+            f"`compile` needs a `loss` for the labels, whose weight is label_weight={label_weight}. Pass one, or train "
+            "on the teacher and the student's own `add_loss` terms, with `Distiller(..., label_weight=0)`."
+        )
+    sparse = label_weight != 0 and any(is_sparse_crossentropy(each) for each in keras.tree.flatten(loss))
+    if sparse and label_mix.mixes(augmentation):
         raise ValueError(
             "A sparse categorical crossentropy takes one class for each example, and `augmentation` mixes labels. Use "
             "`CategoricalCrossentropy`, and one-hot labels: `keras.utils.to_categorical(y, classes)`."
+        )
+
+
+def check_own_loss(model, data):
+    """Raise `ValueError` if a model that has no compiled loss does not call `add_loss` on the first batch either.
+
+    Without any loss, Keras trains nothing on JAX, and raises an error in the first step on the other backends.
+    """
+    x = keras.tree.map_structure(backend.as_tensor, inputs_for(model, data.first_batch()[0]))
+    with backend.without_gradients():
+        if not model.built:
+            model(x, training=False)
+        values = ([v.value for v in each] for each in (model.trainable_variables, model.non_trainable_variables))
+        _, _, losses = model.stateless_call(*values, x, training=True, return_losses=True)
+    # A penalty alone is no aim: it was rather the loss that was forgotten.
+    if len(losses) <= sum(weight.regularizer is not None for weight in model.trainable_variables):
+        raise ValueError(
+            f"There is nothing to train on: `compile` got no `loss`, and {model.name!r} (of type "
+            f"{type(model).__name__}) does not call `add_loss`. Pass a `loss`."
         )
 
 
@@ -65,12 +94,34 @@ def check_feature_matching(feature_matching, teacher):
         raise ValueError(NO_FEATURES)
 
 
+# The methods by which a model trains, measures and predicts a batch.
+_STEPS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "get_metrics_result")
+
+
+def own_steps(model):
+    """Return the names of the steps that the class of a model defines for itself."""
+    return [name for name in _STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
+
+
+def metrics_of_call(model):
+    """Return the metrics of a model itself. Its `call` may update them, if it has no steps of its own that do."""
+    # Private, because `model.metrics` adds those of its own `compile`.
+    return [] if own_steps(model) else list(getattr(model, "_metrics", []))
+
+
 def warn_of_own_steps(student):
-    names = ("train_step", "compute_loss")
-    own = [f"`{name}`" for name in names if getattr(type(student), name) is not getattr(keras.Model, name)]
-    if own:
+    names = [f"`{name}`" for name in own_steps(student)]
+    if names:
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         warnings.warn(
-            f"The student, a {type(student).__name__}, has {' and '.join(own)} of its own, which no Distiller calls. "
-            "Use the compiled loss, or `add_loss`.",
+            f"The student, a {type(student).__name__}, has {listed} of its own, which no Distiller calls. Use the "
+            "compiled loss and metrics, or `add_loss`. After training, `distiller.student` can use its own methods.",
+            stacklevel=3,
+        )
+    dropped = [] if backend.calls_update_metrics() else [metric.name for metric in metrics_of_call(student)]
+    if dropped:
+        warnings.warn(
+            f"The student, a {type(student).__name__}, has the metrics {dropped}. Keras on JAX cannot update metrics "
+            "in `call`, so they are not reported.",
             stacklevel=3,
         )

@@ -82,7 +82,7 @@ class DistillationStep:
             if training:
                 self._track(self._label_loss_tracker, loss - self._student_losses(), x)
             return loss
-        labeled, of_labeled, of_unlabeled = is_labeled(y), sample_weight, 0.0
+        loss, labeled, of_labeled, of_unlabeled = 0.0, is_labeled(y), sample_weight, 0.0
         if labeled is not None:
             # The distillation loss of unlabeled examples counts in full.
             of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))

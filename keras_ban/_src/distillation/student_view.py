@@ -2,6 +2,9 @@
 
 import contextlib
 
+from keras_ban._src import backend
+from keras_ban._src.distillation.requirements import metrics_of_call
+
 
 class StudentView:
     """The methods of a `Distiller` that are those of its student, such as `evaluate` and `summary`."""
@@ -44,11 +47,13 @@ class StudentView:
 
     @property
     def metrics(self):
-        if not self._evaluating:
-            return super().metrics
-        trackers = (self._label_loss_tracker, self._distillation_loss_tracker, self._feature_loss_tracker)
-        trackers += (self._label_weight_tracker, self._temperature_tracker)
-        return [metric for metric in super().metrics if all(metric is not tracker for tracker in trackers)]
+        # Keras ignores the metrics of a model within a model.
+        metrics = super().metrics + (metrics_of_call(self.student) if backend.calls_update_metrics() else [])
+        unused = [] if self._hears_labels else [self._label_loss_tracker]
+        if self._evaluating:
+            unused = [self._label_loss_tracker, self._distillation_loss_tracker, self._feature_loss_tracker]
+            unused += [self._label_weight_tracker, self._temperature_tracker]
+        return [metric for metric in metrics if all(metric is not tracker for tracker in unused)]
 
     @property
     def non_trainable_variables(self):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ban._src import backend
+from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import inputs_for, is_labeled, split_targets
 from keras_ban._src.data.unlabeled import join
@@ -62,6 +62,8 @@ def _check_metrics(distiller, part, whole):
         except Exception as error:
             if y is part[1]:
                 return  # Training raises the error.
+            if checks.is_raised_by_user(error):
+                raise
             raise ValueError(
                 f"A metric cannot leave out examples by their weights, as those without labels must be: {error!r}. Let "
                 "it return a value for each example."

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_ban._src import checks
+
 
 @keras.saving.register_keras_serializable(package="keras_ban")
 class OverTraining:
@@ -103,6 +105,8 @@ def check_schedule(name, check, value):
             number = ops.convert_to_tensor(value(ops.convert_to_tensor(place, dtype=dtype)), dtype="float32")
             number = ops.convert_to_numpy(number).item()
         except Exception as error:
+            if checks.is_raised_by_user(error):
+                raise
             what = "a training step" if kind == "step" else "a fraction of the training"
             raise ValueError(
                 f"`{name}` must be a number, or a callable that returns a number for {what}, received: {value!r}. "

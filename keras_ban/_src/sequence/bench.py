@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_ban._src import backend
 from keras_ban._src.distillation.loss_targets import seed_generators, with_own_seed
+from keras_ban._src.sequence.recipes import Recipe
 
 
 class Bench:
@@ -18,7 +18,7 @@ class Bench:
         self.distiller = distiller
         self.student = distiller.student
         self.holds = None  # The model whose values the student has.
-        self._optimizer_values = None
+        self._new_optimizer = None
 
     def put_in(self, model):
         """Copy the values of `model` to the student: weights, statistics and states of random generators."""
@@ -30,15 +30,17 @@ class Bench:
         _copy_values(self.student.variables, model.variables)
 
     def reset(self):
-        """Reset the Distiller to its state before the first step of the first generation."""
+        """Reset the Distiller to the state of a new one, before its first step. Call `put_in` before."""
         optimizer = self.distiller.optimizer
-        if self._optimizer_values is None:
+        if self._new_optimizer is None:
+            self._new_optimizer = Recipe(optimizer)
             optimizer.build(self.student.trainable_variables)
-            self._optimizer_values = [backend.value_of(v).copy() for v in optimizer.variables]
-        for variable, value in zip(optimizer.variables, self._optimizer_values, strict=True):
-            variable.assign(value)
-        fresh = keras.tree.map_structure(with_own_seed, self.distiller.distillation_loss)
-        for old, new in zip(seed_generators(self.distiller.distillation_loss), seed_generators(fresh), strict=True):
+        # A new one, because some optimizers start from the weights, such as `ScheduleFreeAdamW`.
+        fresh = self._new_optimizer.make()
+        fresh.build(self.student.trainable_variables)
+        _copy_values(fresh.variables, optimizer.variables)
+        losses = keras.tree.map_structure(with_own_seed, self.distiller.distillation_loss)
+        for old, new in zip(seed_generators(self.distiller.distillation_loss), seed_generators(losses), strict=True):
             old.state.assign(new.state)
         # To build a new model, Keras draws a batch, which changes the random numbers for shuffling. It must do so here,
         # too.

@@ -178,6 +178,10 @@ def _rebuild(model):
         clone.build_from_config(model.get_build_config())
         # Keras builds the layers, but its loader sets the flag of the model itself.
         clone.built = len(clone.weights) == len(model.weights)
+    # Keras forgets the policy of a functional or Sequential model, without which `compile` does not scale losses.
+    for old, new in zip(backend.flat_layers(model), backend.flat_layers(clone), strict=False):
+        if isinstance(old, keras.Model) and type(new) is type(old) and old.dtype_policy.name == "mixed_float16":
+            new.dtype_policy = old.dtype_policy
     # Classes with a `get_config` of their own do not know of it.
     for old, new in zip(_own_layers(model), _own_layers(clone), strict=False):
         if type(new) is type(old) and new.built and getattr(old, "lora_enabled", False) and not new.lora_enabled:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
@@ -92,8 +92,8 @@ class EnsembleModel(AnyData, keras.Model):
             raise ValueError(f"`average` must be one of {AVERAGES}, received: {average!r}.")
         temperature = _check_temperature(temperature, average)
         from_logits, activation = members_give(members, average, from_logits, activation)
-        # Each member casts its inputs by its own dtype policy.
-        super().__init__(name=name, autocast=False)
+        # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
+        super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
         self.members = members
         self.average = average
         self.from_logits = from_logits
@@ -248,7 +248,8 @@ def _check_members(members):
     if len({id(member) for member in members}) < len(members):
         raise ValueError("`members` holds the same model twice. To let a model count more, use `weights`.")
     known = [member for member in members if getattr(member, "outputs", None)]
-    _check_same_outputs([[tuple(output.shape) for output in member.outputs] for member in known])
+    # The batch size does not count: a model that was built by a batch has the size of that batch.
+    _check_same_outputs([[(None, *output.shape[1:]) for output in member.outputs] for member in known])
     return list(members)
 
 

@@ -20,6 +20,8 @@ def check_epochs(epochs, generations, first, distill_ensemble):
         try:
             epochs = [epochs(generation) for generation in range(first, last + 1)]
         except Exception as error:
+            if checks.is_raised_by_user(error):
+                raise
             raise ValueError(
                 f"`epochs` is callable, but epochs({first}), ..., epochs({last}) failed: {error!r}."
             ) from error

@@ -25,7 +25,7 @@ from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.generation_length import epochs_at
 from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits
 from keras_ban._src.sequence.plain_fit import check_finite, fit
-from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss
+from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
 from keras_ban._src.sequence.scorer import meaning_of, of_validation
 from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
@@ -297,6 +297,8 @@ class Generations:
             keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks, self._run.identity)
             callbacks = [*callbacks, keeper]
             options = keeper.resumed(options)
+        if trained is not model:
+            keep_students(callbacks, trained.student)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.parts import part_of_batches
@@ -13,6 +13,7 @@ from keras_ban._src.history.controls import ControlRecord
 
 def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
+    backend.build_optimizer(model)
     if options["validation_data"] is not None:
         options = {**options, "validation_data": options["validation_data"].for_model(model)}
     steps = options.get("steps_per_epoch")

@@ -1,6 +1,7 @@
 """New optimizers, metrics and callbacks for each generation."""
 
 import copy
+import functools
 import inspect
 import json
 import warnings
@@ -138,6 +139,17 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not checks.is_finite((logs or {}).get("loss", 0.0)):
             self.model.stop_training = True
+
+
+def keep_students(callbacks, model):
+    """Let each `ModelCheckpoint` save this model, the student, in place of the Distiller that trains it."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            callback.set_model = functools.partial(_set_student, callback, model)
+
+
+def _set_student(callback, student, model):
+    type(callback).set_model(callback, student)
 
 
 def callback_maker(callbacks):

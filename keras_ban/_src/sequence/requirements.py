@@ -19,6 +19,8 @@ def check_label_weights(label_weight, generations):
         try:
             label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
         except Exception as error:
+            if checks.is_raised_by_user(error):
+                raise
             raise ValueError(
                 f"`label_weight` is callable, but label_weight(1), ..., label_weight({generations}) failed: {error!r}."
             ) from error

@@ -9,6 +9,7 @@ from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.preprocessing import preprocessed
+from keras_ban._src.distillation.requirements import check_own_loss
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses.outputs import check_distillation_loss
@@ -171,10 +172,14 @@ class BornAgainSequence(TrainedGenerations):
         Each generation gets a new optimizer and new metrics from their current configurations: schedules start again.
 
         Raises:
-            ValueError: there is no `loss`, or an optimizer or metric cannot be made from its configuration.
+            ValueError: there is no `loss` although students have a label weight, or an optimizer or metric cannot be
+                made from its configuration.
         """
-        if loss is None:
-            raise ValueError("`compile` needs a `loss` for the labels: generation 0 and validation are measured by it.")
+        if loss is None and any(each != 0 for each in keras.tree.flatten(self.label_weight)):
+            raise ValueError(
+                "`compile` needs a `loss` for the labels: generation 0 and validation are measured by it. Only models "
+                "that train by `add_loss` need none, with `label_weight=0`."
+            )
         arguments = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         self._set_compile_arguments(CompileArguments(**arguments, weighted_metrics=weighted_metrics, **kwargs))
 
@@ -221,7 +226,7 @@ class BornAgainSequence(TrainedGenerations):
             verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
-                afterwards, or that write to a path.
+                afterwards, or that write to a path. A `ModelCheckpoint` keeps the student, not its Distiller.
             validation_split: as in `keras.Model.fit`: the last part of the arrays is used for validation.
             validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end, and
                 compared with its teacher, and so is the ensemble. See `docs/scores.md`.
@@ -334,6 +339,10 @@ class BornAgainSequence(TrainedGenerations):
         """Raise an error, before training, if the models do not fit the data."""
         process_group.check_whole(starts.values())
         needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
+        if self._compile_arguments.loss is None:
+            needed = False
+            if teacher is None:
+                check_own_loss(starts[0], data)
         requirements.check_labels(data, self._compile_arguments, starts[0], needed)
         start = starts[0 if teacher is None else 1]
         start.compile(**self._compile_arguments.make())

@@ -1,0 +1,22 @@
+"""A model with attributes that cannot be replaced."""
+
+
+class FixedAttributes:
+    """Refuses new values for some attributes of a complete model. Put it before `keras.Model` among the bases.
+
+    Compiled steps, projections and files would go on with the old value, without a word. The class attribute
+    `FIXED` has their names. The constructor ends with `self._is_complete = True`.
+    """
+
+    _is_complete = False
+
+    def __setattr__(self, name, value):
+        if name in self.FIXED and self._is_complete:
+            if getattr(self, name) is value:
+                return
+            raise AttributeError(
+                f"`{name}` of a {type(self).__name__} cannot be replaced: what is compiled would go on with the old "
+                f"one. Create a new {type(self).__name__}, or change the weights of the model in place with "
+                "`set_weights`."
+            )
+        super().__setattr__(name, value)
