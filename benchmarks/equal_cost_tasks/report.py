@@ -273,7 +273,9 @@ def plot(results, path):
     ]
     columns = min(4, len(results.tasks))
     rows = -(-len(results.tasks) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 3.2 * rows), squeeze=False)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3.6 * columns, 3.2 * rows + 0.5), squeeze=False, layout="constrained"
+    )
     for axis, task in zip(axes.flat, results.tasks, strict=False):
         plain = results.of(task, PLAIN, "plain", 1, False)
         for label, method, averaged, color, style in shown:
@@ -288,6 +290,5 @@ def plot(results, path):
         axis.remove()
     handles = {handle.get_label(): handle for axis in figure.axes for handle in axis.get_lines()}
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4, fontsize="small")
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
