@@ -7,6 +7,7 @@ from helpers.models import assert_same, values
 from keras import layers, ops
 
 from keras_ban import BornAgainSequence, Distiller, FeatureMatching
+from keras_ban.losses import KnowledgeDistillation
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.standard_normal((8, 4)).astype("float32"), RNG.integers(0, 3, 8)
@@ -85,7 +86,9 @@ def test_a_distiller_that_is_compiled_again_forgets_its_label_loss():
 
 
 def test_generations_train_by_their_own_loss():
-    sequence = BornAgainSequence(model(), generations=1, label_weight=0, initial_weights="model", seed=0)
+    loss = KnowledgeDistillation()  # Nothing says what the outputs are.
+    arguments = {"label_weight": 0, "distillation_loss": loss, "initial_weights": "model", "seed": 0}
+    sequence = BornAgainSequence(model(), generations=1, **arguments)
     sequence.compile(keras.optimizers.SGD(RATE))
     sequence.fit(X, batch_size=8, verbose=0, validation_data=(X,))
     first, second = (made.get_weights()[0] for made in sequence.models)
@@ -109,7 +112,7 @@ def test_a_student_that_has_no_loss_at_all_is_refused(regularizer):
     with pytest.raises(ValueError, match="nothing to train on: `compile` got no `loss`"):
         distiller.train_on_batch(X, Y)
     assert_same(before, values(student))
-    sequence = BornAgainSequence(student, generations=1, label_weight=0)
+    sequence = BornAgainSequence(student, generations=1, label_weight=0, distillation_loss=KnowledgeDistillation())
     sequence.compile("sgd")
     with pytest.raises(ValueError, match="nothing to train on: `compile` got no `loss`"):
         sequence.fit(X, Y, verbose=0)
