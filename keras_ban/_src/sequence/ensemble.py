@@ -107,6 +107,11 @@ class EnsembleModel(AnyData, keras.Model):
         _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
 
+    @property
+    def output_names(self):
+        """The names by which Keras pairs outputs with losses and metrics. Only functional members have them."""
+        return self.members[0].output_names
+
     # Read-only, both: a new value must reach the variables that compiled steps read.
     @property
     def member_weights(self):
