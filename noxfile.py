@@ -120,6 +120,34 @@ def full(session: nox.Session, backend: str) -> None:
     run_pytest(session, shared_programs(session), backend, "-m", "")
 
 
+@nox.session(venv_backend="none")
+@nox.parametrize("model", ["distiller", "ensemble"], ids=["distiller", "ensemble"])
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def keras_suites(session: nox.Session, backend: str, model: str) -> None:
+    """Run Keras's own tests with a Distiller or an ensemble in place of the model. For the night: it takes long."""
+    python = shared_programs(session).absolute() / "python"
+    find = "import pathlib, importlib.util as u; print(pathlib.Path(u.find_spec('keras').origin).parent / 'src')"
+    source = Path(session.run(python, "-c", find, external=True, silent=True).strip())
+    files = [source / "trainers/trainer_test.py", source / "callbacks"]
+    files += [source / "models" / name for name in ("model_test.py", "cloning_test.py")]
+    tests = Path("tests").absolute()
+    env = {"KERAS_BACKEND": backend, "KERAS_SUITES_MODEL": model, "PYTHONPATH": str(tests), "MPLBACKEND": "Agg"}
+    options = [
+        "-q",
+        "-n",
+        "2",
+        "-p",
+        "keras_suites.plugin",
+        "-c",
+        tests / "keras_suites/pytest.ini",
+        "--rootdir",
+        source,
+    ]
+    # It imports a package that need not be installed.
+    options += ["--ignore", source / "callbacks/remote_monitor_test.py", "-p", "no:cacheprovider"]
+    session.run(python, "-m", "pytest", *options, *files, *session.posargs, env=env, external=True)
+
+
 @nox.session
 def oldest(session: nox.Session) -> None:
     """Run the tests of the package on the oldest supported Keras, with JAX as the only framework installed."""

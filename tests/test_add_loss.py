@@ -86,7 +86,7 @@ def test_a_distiller_that_is_compiled_again_forgets_its_label_loss():
 
 
 def test_generations_train_by_their_own_loss():
-    loss = KnowledgeDistillation()  # Nothing says what the outputs are.
+    loss = KnowledgeDistillation(from_logits=True)  # Nothing says what the outputs are.
     arguments = {"label_weight": 0, "distillation_loss": loss, "initial_weights": "model", "seed": 0}
     sequence = BornAgainSequence(model(), generations=1, **arguments)
     sequence.compile(keras.optimizers.SGD(RATE))
@@ -112,7 +112,9 @@ def test_a_student_that_has_no_loss_at_all_is_refused(regularizer):
     with pytest.raises(ValueError, match="nothing to train on: `compile` got no `loss`"):
         distiller.train_on_batch(X, Y)
     assert_same(before, values(student))
-    sequence = BornAgainSequence(student, generations=1, label_weight=0, distillation_loss=KnowledgeDistillation())
+    sequence = BornAgainSequence(
+        student, generations=1, label_weight=0, distillation_loss=KnowledgeDistillation(from_logits=True)
+    )
     sequence.compile("sgd")
     with pytest.raises(ValueError, match="nothing to train on: `compile` got no `loss`"):
         sequence.fit(X, Y, verbose=0)

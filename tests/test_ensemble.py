@@ -661,3 +661,21 @@ def test_members_of_a_known_and_of_a_free_length_go_together():
     expected = weighted([called_on(member, x) for member in members], [0.5, 0.5])
     actual = called_on(EnsembleModel(members, average="logits"), x)
     np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_losses_and_metrics_are_paired_with_outputs_by_name_as_in_a_member():
+    def member():
+        inputs = keras.Input((8,))
+        return keras.Model(inputs, [layers.Dense(1, name="one")(inputs), layers.Dense(2, name="two")(inputs)])
+
+    y = [RNG.standard_normal((16, size)).astype("float32") for size in (1, 2)]
+    members = [member(), member()]
+    ensemble = EnsembleModel(members, average="outputs")
+    ensemble.compile("sgd", {"two": "mse", "one": "mae"}, metrics={"two": ["mae"]})
+    scores = ensemble.evaluate(X, y, verbose=0, return_dict=True)
+    one, two = (
+        np.mean(each, axis=0, dtype="float64") for each in zip(*(m.predict(X, verbose=0) for m in members), strict=True)
+    )
+    np.testing.assert_allclose(np.mean((two - y[1]) ** 2), scores["two_loss"], rtol=1e-5)
+    np.testing.assert_allclose(np.abs(one - y[0]).mean(), scores["one_loss"], rtol=1e-5)
+    np.testing.assert_allclose(np.abs(two - y[1]).mean(), scores["two_mae"], rtol=1e-5)

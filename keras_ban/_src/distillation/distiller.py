@@ -174,8 +174,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             self.projections = feature_matching.make_projections(*features)
         self._hidden = _hidden(distillation_loss, outputs, observers["student"])
         self._label_weight = label_weight
-        self._soft_targets_checked = False
-        self._evaluating = False
+        self._soft_targets_checked = self._evaluating = False
         self._jit_wanted = "auto"
         self._augmentation_is_ready = self.augmentation is None
         self._hears_labels = callable(label_weight) or label_weight > 0

@@ -112,6 +112,11 @@ class EnsembleModel(AnyData, keras.Model):
         _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
 
+    @property
+    def output_names(self):
+        """The names by which Keras pairs outputs with losses and metrics. Only functional members have them."""
+        return self.members[0].output_names
+
     # Read-only, both: a new value must reach the variables that compiled steps read.
     @property
     def member_weights(self):
@@ -122,11 +127,6 @@ class EnsembleModel(AnyData, keras.Model):
     def temperature(self):
         """The temperature by which averaged logits are divided."""
         return self._averaging.temperature
-
-    @property
-    def output_names(self):
-        """The names of the members' outputs, by which Keras pairs losses and metrics."""
-        return self.members[0].output_names
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`: trains the members together, on the loss of their average."""
