@@ -360,11 +360,10 @@ def assert_history(case, history, models, prefix=""):
         measured = record.metrics if prefix else record.evaluation
         assert_scored(case, record.scores, measured, found[generation], *compared, prefix)
     shows_all = type(history.ensemble) is Scores and prefix and case.metrics == ["accuracy"]
-    ensemble_metrics = history.records[0].metrics | history.ensemble_metrics if shows_all else history.ensemble_metrics
     if shows_all:
         assert {} == history.ensemble_metrics
         case = dataclasses.replace(case, outputs={None: dataclasses.replace(case.outputs[None], metrics={})})
-    assert_scored(case, history.ensemble, ensemble_metrics, average, found[0], 0, prefix)
+    assert_scored(case, history.ensemble, history.ensemble_metrics, average, found[0], 0, prefix)
     assert [] == history.notes
 
 
