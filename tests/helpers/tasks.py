@@ -46,6 +46,9 @@ class Tokenizer(keras.layers.Layer):
         assert isinstance(texts, list) and all(type(text) is str for text in texts), texts
         return [[self.words.index(word) for word in text.split()] for text in texts]
 
+    def get_config(self):
+        return {**super().get_config(), "words": None}
+
     def save_assets(self, path):
         with open(f"{path}/words.txt", "w") as file:
             file.write(" ".join(self.words))
