@@ -11,6 +11,8 @@ LEFT_OUT = (
     (None, r"cloning_test.*cloning_correctness_(deferred_)?sequential", "It calls `add` of a Sequential model."),
     (None, r"model_test.*(reviving|rerouting|pickling)", "It compares the class of the copy with `Functional`."),
     (None, r"model_test.*(quantize|get_state_tree|export)", "It looks at the names of the variables."),
+    (None, r"model_test.*(struct_losses|struct_outputs|single_tensor)", "It asks a graph for its symbolic `outputs`."),
+    ("distiller", r"model_test.*invalid_keys", "A Distiller raises `ValueError` with the text of Keras's `KeyError`."),
     ("ensemble", r"single_(list_)?output_[34]$", "It names a symbolic output, which a model without a graph has not."),
     (None, r"trainer_test.*callback_methods_keys", "A Distiller reports `label_loss`, too."),
     (None, r"trainer_test.*constraints_are_applied", "It looks for an attribute of its own model class."),
