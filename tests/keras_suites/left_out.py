@@ -15,6 +15,11 @@ LEFT_OUT = (
     ("distiller", r"model_test.*invalid_keys", "A Distiller raises `ValueError` with the text of Keras's `KeyError`."),
     ("ensemble", r"single_(list_)?output_[34]$", "It names a symbolic output, which a model without a graph has not."),
     (None, r"trainer_test.*callback_methods_keys", "A Distiller reports `label_loss`, too."),
+    (
+        "distiller",
+        r"trainer_test.*(multiple_compiles|nested_trainer_metrics|on_batch_methods)",
+        "It counts the metrics, and a Distiller has `label_loss`, too.",
+    ),
     (None, r"trainer_test.*constraints_are_applied", "It looks for an attribute of its own model class."),
     (None, r"trainer_test.*adapter_generator", "The generator has fewer batches than the epochs, which is refused."),
     (None, r"trainer_test.*[Cc]ustom", "A step of its own, which is warned of."),
