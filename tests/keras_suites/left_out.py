@@ -9,14 +9,19 @@ LEFT_OUT = (
     (None, r"cloning_test.*(custom_clone_function|input_tensors|call_fn|shared_layers|recursive)", "Of graphs alone."),
     (None, r"cloning_test.*(structured_io|compiled_model)", "It looks at the layers of a graph."),
     (None, r"cloning_test.*cloning_correctness_(deferred_)?sequential", "It calls `add` of a Sequential model."),
-    (None, r"model_test.*(reviving|rerouting|pickling)", "It compares the class of the copy with `Functional`."),
-    (None, r"model_test.*(quantize|get_state_tree|export)", "It looks at the names of the variables."),
+    (None, r"model_test.*reviving", "It revives the model by the class of its student."),
+    ("ensemble", r"model_test.*(quantize_(float8|int8)|get_state_tree)", "It looks at layers by their names."),
+    (None, r"model_test.*(struct_losses|struct_outputs|single_tensor)", "It asks a graph for its symbolic `outputs`."),
+    ("distiller", r"model_test.*invalid_keys", "A Distiller raises `ValueError` with the text of Keras's `KeyError`."),
     ("ensemble", r"single_(list_)?output_[34]$", "It names a symbolic output, which a model without a graph has not."),
     (None, r"trainer_test.*callback_methods_keys", "A Distiller reports `label_loss`, too."),
+    (
+        "distiller",
+        r"trainer_test.*(multiple_compiles|nested_trainer_metrics|on_batch_methods)",
+        "It counts the metrics, and a Distiller has `label_loss`, too.",
+    ),
     (None, r"trainer_test.*constraints_are_applied", "It looks for an attribute of its own model class."),
-    (None, r"trainer_test.*adapter_generator", "The generator has fewer batches than the epochs, which is refused."),
-    (None, r"trainer_test.*[Cc]ustom", "A step of its own, which is warned of."),
-    (None, r"trainer_test.*fwd_pass_loss_presence", "A `compute_loss` of its own, which is warned of."),
+    (None, r"trainer_test.*adapter_generator", "A generator is used up after one of three epochs, which is refused."),
 )
 
 
