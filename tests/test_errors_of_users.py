@@ -8,8 +8,10 @@ from helpers.models import classifier, crossentropy
 from keras import layers
 
 from keras_ban import BornAgainSequence, Distiller
+from keras_ban.losses import KnowledgeDistillation
 
 X, Y = make_blobs()
+DISTILLATION = KnowledgeDistillation(from_logits=True)  # A loss of one's own does not say what outputs are.
 
 
 class OwnError(RuntimeError):
@@ -39,13 +41,13 @@ class FailingMetric(keras.metrics.Mean):
 
 
 def distiller(student=None, loss=None, **options):
-    made = Distiller(student=student or classifier(), teacher=classifier())
+    made = Distiller(student=student or classifier(), teacher=classifier(), distillation_loss=DISTILLATION)
     made.compile("sgd", loss or crossentropy(), **options)
     return made
 
 
 def sequence(student=None, loss=None, **options):
-    made = BornAgainSequence(student or classifier(), generations=1)
+    made = BornAgainSequence(student or classifier(), generations=1, distillation_loss=DISTILLATION)
     made.compile("sgd", loss or crossentropy(), **options)
     return made
 

@@ -93,7 +93,7 @@ def test_a_run_says_at_its_beginning_if_a_resumed_one_will_differ(tmp_path, make
         def on_train_begin(self, logs=None):
             raise InterruptedError
 
-    expected = pytest.warns(UserWarning, match="`x` comes in another order, or augmented, each time.*fixed = True")
+    expected = pytest.warns(UserWarning, match="`x` may come in another order, or augmented, each time.*fixed = True")
     with expected if warned else contextlib.nullcontext(), pytest.raises(InterruptedError):
         made.fit(*data, callbacks=lambda generation: [Stop()], verbose=0, **options)
 

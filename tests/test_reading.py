@@ -71,7 +71,7 @@ def test_a_process_that_dies_ends_training_with_an_error(blobs, where):
 
 
 @pytest.mark.one_backend
-@pytest.mark.filterwarnings("ignore:`x` comes in another order:UserWarning")  # Its labels do.
+@pytest.mark.filterwarnings("ignore:`x` may come in another order:UserWarning")  # Its labels do.
 def test_a_run_goes_on_after_the_epoch_in_which_a_process_died(blobs, tmp_path, epochs_trained):
     made = BornAgainSequence(classifier(), generations=1, directory=tmp_path, seed=0)
     made.compile("sgd", crossentropy())

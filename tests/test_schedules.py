@@ -176,7 +176,7 @@ OF_KERAS = {
 @pytest.mark.parametrize("name", OF_KERAS)
 @pytest.mark.parametrize("place", ["label_weight", "temperature", "over training", "list"])
 def test_a_file_cannot_name_a_function_of_keras_to_call(place, name):
-    config = distiller().get_config()
+    config = distiller(KnowledgeDistillation()).get_config()
     if place == "label_weight":
         config["label_weight"] = OF_KERAS[name]
     elif place == "list":

@@ -506,6 +506,8 @@ UNLABELED_KINDS = {
 }
 
 
+# `Batches` counts its epochs, so that it might shuffle.
+@pytest.mark.filterwarnings("ignore:`(x|unlabeled)` may come in another order:UserWarning")
 @pytest.mark.parametrize("kind", cases(zip(UNLABELED_KINDS), on_each=[("cached",), ("PyDataset",)]))
 def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, kind):
     (x, y), u = blobs()

@@ -44,7 +44,7 @@ class Scorer:
         members = [
             keras.Sequential([keras.Input(for_weights.shape[1:]), OutputsOf(place)]) for place in range(len(outputs))
         ]
-        ensemble = keras_ban.EnsembleModel(members)
+        ensemble = keras_ban.EnsembleModel(members, from_logits=True)
         # Averages are too small to be worth compiling.
         for model in [*members, ensemble]:
             model.compile(run_eagerly=True)

@@ -50,7 +50,7 @@ def _warn_of_order(run, data):
     if data is None or data.fixed or not data.order_changes():
         return
     warnings.warn(
-        f"`{data.name}` comes in another order, or augmented, each time it is read. If the run in {run.path} is "
+        f"`{data.name}` may come in another order, or augmented, each time it is read. If the run in {run.path} is "
         "interrupted and resumed, it will end in other weights than without the interruption. To avoid this, let it "
         "come in the same order in each epoch (`tf.data`: `shuffle(n, seed=..., reshuffle_each_iteration=False)`), or "
         "pass arrays, which `fit` shuffles. A `PyDataset` whose batch `i` is always the same says so with an attribute "
