@@ -642,6 +642,20 @@ def test_plot_of_other_models_shows_the_monitored_metric():
     assert [0.5, 0.25] == list(figure.axes[0].lines[0].get_ydata())
 
 
+def test_plot_draws_names_as_they_are(tmp_path):
+    records = history_of(None, None, values=[0.5, 0.25]).records
+    name = "val_a$\\frac$b_\udcff"
+    for record in records:
+        record.metrics = {name: 0.5}
+        record.logs = {name: [1.0, 0.5]}
+    history = BornAgainHistory(records, monitor=name, data="$x$")
+
+    figure = history.plot(tmp_path / "plot.svg")
+
+    shown = figure.axes[0].get_title().replace("\\$", "$")
+    assert "val_a$\\frac$b_\\udcff, $x$ data" == shown
+
+
 def test_plot_of_nothing_says_that_there_is_nothing():
     with pytest.raises(ValueError, match="nothing to plot: no generation is recorded"):
         BornAgainHistory().plot()

@@ -59,10 +59,11 @@ def confusion(matrix, classes):
             if count:
                 axes.text(j, i, count, ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
     if len(classes) <= 30:
-        names = [name if len(name) <= 14 else name[:13] + "…" for name in classes]
+        names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+        names = [name if len(name) <= 14 else name[:13] + "…" for name in names]
         upright = max(map(len, names)) > 2
-        axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0)
-        axes.set_yticks(range(len(classes)), names)
+        axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0, parse_math=False)
+        axes.set_yticks(range(len(classes)), names, parse_math=False)
     axes.set_xlabel("answer")
     axes.set_ylabel("label")
     return svg(figure)

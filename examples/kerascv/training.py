@@ -244,7 +244,7 @@ def write(path, text):
     """Whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -89,9 +89,14 @@ def _draw_panel(axis, title, unit, values, ensemble, data, count, distilled):
     axis.margins(y=0.12)
     axis.set_xticks(list(values))
     axis.set_xlabel("generation (0 is the first teacher)")
-    axis.set_ylabel(f"{title} ({unit})" if unit else title)
-    axis.set_title(f"{title}, {data} data")
+    axis.set_ylabel(_as_it_is(f"{title} ({unit})" if unit else title))
+    axis.set_title(_as_it_is(f"{title}, {data} data"))
     axis.grid(alpha=0.3)
+
+
+def _as_it_is(text):
+    """Return a text that matplotlib draws as it is: no formulas, and escapes for what no font has."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def _draw_calibrated(axis, history):
@@ -114,7 +119,7 @@ def _draw_curves(axis, records, monitor):
             colour, label = ENSEMBLE_COLOUR, "distilled from the ensemble"
         axis.plot(range(1, len(values) + 1), values, color=colour, alpha=shade, label=label)
     axis.set_xlabel("epoch")
-    axis.set_ylabel(monitor)
-    axis.set_title(f"{monitor} while training")
+    axis.set_ylabel(_as_it_is(monitor))
+    axis.set_title(_as_it_is(f"{monitor} while training"))
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
