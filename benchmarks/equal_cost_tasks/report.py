@@ -219,12 +219,15 @@ def _comparison(task, cost, name, found, others):
     if error is None:
         return []
     base_error, base_nll = (np.mean([line[key] for line in others.values()]) for key in ("error", "nll_calibrated"))
-    points = f"{100 * error[0]:+.2f} ± {100 * error[1]:.2f}"
-    relative = [
-        f"{100 * mean / base:+.1f} ± {100 * half / base:.1f}"
-        for (mean, half, _), base in ((error, base_error), (nll, base_nll))
-    ]
+    points = _with_interval(*error[:2], 1, 2)
+    relative = [_with_interval(mean, half, base, 1) for (mean, half, _), base in ((error, base_error), (nll, base_nll))]
     return [f"| {task} | {cost} | {name} | {points} | {relative[0]} | {relative[1]} | {error[2]} |"]
+
+
+def _with_interval(mean, half, base, digits):
+    """Return a difference in hundredths of a base, with its interval if there is one: one seed has none."""
+    text = f"{100 * mean / base:+.{digits}f}"
+    return text if np.isnan(half) else f"{text} ± {100 * half / base:.{digits}f}"
 
 
 def recipes_table(results):
