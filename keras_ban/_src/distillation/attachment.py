@@ -34,6 +34,11 @@ def check_stored(distiller, soft_targets, data):
     if distiller.label_weight == 1:
         raise ValueError("`soft_targets` play no part with `label_weight=1`: leave them out.")
     teacher = distiller.teacher
+    if teacher is not None and soft_targets.teacher_fingerprint is None:
+        raise ValueError(
+            f"The soft targets were made by a function, {soft_targets.teacher_name!r}, so that nothing tells whether "
+            f"it is this Distiller's teacher, {teacher.name!r}. Leave `teacher` out: `Distiller(student=student)`."
+        )
     if teacher is not None and model_fingerprint(teacher) != soft_targets.teacher_fingerprint:
         raise ValueError(
             f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights are not those "

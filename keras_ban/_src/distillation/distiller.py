@@ -124,7 +124,8 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     Warns:
         UserWarning: the loss is `keras.distillation.LogitsDistillation` with its default, which applies no softmax; or
             the student has its own `train_step`, `test_step`, `predict_step`, `compute_loss`, `compute_metrics` or
-            `get_metrics_result`, which a Distiller does not call. (Metrics that its `call` updates are reported.)
+            `get_metrics_result`, which a Distiller does not call (see `compute_label_loss`). Metrics that its `call`
+            updates are reported.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     ):
         check_distillation_loss(distillation_loss)
         checks.check_model("student", student)
-        warn_of_own_steps(student)
+        warn_of_own_steps(student, type(self))
         if teacher is not None:
             checks.check_model("teacher", teacher)
             check_independent(student, teacher)
@@ -228,16 +229,17 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
-        """As `keras.Model.compile`. `loss` may be `None` with `label_weight=0`, or if the student calls `add_loss`.
+        """As `keras.Model.compile`. `loss` may be `None` with `label_weight=0`, `add_loss` or `compute_label_loss`.
 
         Raises:
             ValueError: `loss` is `None` though labels have a weight, layers were thawed that the teacher shares, or no
                 `distillation_loss` can be chosen.
         """
-        check_label_loss(loss, self.label_weight, self.augmentation)
+        if not self._has_own_label_loss:
+            check_label_loss(loss, self.label_weight, self.augmentation)
         self._check_teacher_is_frozen()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
-        self._hears_labels = self.label_weight != 0 and loss is not None
+        self._hears_labels = self.label_weight != 0 and (loss is not None or self._has_own_label_loss)
         if loss is None:
             self.loss = self._compile_loss = None  # Keras keeps those of an earlier `compile`.
         self._hidden.label_loss, self._hidden.loss_weights = loss, weights_of_losses(loss_weights, loss)
@@ -279,7 +281,9 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         models = (self.student, self.teacher)
         data, options = fit_arguments.read(arguments, models)
         if unlabeled is not None:
-            check_losses(self.distillation_loss, self.loss, self.label_weight, self.augmentation)
+            check_losses(
+                self.distillation_loss, self.loss, self.label_weight, self.augmentation, self._has_own_label_loss
+            )
             labeled, unlabeled = data, as_unlabeled(unlabeled, data, options.get("class_weight"), models)
             data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._hears_labels)
         if self._progress is not None:
@@ -308,7 +312,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             if self._needs_teacher:
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
-            elif self.loss is None:
+            elif self.loss is None and not self._has_own_label_loss:
                 check_own_loss(self.student, data)
             if unlabeled is not None:
                 check_weights_act(self, self._as_in_steps(labeled))

@@ -73,7 +73,7 @@ class Preparation:
     def _prepare_batch(self, x, y, sample_weight):
         """Get ready for a step on a batch, and return the batch as the step takes it."""
         self._check_outputs()
-        trains_alone = self.loss is None and not self._needs_teacher
+        trains_alone = self.loss is None and not (self._needs_teacher or self._has_own_label_loss)
         if self._must_look() or not self._augmentation_is_ready or trains_alone:
             data = self._as_in_steps(as_data(x, y, models=(self.student, self.teacher)))
             if trains_alone:

@@ -8,7 +8,7 @@ from keras_ban._src import backend
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.distillation.feature_matching import FeatureMatching
-from keras_ban._src.distillation.step import NO_FEATURES
+from keras_ban._src.distillation.step import NO_FEATURES, has_own_label_loss
 from keras_ban._src.targets import augmented_views, label_mix
 
 
@@ -109,13 +109,21 @@ def metrics_of_call(model):
     return [] if own_steps(model) else list(getattr(model, "_metrics", []))
 
 
-def warn_of_own_steps(student):
-    names = [f"`{name}`" for name in own_steps(student)]
+# The methods whose place `Distiller.compute_label_loss` takes.
+_LOSS_STEPS = ("train_step", "test_step", "compute_loss")
+
+
+def warn_of_own_steps(student, distiller_class):
+    """Warn of methods and metrics of a student that a Distiller of a class does not use."""
+    replaced = _LOSS_STEPS if has_own_label_loss(distiller_class) else ()
+    names = [f"`{name}`" for name in own_steps(student) if name not in replaced]
     if names:
         listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        hook = " For a loss of its own, override `Distiller.compute_label_loss` in a subclass."
         warnings.warn(
             f"The student, a {type(student).__name__}, has {listed} of its own, which no Distiller calls. Use the "
-            "compiled loss and metrics, or `add_loss`. After training, `distiller.student` can use its own methods.",
+            f"compiled loss and metrics, or `add_loss`.{'' if replaced else hook} After training, `distiller.student` "
+            "can use its own methods.",
             stacklevel=3,
         )
     dropped = [] if backend.calls_update_metrics() else [metric.name for metric in metrics_of_call(student)]

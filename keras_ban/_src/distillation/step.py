@@ -76,11 +76,17 @@ class DistillationStep:
         if soft_targets is None or not training:
             # Training on labels only, or evaluation: the student's own loss.
             # While Keras builds the model, it also calls this for a batch without labels.
-            if getattr(self, "loss", None) is None or (labels is None and not self._evaluating):
+            has_loss = self._has_own_label_loss or getattr(self, "loss", None) is not None
+            if not has_loss or (labels is None and not self._evaluating):
                 return self._student_losses()
-            loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
+            if self._has_own_label_loss:
+                label_loss = self._label_loss(x, labels, y_pred, own_weights(sample_weight), training)
+                loss = add_up([label_loss, self._student_losses()])
+            else:
+                loss = super().compute_loss(x, labels, y_pred, sample_weight, training)
+                label_loss = loss - self._student_losses()
             if training:
-                self._track(self._label_loss_tracker, loss - self._student_losses(), x)
+                self._track(self._label_loss_tracker, label_loss, x)
             return loss
         loss, labeled, of_labeled, of_unlabeled = 0.0, is_labeled(y), sample_weight, 0.0
         if labeled is not None:
@@ -93,7 +99,7 @@ class DistillationStep:
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
         if self._hears_labels:
             weights = own_weights(of_labeled) if labeled is None else weights_like_labels(of_labeled, labels)
-            label_loss = self._compile_loss(labels, y_pred, weights)
+            label_loss = self._label_loss(x, labels, y_pred, weights, training)
             self._track(self._label_loss_tracker, label_loss, x, labeled)
             label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:
@@ -104,6 +110,54 @@ class DistillationStep:
             self._track(self._feature_loss_tracker, feature_loss, x)
             loss = add_up([loss, self.feature_matching.weight * feature_loss])
         return add_up([loss, of_unlabeled, self._student_losses()])
+
+    def compute_label_loss(self, x, y, y_pred, sample_weight, training):
+        """Compute the label loss of a batch: that of `compile`. Override it for a student with its own loss.
+
+        Detectors, for instance, have their own `compute_loss` or `train_step`, which a Distiller does not call. The
+        Distiller multiplies the label loss by `label_weight`, and adds the distillation loss, and the student's
+        `add_loss` and regularizer terms. So leave these out here. Evaluation and validation use this method, too.
+        `compile` needs no `loss` then. Outputs are measured by the metrics of `compile`.
+
+        Args:
+            x: the inputs, preprocessed and augmented.
+            y: the labels, nested as in the data.
+            y_pred: the student's outputs, nested as it returns them.
+            sample_weight: the weights of the examples, or `None`. Keras nests those of arrays as the labels. If the
+                loss does not use them, do not pass any to `fit`.
+            training: whether this is a training step.
+
+        Returns:
+            One number, the mean over the batch. Compute it by `keras.ops` or `keras.losses`. (Under `tf.distribute`,
+            use objects of `keras.losses`, which are scaled by the number of replicas.)
+
+        Example:
+
+        ```python
+        class DetectorDistiller(keras_ban.Distiller):
+            def compute_label_loss(self, x, y, y_pred, sample_weight, training):
+                return self.student.compute_loss(x, y, y_pred, sample_weight)
+        ```
+        """
+        if self._compile_loss is None:
+            raise ValueError("`compile` got no `loss`, so there is no label loss to compute. Pass one.")
+        return self._compile_loss(y, y_pred, sample_weight)
+
+    @property
+    def _has_own_label_loss(self):
+        return has_own_label_loss(type(self))
+
+    def _label_loss(self, x, y, y_pred, sample_weight, training):
+        # `train_on_batch` passes arrays of NumPy on torch.
+        x, y, sample_weight = keras.tree.map_structure(backend.as_tensor, (x, y, sample_weight))
+        loss = self.compute_label_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if loss is None or tuple(getattr(loss, "shape", ())) != ():
+            received = "None" if loss is None else f"a tensor of shape {tuple(loss.shape)}"
+            raise ValueError(
+                f"`{type(self).__name__}.compute_label_loss` must return one number, the mean over the batch, "
+                f"received: {received}. Use `keras.ops.mean`."
+            )
+        return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred, _ = split_observed(y_pred)
@@ -137,3 +191,8 @@ class DistillationStep:
             batch_size, count = ops.cast(count, labeled.dtype), ops.sum(labeled)
             loss = loss * ops.cast(batch_size / ops.maximum(count, 1.0), loss.dtype)
         tracker.update_state(loss * backend.replica_count(), sample_weight=count)
+
+
+def has_own_label_loss(distiller_class):
+    """Return whether a subclass of `Distiller` overrides `compute_label_loss`."""
+    return distiller_class.compute_label_loss is not DistillationStep.compute_label_loss

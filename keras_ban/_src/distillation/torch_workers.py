@@ -24,6 +24,7 @@ from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.fit_arguments import with_callbacks
 from keras_ban._src.data.leaves import leaves_of, size_of
+from keras_ban._src.distillation.step import has_own_label_loss
 from keras_ban._src.losses.masks import mask_of, with_mask
 from keras_ban._src.targets import augmented_views
 
@@ -235,6 +236,11 @@ def start(distiller, data, arguments):
     """
     if distiller.jit_compile:
         raise ValueError("Several workers train without `torch.compile`: leave `jit_compile=True` out of `compile`.")
+    if has_own_label_loss(type(distiller)):
+        raise ValueError(
+            "Several torch workers train without your own `compute_label_loss`, which would see the inputs of one "
+            "worker, and the labels of all. Pass the `loss` to `compile`, or train in one process."
+        )
     length = data.number_of_batches() if data.yields_batches else len(data)
     if length in (None, math.inf) and arguments.get("steps_per_epoch") is None:
         raise ValueError(

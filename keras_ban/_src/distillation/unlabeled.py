@@ -54,8 +54,16 @@ def as_unlabeled(unlabeled, data, class_weight, models):
     return unlabeled
 
 
-def check_losses(distillation_loss, label_loss, label_weight, augmentation):
-    """Raise `ValueError` if the loss of a batch would not be the mean over labeled and unlabeled examples."""
+def check_losses(distillation_loss, label_loss, label_weight, augmentation, own_label_loss=False):
+    """Raise `ValueError` if the loss of a batch would not be the mean over labeled and unlabeled examples.
+
+    `own_label_loss` is whether the Distiller has its own `compute_label_loss`.
+    """
+    if own_label_loss and label_weight != 0:
+        raise ValueError(
+            "`unlabeled` does not go with your own `compute_label_loss`, which might count examples without labels. "
+            "Pass the `loss` to `compile`, or use `label_weight=0`."
+        )
     if label_mix.mixes(augmentation) and (callable(label_weight) or label_weight > 0):
         raise ValueError(
             f"{augmentation!r} mixes examples, and a mix of a labeled and an unlabeled one has no label. With "

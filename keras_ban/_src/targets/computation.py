@@ -118,7 +118,8 @@ def _outputs(outputs_of, teacher, x_batch, keys):
     try:
         return outputs_of(x_batch, keys)
     except Exception:
-        trial.check_fits(teacher, inputs_in_steps(teacher, x_batch))
+        if isinstance(teacher, keras.Model):
+            trial.check_fits(teacher, inputs_in_steps(teacher, x_batch))
         raise
 
 

@@ -53,7 +53,7 @@ class SoftTargets:
         keys: uint64 `(examples,)`: hashes of the examples; with `by_key` the keys of the data, whole numbers as they
             are and texts as their BLAKE2b hash.
         by_key: whether rows are found by a key of the data, not by position.
-        teacher_name, teacher_fingerprint: the teacher's name, and the SHA-256 of its weights.
+        teacher_name, teacher_fingerprint: the teacher's name, and the SHA-256 of its weights (`None` for a function).
         data_fingerprint: the SHA-256 of the keys in their order.
         version: the version of keras_ban that computed them.
     """
@@ -79,7 +79,8 @@ class SoftTargets:
         """Run the teacher once over the data, in inference mode.
 
         Args:
-            teacher: a trained `keras.Model` with one output `(batch, ..., classes)`, for instance an `EnsembleModel`.
+            teacher: a trained `keras.Model` with one output `(batch, ..., classes)`, for instance an `EnsembleModel`;
+                or a function from a batch of inputs (NumPy arrays) to such an output (see `docs/soft_targets.md`).
             x: inputs of any kind (see `docs/data.md`), in the same order each time they are read; or a dataset in any
                 order whose `y` is `{"labels": y, "key": key}`. Labels and weights are not read.
             batch_size: the number of examples in a batch, for arrays.
@@ -87,9 +88,8 @@ class SoftTargets:
             dtype: `"float16"`, `"float32"` or `"float64"`. `None`: float32, or float16 with `top_k`.
             path: a file to write. It appears when it is complete. Memory holds only the keys, 8 bytes per example
                 (with `top_k` and `verbose` also the covered mass). An existing file of soft targets is replaced, other
-                files are not. If several workers train together, all call this with the same data and a path that all
-                can reach. Each runs the teacher on its part of the batches, and they write one file. Without a path
-                each computes all rows.
+                files are not. If several workers train together, all call this with the same data and path. Each runs
+                the teacher on its part of the batches, and they write one file. Without a path each computes all rows.
             verbose: 0 or 1: Keras's progress bar, and with `top_k` the covered mass; `"auto"` is 1.
             from_logits: whether the teacher gives logits. `None`: found from its outputs on the first batch.
             augmentation: layers that make the views, as in `Distiller`. They must draw from `keras.random.
@@ -100,12 +100,12 @@ class SoftTargets:
             `SoftTargets`; memory-mapped if `path` is given.
 
         Raises:
-            TypeError: `teacher` is not a `keras.Model`, or `augmentation` is not a layer.
+            TypeError: `teacher` is no model and no function, or returns no array; or `augmentation` is not a layer.
             ValueError: another argument is not as above; the teacher has several outputs, outputs of changing shape,
                 or outputs of NaN; the data have no fixed order and no keys, or no end; a key occurs twice; or the seeds
                 of the augmentation do not determine what it makes.
         """
-        teacher_rows.check_teacher(teacher)
+        teacher = teacher_rows.as_teacher(teacher)
         augmentation, views = teacher_rows.check_views(augmentation, views)
         checks.check_count("batch_size", batch_size)
         if top_k is not None:
@@ -299,7 +299,7 @@ class SoftTargets:
         Raises:
             ValueError: `x` holds another number of examples, or `augmentation` is another layer.
         """
-        teacher_rows.check_teacher(teacher)
+        teacher = teacher_rows.as_teacher(teacher)
         augmentation, _ = teacher_rows.check_views(augmentation, None)
         self.check_augmentation(augmentation)
         self.check_content()

@@ -11,16 +11,31 @@ from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
+from keras_ban._src.targets.function_teacher import FunctionTeacher
 
 # Format 3 has other fingerprints of the examples. Rows by key have no fingerprints, and still have format 2.
 FORMAT, FORMAT_BY_KEY = 3, 2
 HASHES_OF_FORMAT = {2: 1, 3: 2}
+_TORCH_MODULE = ("torch.nn.modules.module", "Module")
 
 
-def check_teacher(teacher):
-    checks.check_model("teacher", teacher)
-    if not teacher.built:
-        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+def as_teacher(teacher):
+    """Return a trained model as it is, and a function as a `FunctionTeacher`. Raise an error for anything else."""
+    if isinstance(teacher, keras.Model):
+        if not teacher.built:
+            raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+        return teacher
+    if not callable(teacher) or isinstance(teacher, (type, keras.layers.Layer)):
+        raise TypeError(
+            "`teacher` must be a `keras.Model`, or a function that takes a batch of NumPy arrays and returns outputs "
+            f"`(batch, ..., classes)`, received: {teacher!r} (of type {type(teacher).__name__})."
+        )
+    if any((base.__module__, base.__name__) == _TORCH_MODULE for base in type(teacher).__mro__):
+        raise TypeError(
+            f"`teacher` is a {type(teacher).__name__}, a module of torch, which takes tensors. Call `module.eval()`, "
+            "and pass a function of a NumPy batch: `lambda x: module(torch.from_numpy(x))`."
+        )
+    return FunctionTeacher(teacher)
 
 
 def check_views(augmentation, views):
@@ -51,7 +66,7 @@ def look(teacher, augmentation=None, views=None):
     With an `augmentation`, outputs are `(batch, views, ..., classes)`. Each of several workers uses its own copy.
     """
     if process_group.shared():
-        teacher = model_file.on_this_worker(teacher)
+        teacher = teacher if isinstance(teacher, FunctionTeacher) else model_file.on_this_worker(teacher)
         if augmentation is not None:
             original = augmentation
             augmentation = process_group.alone(lambda: type(original).from_config(original.get_config()))
@@ -59,12 +74,17 @@ def look(teacher, augmentation=None, views=None):
         return lambda x, keys: process_group.alone(lambda: outputs_of(x, keys))
     if augmentation is None:
         return lambda x, keys: _outputs_of(teacher, x)
-    on_views = augmented_views.TeacherOnViews(teacher, augmentation)
+    is_function = isinstance(teacher, FunctionTeacher)
+    # Keras makes the views for a function.
+    on_views = keras.layers.Identity(autocast=False) if is_function else teacher
+    on_views = augmented_views.TeacherOnViews(on_views, augmentation)
     generators = len(augmented_views.seed_states(augmentation))
 
     def outputs_of_views(x, keys):
         x = inputs_in_steps(teacher, x)
         seeds = (augmented_views.view_seeds(keys, view, generators) for view in range(views))
+        if is_function:
+            return np.stack([teacher(predict_on_batch(on_views, (x, each))) for each in seeds], axis=1)
         return np.stack([_outputs_of(on_views, (x, each)) for each in seeds], axis=1)
 
     return outputs_of_views
@@ -95,6 +115,8 @@ def build_augmentation(augmentation, views, x, keys):
 
 
 def _outputs_of(teacher, x):
+    if isinstance(teacher, FunctionTeacher):
+        return teacher(x)
     outputs = predict_on_batch(teacher, x)
     if keras.tree.is_nested(outputs):
         raise ValueError(
@@ -119,7 +141,10 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
             "`top_k` must be at most the number of classes, the last axis of the teacher's outputs. Received "
             f"top_k={top_k}; the outputs have shape {outputs.shape}."
         )
-    if from_logits is None:
+    of_function = isinstance(teacher, FunctionTeacher)
+    if of_function:
+        from_logits = teacher.gives_logits(outputs, from_logits)
+    elif from_logits is None:
         from_logits = _gives_logits(teacher, outputs)
     # Not at the top: it imports this file.
     import keras_ban
@@ -133,7 +158,7 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
         "dtype": dtype or ("float32" if top_k is None else "float16"),
         "from_logits": bool(from_logits),
         "teacher_name": teacher.name,
-        "teacher_fingerprint": model_fingerprint(teacher),
+        "teacher_fingerprint": None if of_function else model_fingerprint(teacher),
         "example_form": form,
         "views": views,
         "augmentation_fingerprint": None if views is None else layer_fingerprint(augmentation),
