@@ -74,8 +74,7 @@ class _ObservedModel(keras.Model):
             self._hidden.within[key] = _ObservedModel(inner, found_within)._in_place_of(inner)
 
     def _in_place_of(self, model):
-        """Cast weights and set masks as another model does."""
-        self._dtype_policy, self.autocast = model.dtype_policy, model.autocast
+        """Set masks as another model does. (Layers themselves cast inputs and weights.)"""
         self._hidden.compute_mask, self.supports_masking = model.compute_mask, model.supports_masking
         return self
 
