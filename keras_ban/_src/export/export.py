@@ -108,8 +108,7 @@ def export(
     if not backend.writes_saved_models():
         check_importable(served)
     examples, y = _split(examples)
-    specs = input_specs(model, served.preprocessing, examples)
-    check_texts(specs, format, served.preprocessing)
+    specs = check_texts(input_specs(model, served.preprocessing, examples), format, served.preprocessing)
     examples = _fit(specs, examples)
     if verify:
         # Before anything is written, because the model itself may fail here.

@@ -41,7 +41,7 @@ def as_tensors(inputs):
 
 
 def check_texts(specs, format, preprocessing):
-    """Raise `ValueError` if inputs are texts, and the format or the backend cannot run layers that read them."""
+    """Return the specs. Raise `ValueError` if inputs are texts that the format or the backend cannot read."""
     names = [spec.name for spec in keras.tree.flatten(specs) if is_text(spec)]
     if names and format != "tf_saved_model":
         raise ValueError(
@@ -54,3 +54,4 @@ def check_texts(specs, format, preprocessing):
             "TensorFlow (KERAS_BACKEND=tensorflow), or export the model that takes numbers, with the layer that makes "
             "them of texts as `preprocessing` and some texts as `examples`."
         )
+    return specs
