@@ -351,7 +351,7 @@ OUT = keras.layers.Dense(CLASSES, name="out")
         (lambda: keras.Sequential([HIDDEN, OUT]), "Begin it with `keras.Input\\(shape\\)`"),
         (
             lambda: keras.Model(INPUTS, keras.Sequential([INPUTS, HIDDEN, OUT], name="inner")(INPUTS)),
-            "no layer named 'hidden'.* There is such a layer inside 'inner'.*: match 'inner' itself",
+            "no layer named 'hidden'.* There is such a layer inside another model: name it 'inner/hidden'",
         ),
         (lambda: keras.Model(INPUTS, OUT(HIDDEN(HIDDEN(INPUTS)))), "the student's layer 'hidden' is called 2 times"),
         (

@@ -33,7 +33,9 @@ class FeatureMatching:
     ```
 
     Args:
-        layers: a dict from names of student layers to names of teacher layers, or a list of names that both have.
+        layers: a dict from names of student layers to names of teacher layers, or a list of names that both have. The
+            name of a layer inside another model is its path: `"backbone/block_3"` is the layer `block_3` of the model
+            `backbone`. All models on the path are functional or Sequential ones, and called once.
         loss: a Keras loss: its name, a `keras.losses.Loss`, or a function `(teacher, student)` that returns one value
             for each position. With sample weights, the `call` of a `Loss` must also return one for each position.
         weight: the weight of the feature loss, a positive number.
@@ -79,7 +81,7 @@ class FeatureMatching:
                 )
             if shape[-1] != wanted[-1]:
                 projections[name] = keras.layers.Dense(
-                    wanted[-1], use_bias=False, dtype=precision(), name=f"{name}_projection"
+                    wanted[-1], use_bias=False, dtype=precision(), name=f"{name}_projection".replace("/", "_")
                 )
                 projections[name].build(shape)
         return projections

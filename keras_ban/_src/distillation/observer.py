@@ -1,10 +1,11 @@
 """One forward pass of a model that returns its outputs and the features of its layers."""
 
+import types
 from typing import Any, NamedTuple
 
 import keras
 
-from keras_ban._src import backend
+from keras_ban._src.distillation.layer_paths import find, graph_of
 from keras_ban._src.losses.meaning import outputs_of
 
 
@@ -28,65 +29,93 @@ class Observer:
     Args:
         role: the name of the model in messages: `"student"` or `"teacher"`.
         model: a `keras.Sequential` or a functional model.
-        names: names of its layers. Each must be called exactly once, and return one tensor.
+        paths: names of its layers, or paths to layers of functional and Sequential models in it. Each must be called
+            exactly once, and return one tensor.
 
     Attributes:
         features: the symbolic outputs of the named layers.
     """
 
-    def __init__(self, role, model, names):
-        graph = _graph(role, model)
-        self.features = [_feature(role, model, graph, name) for name in names]
-        self._model = keras.Model(graph.input, {"outputs": outputs_of(graph), "features": self.features})
-        if not isinstance(model, keras.Sequential) and type(model).call is not type(self._model).call:
-            raise ValueError(_subclassed(role, model))
+    def __init__(self, role, model, paths):
+        _check_graph(role, model)
+        self._paths = list(paths)
+        found = {path: find(role, model, path) for path in self._paths}
+        self.features = [found[path][1] for path in self._paths]
+        self._model = _ObservedModel(model, found)
 
     def __call__(self, x, training):
         observed = self._model(x, training=training)
-        return Observed(observed["outputs"], observed["features"])
+        return Observed(observed["outputs"], [observed["features"][path] for path in self._paths])
 
 
-def _graph(role, model):
-    """Return the functional model that a model is, or contains."""
-    # Keras has no public name for a model's graph.
-    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
-        if model._functional is None:
-            raise ValueError(
-                f"`feature_matching` needs a built {role}, but the Sequential model {model.name!r} is not built. Begin "
-                "it with `keras.Input(shape)`, or call its `build` before."
-            )
-        return model._functional
-    if isinstance(model, keras.Sequential) or not hasattr(model, "_nodes_by_depth"):
-        raise ValueError(_subclassed(role, model))
-    return model
+class _ObservedModel(keras.Model):
+    """A functional model with the layers of another that returns `{"outputs": ..., "features": {path: tensor}}`.
+
+    Where a path goes through a model in it, an observed model of that one is called in its place.
+
+    Args:
+        model: a functional or built Sequential model.
+        found: a dict from paths to `(models, tensor)`: the models to go through, and the symbolic output of the layer.
+    """
+
+    def __init__(self, model, found):
+        graph = graph_of(model)
+        own = {path: tensor for path, (through, tensor) in found.items() if not through}
+        super().__init__(graph.input, {"outputs": outputs_of(graph), "features": list(own.values())}, name=model.name)
+        within = {}
+        for path, (through, tensor) in found.items():
+            if through:
+                _, inner = within.setdefault(id(through[0]), (through[0], {}))
+                inner[path] = (through[1:], tensor)
+        self.supports_masking = False  # As in Keras, unless a model in the place of which this one is called does.
+        # In an object that Keras does not track.
+        self._hidden = types.SimpleNamespace(own=list(own), all=list(found), within={}, compute_mask=None)
+        for key, (inner, found_within) in within.items():
+            self._hidden.within[key] = _ObservedModel(inner, found_within)._in_place_of(inner)
+
+    def _in_place_of(self, model):
+        """Set masks as another model does. (Layers themselves cast inputs and weights.)"""
+        self._hidden.compute_mask, self.supports_masking = model.compute_mask, model.supports_masking
+        return self
+
+    def compute_mask(self, inputs, previous_mask):
+        # Keras calls this only if the model supports masking, and then for outputs without a mask.
+        outputs = self._hidden.compute_mask(inputs, previous_mask)
+        return {"outputs": outputs, "features": dict.fromkeys(self._hidden.all)}
+
+    # Private, because Keras has no public way to call a graph with another operation in the place of one.
+    def _run_through_graph(self, inputs, operation_fn=None, call_fn=None):
+        if operation_fn is None:
+            return super()._run_through_graph(inputs, call_fn=call_fn)  # Keras checks a new graph.
+        features = {}
+
+        def observing(operation):
+            inner = self._hidden.within.get(id(operation))
+            if inner is None:
+                return operation_fn(operation)
+
+            def call(*args, **kwargs):
+                observed = operation_fn(inner)(*args, **kwargs)
+                features.update(observed["features"])
+                return observed["outputs"]
+
+            return call
+
+        observed = super()._run_through_graph(inputs, operation_fn=observing)
+        features.update(zip(self._hidden.own, observed["features"], strict=True))
+        return {"outputs": observed["outputs"], "features": features}
 
 
-def _subclassed(role, model):
-    return (
+def _check_graph(role, model):
+    if graph_of(model) is not None:
+        return
+    if type(model).call is keras.Sequential.call:
+        raise ValueError(
+            f"`feature_matching` needs a built {role}, but the Sequential model {model.name!r} is not built. Begin it "
+            "with `keras.Input(shape)`, or call its `build` before."
+        )
+    raise ValueError(
         f"`feature_matching` needs functional or Sequential models, but the {role} {model.name!r} is a "
         f"{type(model).__name__}, whose `call` is Python code. Build it by `keras.Model(inputs, outputs)`, or return "
         "the features as additional outputs with a `distillation_loss`, such as `keras.losses.MeanSquaredError()`."
     )
-
-
-def _feature(role, model, graph, name):
-    layers = {layer.name: layer for layer in graph.layers}
-    if name not in layers:
-        hint = ""
-        for layer in graph.layers:
-            if isinstance(layer, keras.Model) and name in {inner.name for inner in backend.flat_layers(layer)}:
-                hint = f" There is such a layer inside {layer.name!r}, a separate graph: match {layer.name!r} itself."
-        raise ValueError(f"The {role} {model.name!r} has no layer named {name!r}, but {sorted(layers)}.{hint}")
-    calls = [node for nodes in graph._nodes_by_depth.values() for node in nodes if node.operation is layers[name]]
-    if len(calls) != 1:
-        raise ValueError(
-            f"The {role}'s layer {name!r} is called {len(calls)} times. Name a layer that is called once, for instance "
-            "an additional `keras.layers.Identity(name=...)`."
-        )
-    (call,) = calls
-    if len(call.outputs) != 1:
-        raise ValueError(
-            f"The {role}'s layer {name!r} gives {len(call.outputs)} tensors, but features are one. Name a layer that "
-            "gives one, for instance an additional `keras.layers.Identity(name=...)`."
-        )
-    return call.outputs[0]

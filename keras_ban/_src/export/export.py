@@ -14,6 +14,7 @@ from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.export.formats import check_importable, write
 from keras_ban._src.export.served import ServedModel, input_specs, named_inputs, random_inputs
+from keras_ban._src.export.texts import as_texts, check_texts, is_text
 from keras_ban._src.export.verification import BATCH_SIZES, actual_outputs, expected_outputs, largest_difference
 from keras_ban._src.files.replacement import check_may_replace, put_in_place, temporary_folder
 from keras_ban._src.sequence.ensemble import EnsembleModel
@@ -70,7 +71,9 @@ def export(
             disagreement, in nats (Houlsby et al., 2011; Malinin and Gales, 2018). Both are `(batch, ...)` without the
             classes. For sigmoids, they have one value for each output.
         preprocessing: a layer or a list of layers that the graph applies to its inputs first, for instance
-            `keras.layers.Rescaling(1 / 255)`. Inputs then have the sizes and dtype of the `examples`, else uint8.
+            `keras.layers.Rescaling(1 / 255)`. Inputs then have the sizes and dtype of the `examples`, else uint8. With
+            an adapted `keras.layers.TextVectorization` or `StringLookup` and texts as `examples`, a SavedModel takes
+            texts, on any backend. (A model that begins with such a layer can be exported under TensorFlow.)
         labels: class names, one for each class, stored one per line: in a SavedModel as `assets/labels.txt`, in ONNX as
             the metadata `labels`, in LiteRT as an associated file `labels.txt`.
         examples: inputs as clients will send them, `(examples, ...)`, or `(inputs, y)` with class indices `y`. They are
@@ -105,7 +108,7 @@ def export(
     if not backend.writes_saved_models():
         check_importable(served)
     examples, y = _split(examples)
-    specs = input_specs(model, served.preprocessing, examples)
+    specs = check_texts(input_specs(model, served.preprocessing, examples), format, served.preprocessing)
     examples = _fit(specs, examples)
     if verify:
         # Before anything is written, because the model itself may fail here.
@@ -204,7 +207,7 @@ def _split(examples):
     if examples is None:
         return None, None
     inputs, y = examples if isinstance(examples, tuple) else (examples, None)
-    inputs = keras.tree.map_structure(np.asarray, inputs)
+    inputs = keras.tree.map_structure(lambda x: as_texts(np.asarray(x)), inputs)
     inputs = keras.tree.map_structure(lambda x: x.astype("float32") if x.dtype == "float64" else x, inputs)
     y = None if y is None else np.asarray(y)
     lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves_of((inputs, y))}
@@ -228,6 +231,10 @@ def _fit(specs, examples):
         sizes = zip(spec.shape[1:], example.shape[1:], strict=False)
         if len(spec.shape) != example.ndim or any(want not in (None, came) for want, came in sizes):
             raise ValueError(f"`examples` must have shape {spec.shape} for {spec.name!r}, received: {example.shape}.")
+        if is_text(spec) != (example.dtype.kind == "U"):
+            raise ValueError(f"`examples` must be of dtype {spec.dtype} for {spec.name!r}, received: {example.dtype}.")
+        if is_text(spec):
+            return example
         return example.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
 
     return keras.tree.map_structure(fit, specs, examples)

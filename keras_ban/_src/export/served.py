@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_ban._src import backend
 from keras_ban._src.export.disagreement import disagreement
+from keras_ban._src.export.texts import dtype_of, is_text, words_of
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.ensemble import EnsembleModel
 
@@ -116,7 +117,7 @@ def input_specs(model, preprocessing, examples):
     if specs is None and examples is None:
         raise ValueError(f"The model {first.name!r} does not declare its inputs. Pass some inputs as `examples`.")
     if specs is None:
-        specs = keras.tree.map_structure(lambda x: keras.InputSpec(x.dtype.name, (None, *x.shape[1:])), examples)
+        specs = keras.tree.map_structure(lambda x: keras.InputSpec(dtype_of(x), (None, *x.shape[1:])), examples)
     if preprocessing:
         specs = keras.tree.map_structure(lambda spec: keras.InputSpec("uint8", spec.shape, name=spec.name), specs)
         if examples is not None:
@@ -146,7 +147,7 @@ def _spec_of_example(spec, example):
     sizes = example.shape[1:]
     if len(sizes) == len(spec.shape) - 1:
         sizes = tuple(None if free is None else size for free, size in zip(spec.shape[1:], sizes, strict=True))
-    return keras.InputSpec(example.dtype.name, (None, *sizes), name=spec.name)
+    return keras.InputSpec(dtype_of(example), (None, *sizes), name=spec.name)
 
 
 def _give_names(specs):
@@ -175,8 +176,9 @@ def named_inputs(specs, inputs):
 def random_inputs(specs, count, examples, model):
     """Return `count` random rows of inputs.
 
-    Values are drawn from the examples. Without examples, they are integers that all Embeddings of the model accept, all
-    values of uint8, 0 and 1 for other integers, else standard normal. Free sizes are those of the examples, else 16.
+    Values are drawn from the examples. Without examples, they are words of the vocabularies for texts, integers that
+    all Embeddings of the model accept, all values of uint8, 0 and 1 for other integers, else standard normal. Free
+    sizes are those of the examples, else 16.
     """
     rng = np.random.default_rng(0)
     words = [layer.input_dim for layer in backend.flat_layers(model) if isinstance(layer, keras.layers.Embedding)]
@@ -184,7 +186,10 @@ def random_inputs(specs, count, examples, model):
     def draw(spec, example):
         sizes = [16] * (len(spec.shape) - 1) if example is None else example.shape[1:]
         sizes = [free if size is None else size for size, free in zip(spec.shape[1:], sizes, strict=True)]
-        shape, dtype = (count, *sizes), np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        shape = (count, *sizes)
+        if is_text(spec):
+            return rng.choice(words_of(model) if example is None else example.ravel(), shape)
+        dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
         if example is not None:
             return rng.choice(example.ravel(), shape).astype(dtype)
         if words:
