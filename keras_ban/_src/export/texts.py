@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend
-from keras_ban._src.backend import BACKEND
 
 STRING = "string"
 
@@ -50,7 +49,7 @@ def check_texts(specs, format, preprocessing):
         )
     if names and not preprocessing and not backend.writes_saved_models():
         raise ValueError(
-            f"The inputs {names} are texts, and Keras on {BACKEND} cannot call a model on texts. Export under "
+            f"The inputs {names} are texts, and this backend of Keras cannot call a model on texts. Export under "
             "TensorFlow (KERAS_BACKEND=tensorflow), or export the model that takes numbers, with the layer that makes "
             "them of texts as `preprocessing` and some texts as `examples`."
         )
