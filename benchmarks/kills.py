@@ -117,7 +117,10 @@ class Harness:
         if what == "power losses" and in_writes:
             lose_power(directory, json.loads(directory.with_suffix(".unflushed").read_text()), self._random)
         elif what == "older manifests" and manifest.exists() and manifests:
-            manifest.write_bytes(self._random.choice(manifests))
+            older = self._random.randrange(len(manifests))
+            manifest.write_bytes(manifests[older])
+            # The folders of generations that only later ones name are set aside.
+            del manifests[older:]
         elif what == "foreign epochs" and epoch.exists():
             shutil.copy(self._foreign / "epoch.npz", epoch)
         else:

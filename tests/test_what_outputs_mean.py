@@ -369,6 +369,8 @@ def test_after_a_contradiction_the_run_is_corrected_in_its_directory(
     assert 2 == len(corrected.models)
 
 
+# Keras's warning on TensorFlow, which sees that outputs come from a softmax.
+@pytest.mark.filterwarnings("ignore:.*received `from_logits=True`, but the `output` argument:UserWarning")
 @cases("label_loss", SCE(), on_one_backend=[SCE(from_logits=True)])
 def test_the_values_of_a_subclassed_model_are_looked_at_before_generation_0(label_loss):
     activation = "softmax" if label_loss.get_config()["from_logits"] else None
