@@ -55,14 +55,13 @@ from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.differences import differences
 from keras_ban._src.runs.lock import release_lock, take_lock
-from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, PREVIOUS
+from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, OF_MODEL, PREVIOUS
 
 MODEL, LOGS, RECORD = "model.keras", "history.csv", "record.json"
 EPOCH, LOCK = "epoch.npz", ".lock"
-_OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
-_FOLDER = re.compile(_OF_MODEL)
+_FOLDER = re.compile(OF_MODEL)
 _FILES = r"run\.json|run\.previous\.json|epoch\.npz|soft-targets-\d+\.npy\.[0-9a-f]+"
-_PARTIAL = re.compile(rf"\.({_FILES}|{_OF_MODEL})\.partial")
+_PARTIAL = re.compile(rf"\.({_FILES}|{OF_MODEL})\.partial")
 # Entries of `run.json` that it has only if there are such results.
 _OF_ENSEMBLE = ("ensemble_metrics", "notes")
 

@@ -14,6 +14,8 @@ from keras_ban._src.files.writing import flush, writing
 FORMAT = 2
 MANIFEST, PREVIOUS = "run.json", "run.previous.json"
 ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
+# The folders of generations and controls.
+OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
 _CHECKSUM = "checksum"
 
 
@@ -93,7 +95,7 @@ def _check(manifest):
 def _check_entry(entry, of, folder):
     """Check the entry of a generation or a control. No folder but its own is named."""
     expected = {**of, "folder": folder, "files": entry["files"]}
-    if entry != expected or not re.fullmatch(r"generation-\d+|control-[a-z]+(-\d+)?", folder):
+    if entry != expected or not re.fullmatch(OF_MODEL, folder):
         raise ValueError(f"expected an entry {expected}, received: {entry}")
     for name, file in entry["files"].items():
         if os.path.basename(name) != name or type(file["bytes"]) is not int or not _is_sha256(file["sha256"]):
