@@ -16,6 +16,8 @@ import json
 import os
 import pathlib
 import platform
+import shutil
+import subprocess
 import sys
 import time
 
@@ -62,12 +64,12 @@ def run_cells(task, trainer, cells, arguments, end):
     """Compute the results of one task and seed, cheap ones first, and append each to the file."""
     import keras
     from _figures import versions
-    from equal_cost_tasks.member import lineage
+    from equal_cost_tasks.member import MixedMember, lineage
     from equal_cost_tasks.methods import UNLABELED, members_of
     from equal_cost_tasks.scores import Scorer
 
     scorer = Scorer(task)
-    common = {"command": COMMAND, "versions": versions(keras.backend.backend()), "machine": machine()}
+    common = {"command": COMMAND, "versions": versions(keras.backend.backend()), "machine": machine(arguments.gpu)}
     for cell in cells:
         if time.time() > end:
             return
@@ -75,6 +77,8 @@ def run_cells(task, trainer, cells, arguments, end):
             continue
         began = time.time()
         members = members_of(cell["method"], cell["trained_as"], cell["cost"])
+        if task.mixing is None and any(isinstance(member, MixedMember) for member in lineage(members)):
+            continue
         of_lineage = lineage(members if cell["averaged"] else members[-1:])
         passed = sum(trainer.examples(member) for member in lineage(members))
         if passed > 1.001 * cell["cost"] * task.examples:
@@ -102,10 +106,15 @@ def append(path, line):
         file.write(json.dumps(line) + "\n")
 
 
-def machine():
+def machine(gpu):
+    """The processor, and with `gpu` the names of those that `nvidia-smi` lists."""
     info = pathlib.Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{platform.machine()}, {names[0] if names else platform.processor()}"
+    parts = [platform.machine(), names[0] if names else platform.processor()]
+    if gpu and shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        parts += subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    return ", ".join(parts)
 
 
 def parse_arguments(arguments=None):

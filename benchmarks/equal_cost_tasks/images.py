@@ -32,18 +32,32 @@ def cifar10_25k(seed, data_folder):
 
 
 def tiny_imagenet_large(seed, data_folder):
-    return _task("tiny_imagenet_large", data_folder, seed, _TINY_IMAGENET, classes=100, blocks=2, width=2, epochs=72)
+    return _task(
+        "tiny_imagenet_large",
+        data_folder,
+        seed,
+        _TINY_IMAGENET,
+        classes=100,
+        blocks=2,
+        width=2,
+        epochs=48,
+        batch_size=256,
+    )
 
 
 def cifar10_10k_large(seed, data_folder):
-    return _task("cifar10_10k_large", data_folder, seed, _CIFAR10_10K, classes=10, blocks=2, width=4, epochs=80)
+    return _task(
+        "cifar10_10k_large", data_folder, seed, _CIFAR10_10K, classes=10, blocks=2, width=2, epochs=60, batch_size=256
+    )
 
 
 def cifar10_25k_large(seed, data_folder):
-    return _task("cifar10_25k_large", data_folder, seed, _CIFAR10_25K, classes=10, blocks=2, width=4, epochs=60)
+    return _task(
+        "cifar10_25k_large", data_folder, seed, _CIFAR10_25K, classes=10, blocks=2, width=2, epochs=40, batch_size=256
+    )
 
 
-def _task(name, data_folder, seed, sizes, classes, blocks, width, epochs):
+def _task(name, data_folder, seed, sizes, classes, blocks, width, epochs, batch_size=128):
     source = name.split("_10k")[0].split("_25k")[0].removesuffix("_large")
     x, y = _decoded(pathlib.Path(data_folder) / f"{source}_train.npz")
     train, (unlabeled, _), weights_data, temperature_data = split(x, y, seed, sizes)
@@ -57,8 +71,9 @@ def _task(name, data_folder, seed, sizes, classes, blocks, width, epochs):
         build=lambda: _wide_residual_network(blocks, width, classes),
         optimizer=lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
         epochs=epochs,
-        batch_size=128,
+        batch_size=batch_size,
         augmentation=lambda: [PadAndCrop(4), keras.layers.RandomFlip("horizontal")],
+        mixing=lambda: [keras.layers.CutMix()],
     )
 
 

@@ -55,6 +55,10 @@ class Member:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:20]
 
 
+class MixedMember(Member):
+    """A member whose images are mixed with others in each step of its training, and their labels with them: CutMix."""
+
+
 def lineage(members):
     """Return the set of members that had to be trained to get these: they, their teachers, and so on."""
     found, waiting = set(), list(members)

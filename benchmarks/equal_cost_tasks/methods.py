@@ -7,7 +7,7 @@ A recipe is a function of the cost that returns the members to average, in the o
 last of them is the single model. It returns nothing for a cost at which it is no different from another recipe.
 """
 
-from equal_cost_tasks.member import Lesson, Member, cost_of
+from equal_cost_tasks.member import Lesson, Member, MixedMember, cost_of
 
 COSTS = (1, 2, 4, 8)
 PLAIN, LONGER, INDEPENDENT, SNAPSHOTS = "plain", "longer", "independent", "snapshots"
@@ -18,14 +18,25 @@ HOT = Lesson(temperature=4.0, label_weight=0.3)
 ANNEALED = Lesson(temperature=1.0, label_weight=(0.1, 0.9))
 HONEST = Lesson(label_weight=0.5, softened="honest")
 CALIBRATED = Lesson(label_weight=0.5, softened="calibrated", balanced=True)
+ON_MIXED_IMAGES = Lesson(label_weight=0.5, softened="calibrated")
 
 
-def independent(cost):
-    return [Member(number=number) for number in range(cost)]
+def independent(cost, kind=Member):
+    return [kind(number=number) for number in range(cost)]
 
 
-def longer(cost):
-    return [Member(length=cost)]
+def longer(cost, kind=Member):
+    return [kind(length=cost)]
+
+
+def mixed_independent(cost):
+    """The same on mixed images."""
+    return independent(cost, MixedMember)
+
+
+def mixed_longer(cost):
+    """The same on mixed images."""
+    return longer(cost, MixedMember)
 
 
 def snapshots(cost):
@@ -62,24 +73,26 @@ def long_pair(cost, lesson=HOT, unlabeled=False):
     return [teacher, Member(length=cost // 2, teachers=(teacher,), lesson=lesson, unlabeled=unlabeled)]
 
 
-def several_teachers(cost, lesson=GENTLE, unlabeled=False):
+def several_teachers(cost, lesson=GENTLE, unlabeled=False, kinds=(Member, Member)):
     """Independent models for half of the cost. Their average teaches as many students."""
     if cost < 4:
         return []
-    teachers = independent(cost // 2)
+    of_teachers, of_students = kinds
+    teachers = independent(cost // 2, of_teachers)
     students = [
-        Member(number=number, teachers=tuple(teachers), lesson=lesson, unlabeled=unlabeled)
+        of_students(number=number, teachers=tuple(teachers), lesson=lesson, unlabeled=unlabeled)
         for number in range(cost // 2)
     ]
     return [*teachers, *students]
 
 
-def several_teachers_one_student(cost, lesson=GENTLE, unlabeled=False):
+def several_teachers_one_student(cost, lesson=GENTLE, unlabeled=False, kinds=(Member, Member)):
     """Independent models for half of the cost. Their average teaches one student for the other half."""
     if cost < 4:
         return []
-    teachers = independent(cost // 2)
-    return [*teachers, Member(length=cost // 2, teachers=tuple(teachers), lesson=lesson, unlabeled=unlabeled)]
+    of_teachers, of_student = kinds
+    teachers = independent(cost // 2, of_teachers)
+    return [*teachers, of_student(length=cost // 2, teachers=tuple(teachers), lesson=lesson, unlabeled=unlabeled)]
 
 
 def pairs(cost, lesson=GENTLE, unlabeled=False):
@@ -119,6 +132,41 @@ def honest_teachers_one_student(cost):
     return several_teachers_one_student(cost, HONEST)[cost // 2 :]
 
 
+def honest_students_and_teacher(cost):
+    """`honest students`, averaged with their teacher."""
+    return [Member(), *honest_students(cost)]
+
+
+def honest_teachers_and_students(cost):
+    """`honest teachers`, averaged with their students."""
+    return several_teachers(cost, HONEST)
+
+
+def honest_long_pair(cost):
+    """A teacher that is trained for half of the cost, and a student as long, taught like this. Both are averaged."""
+    return long_pair(cost, HONEST)
+
+
+def mixed_students(cost):
+    """Plain models for half of the cost. Their average, calibrated, teaches as many students on mixed images."""
+    return several_teachers(cost, ON_MIXED_IMAGES, kinds=(Member, MixedMember))
+
+
+def one_mixed_student(cost):
+    """The same with one student, trained for the other half. It alone is averaged with nothing."""
+    return several_teachers_one_student(cost, ON_MIXED_IMAGES, kinds=(Member, MixedMember))[cost // 2 :]
+
+
+def all_mixed(cost):
+    """`mixed students` whose teachers were trained on mixed images, too."""
+    return several_teachers(cost, ON_MIXED_IMAGES, kinds=(MixedMember, MixedMember))
+
+
+def all_mixed_one_student(cost):
+    """The same with one student, trained for the other half."""
+    return several_teachers_one_student(cost, ON_MIXED_IMAGES, kinds=(MixedMember, MixedMember))[cost // 2 :]
+
+
 def unlabeled_students(cost):
     """Half of the models are a plain one and its `honest students`. Their average teaches the others, calibrated."""
     teachers = tuple(honest_students(cost // 2)) or (Member(),)
@@ -137,11 +185,11 @@ def unlabeled_several_teachers(cost):
     return several_teachers(cost, GENTLE, unlabeled=True)
 
 
-# The recipes of each method. The first is the method's own, and those of `BY_COMBINATION` depend on its results.
+# The recipes of each method. The first is the method's own. Those with mixed images need a task of images.
 RECIPES = {
     PLAIN: {"plain": independent},
-    LONGER: {"longer": longer},
-    INDEPENDENT: {"independent": independent},
+    LONGER: {"longer": longer, "mixed longer": mixed_longer},
+    INDEPENDENT: {"independent": independent, "mixed independent": mixed_independent},
     SNAPSHOTS: {"snapshots": snapshots},
     OURS: {
         "chain": chain,
@@ -156,6 +204,13 @@ RECIPES = {
         "honest students": honest_students,
         "honest teachers": honest_teachers,
         "honest teachers, one student": honest_teachers_one_student,
+        "honest students and teacher": honest_students_and_teacher,
+        "honest teachers and students": honest_teachers_and_students,
+        "honest long pair": honest_long_pair,
+        "mixed students": mixed_students,
+        "one mixed student": one_mixed_student,
+        "all mixed": all_mixed,
+        "all mixed, one student": all_mixed_one_student,
     },
     UNLABELED: {
         "unlabeled chain": unlabeled_chain,

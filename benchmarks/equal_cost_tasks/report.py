@@ -40,12 +40,14 @@ class Results:
     def chosen(self, task, method, cost, averaged):
         """Return the recipe to report for a task: the best on the other tasks' validation data, by its mean rank.
 
-        A rank is among the recipes that have results for a task, as a fraction. Without other tasks it is the first.
+        It is one of those with the most seeds for this task. A rank is among the recipes with results for a task, as a
+        fraction. Without other tasks it is the first.
         """
         recipes = self.recipes(method, cost, averaged)
         if method not in CHOSEN:
             return method if method in recipes else None
-        recipes = [recipe for recipe in recipes if self.of(task, method, recipe, cost, averaged)]
+        seeds = {recipe: len(self.of(task, method, recipe, cost, averaged)) for recipe in recipes}
+        recipes = [recipe for recipe in recipes if seeds[recipe] == max(seeds.values()) > 0]
         ranks = {recipe: [] for recipe in recipes}
         for other in self.tasks:
             values = {recipe: self.of(other, method, recipe, cost, averaged) for recipe in recipes}
@@ -71,18 +73,14 @@ class Results:
         recipe = self.chosen(task, method, cost, averaged)
         return recipe, {} if recipe is None else self.of(task, method, recipe, cost, averaged)
 
-    def independents(self, task):
-        """Return the mean calibrated NLL of independent models by their number, over the seeds that have all."""
+    def independents(self, task, seeds):
+        """Return the mean calibrated NLL of independent models by their number, for those with results at all seeds."""
         by_count = {1: self.of(task, PLAIN, "plain", 1, False)}
         by_count |= {cost: self.of(task, INDEPENDENT, INDEPENDENT, cost, True) for cost in COSTS[1:]}
-        by_count = {count: lines for count, lines in by_count.items() if lines}
-        if not by_count:
-            return {}
-        seeds = set.intersection(*(set(lines) for lines in by_count.values()))
         return {
             count: float(np.mean([lines[seed]["nll_calibrated"] for seed in seeds]))
             for count, lines in by_count.items()
-            if seeds
+            if seeds and set(seeds) <= set(lines)
         }
 
 
@@ -151,7 +149,6 @@ def table(results):
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for task in results.tasks:
-        independents = results.independents(task)
         for method, cost, averaged in rows_of(results, task):
             recipe, found = results.lines(task, method, cost, averaged)
             if not found:
@@ -161,6 +158,7 @@ def table(results):
                 name = f"{method}, {'averaged' if averaged else 'last'}"
             errors = [100 * line["error"] for line in found.values()]
             calibrated = _mean(found, "nll_calibrated")
+            independents = results.independents(task, found)
             equivalent = deep_ensemble_equivalent(calibrated, independents)
             models = _mean(found, "members")
             lines.append(

@@ -22,6 +22,7 @@ class Task:
         epochs: the length of a plain training.
         batch_size: examples in a step.
         augmentation: returns the layers that augment inputs in each step, or `None`.
+        mixing: returns the layers that then mix examples, for members with mixed images, or `None`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Task:
     epochs: int
     batch_size: int
     augmentation: Callable | None = None
+    mixing: Callable | None = None
 
     @property
     def examples(self):

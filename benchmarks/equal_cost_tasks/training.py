@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 import keras_ban
+from equal_cost_tasks.member import MixedMember
 from equal_cost_tasks.scores import best_temperature, nll, temperature_of
 
 # Models differ between members, seeds and costs in their values alone. So one compiled step serves all of a kind.
@@ -87,6 +88,8 @@ class Trainer:
         balanced = member.unlabeled and member.lesson.balanced
         of_epoch = len(x) * (1 + balanced) + (len(task.unlabeled) if member.unlabeled and not balanced else 0)
         count, epochs = Count(task.batch_size, of_epoch), task.epochs_of(member.length, of_epoch)
+        if isinstance(member, MixedMember):
+            y = keras.utils.to_categorical(y)
         options["callbacks"] = [keras.callbacks.LearningRateScheduler(cosine(self._peak, epochs)), count]
         if not balanced:
             if member.unlabeled:
@@ -145,15 +148,16 @@ class Trainer:
     def _distiller_of(self, member):
         # Without augmentation soft targets are computed once, and then all teachers look alike.
         online = len(member.teachers) if self._task.augmentation is not None else bool(member.teachers)
-        kind = (member.lesson, online, member.unlabeled)
+        mixed = isinstance(member, MixedMember)
+        kind = (member.lesson, online, member.unlabeled, mixed)
         if kind not in self._distillers:
             lesson = {"label_weight": 1.0} if member.lesson is None else arguments_of(member.lesson)
             teacher = self._teacher(member) if member.teachers and self._task.augmentation is not None else None
-            augmentation = None if self._task.augmentation is None else self._task.augmentation()
+            augmentation = self._layers(mixed)
             student = self._task.build()
             distiller = keras_ban.Distiller(student=student, teacher=teacher, augmentation=augmentation, **lesson)
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            distiller.compile(self._task.optimizer(), loss)
+            crossentropies = keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy
+            distiller.compile(self._task.optimizer(), crossentropies[mixed](from_logits=True))
             distiller.optimizer.build(student.trainable_variables)
             initial = [keras.ops.convert_to_numpy(variable.value).copy() for variable in distiller.optimizer.variables]
             self._distillers[kind] = distiller, initial
@@ -164,14 +168,20 @@ class Trainer:
         """Make the Distiller as good as new, with the weights with which the member starts."""
         fresh = self._task.build()
         _copy_values(fresh.variables, distiller.student.variables)
-        if self._task.augmentation is not None:
-            for old, new in zip(self._augmentations[id(distiller)], self._task.augmentation(), strict=True):
+        layers = self._layers(isinstance(member, MixedMember))
+        if layers is not None:
+            for old, new in zip(self._augmentations[id(distiller)], layers, strict=True):
                 _copy_values(new.variables, old.variables)
         if member.start is not None:
             distiller.student.set_weights(self._weights(member.start))
         initial = next(initial for each, initial in self._distillers.values() if each is distiller)
         for variable, value in zip(distiller.optimizer.variables, initial, strict=True):
             variable.assign(value)
+
+    def _layers(self, mixed):
+        """Return new layers that augment inputs, or `None`."""
+        layers = [*([] if self._task.augmentation is None else self._task.augmentation())]
+        return [*layers, *(self._task.mixing() if mixed else [])] or None
 
     @property
     def _peak(self):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from equal_cost_tasks import report, training
 from equal_cost_tasks.cells import cells_of
-from equal_cost_tasks.member import Member, cost_of
+from equal_cost_tasks.member import Member, MixedMember, cost_of
 from equal_cost_tasks.methods import COSTS, RECIPES, members_of
 from equal_cost_tasks.scores import Scorer, best_temperature, temperature_of
 from equal_cost_tasks.series import TimeShift
@@ -109,6 +109,36 @@ def test_no_more_examples_pass_through_a_training_than_are_counted(tmp_path, mem
     assert trainer.examples(member) == sum(seen)
 
 
+def test_images_are_mixed_for_mixed_members_alone(tmp_path):
+    task, made = toy(0), []
+    task.train = task.train[0].reshape(-1, 3, 2, 1), task.train[1]
+    task.weights_data, task.temperature_data, task.test = (
+        (part[0].reshape(-1, 3, 2, 1), part[1]) for part in (task.weights_data, task.temperature_data, task.test)
+    )
+    task.build = lambda: keras.Sequential([keras.Input((3, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    task.augmentation, task.mixing = list, lambda: made.append(1) or [keras.layers.CutMix()]
+    trainer = training.Trainer(task, 0, tmp_path)
+
+    plain = trainer.outputs(Member())
+    assert [] == made
+
+    mixed = trainer.outputs(MixedMember())
+    assert made and plain.shape == mixed.shape and not np.allclose(plain, mixed)
+    student = members_of("ours", "mixed students", 4)[-1]
+    assert isinstance(student, MixedMember) and trainer.examples(student) == task.examples
+
+
+def test_tasks_without_images_have_no_results_of_mixed_members(tmp_path):
+    assert [] == run(tmp_path, "--costs", 2, "--recipes", "mixed longer")
+
+
+def test_a_recipe_with_fewer_seeds_than_others_is_not_chosen():
+    lines = [line(method="ours", recipe="chain", cost=2, averaged=True, seed=seed) for seed in (0, 1)]
+    lines.append(line(method="ours", recipe="hot chain", cost=2, averaged=True, validation_nll_calibrated=0.1))
+
+    assert "chain" == report.Results(lines).chosen("a", "ours", 2, True)
+
+
 def test_scores_are_those_of_the_average_of_probabilities_after_one_temperature():
     task, rng = toy(0), np.random.default_rng(0)
     labels = np.concatenate([part[1] for part in (task.weights_data, task.temperature_data, task.test)])
@@ -167,7 +197,7 @@ def independents(task="a"):
     [(2.0, 1), (1.5, 2), (1 + 1 / 3, 3), (1 + 1 / 6, 6), (1.125, 8), (2.01, np.nan), (1.12, np.inf)],
 )
 def test_the_deep_ensemble_equivalent_is_the_number_of_models_of_that_likelihood(nll, expected):
-    of_counts = report.Results(independents()).independents("a")
+    of_counts = report.Results(independents()).independents("a", [0])
 
     assert {1: 2.0, 2: 1.5, 4: 1.25, 8: 1.125} == of_counts
     np.testing.assert_allclose(report.deep_ensemble_equivalent(nll, of_counts), expected)
