@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "tests", "wheel"]
+nox.options.sessions = ["lint", "tests", "docs", "wheel"]
 
 # torch compiles nothing, so that small models take the least time there.
 FASTEST = "torch"
@@ -87,7 +87,7 @@ def environment(session: nox.Session) -> None:
     # All three on each backend, because Keras takes a tf.data.Dataset or a torch DataLoader on any of them.
     # KerasCV by its name: its extra would bring another build of TensorFlow. It brings tensorflow-datasets along, which
     # imports importlib_resources without requiring it.
-    session.install(NO_COMPILE, "tensorflow-cpu", "jax", "keras-cv", "importlib_resources", "-e", ".[test]")
+    session.install(NO_COMPILE, "tensorflow-cpu", "jax", "keras-cv", "importlib_resources", "-e", ".[test,docs]")
     # Tasks that are built in memory need no TensorFlow Text, which would replace TensorFlow, and nothing for presets.
     session.install(NO_COMPILE, "--no-deps", "keras-hub==0.32.0", "tokenizers", "regex")
 
@@ -146,6 +146,15 @@ def keras_suites(session: nox.Session, backend: str, model: str) -> None:
     # It imports a package that need not be installed.
     options += ["--ignore", source / "callbacks/remote_monitor_test.py", "-p", "no:cacheprovider"]
     session.run(python, "-m", "pytest", *options, *files, *session.posargs, env=env, external=True)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation site in `build/docs`. Warnings are errors."""
+    python = shared_programs(session).absolute() / "python"
+    env = {"KERAS_BACKEND": FASTEST, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [python, "-m", "sphinx", "--fail-on-warning", "-q", "-E", *session.posargs, "docs", "build/docs"]
+    session.run(*command, env=env, external=True)
 
 
 @nox.session

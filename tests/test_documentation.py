@@ -2,7 +2,6 @@
 
 import doctest
 import functools
-import importlib.util
 import pathlib
 import re
 
@@ -52,13 +51,26 @@ def test_the_readmes_python_blocks_run_one_after_the_other(tmp_path, monkeypatch
     blocks = python_blocks((ROOT / "README.md").read_text())
 
     for block in blocks:
-        if "keras_ban.export(" in block and importlib.util.find_spec("tensorflow") is None:
-            continue  # It is what writes.
         exec(compile(block, "README.md", "exec"), namespace)
 
     assert blocks
     assert (tmp_path / "generations.png").exists()
     assert (tmp_path / "best.keras").exists()
+
+
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.one_backend
+def test_the_readme_is_short_and_links_lead_to_files():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
+    assert [] == [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    # The map of the README names each page. These two are for the site.
+    named = {link.removeprefix("docs/") for link in LINK.findall((ROOT / "README.md").read_text())}
+    assert {page.name for page in pages[1:]} - {"index.md", "api.md"} <= named
 
 
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(page.read_text())]
@@ -67,11 +79,16 @@ PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(
 @pytest.mark.one_backend
 # Keras's MixUp asks JAX for int64.
 @pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype:UserWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.new_process] if page.stem == "serving" else []) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    if page.stem == "keras_hub":
-        pytest.importorskip("keras_hub")
+    for stem, package in (("keras_hub", "keras_hub"), ("serving", "tensorflow")):
+        if page.stem == stem:
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     in_a_hurry(monkeypatch)
     namespace = {}

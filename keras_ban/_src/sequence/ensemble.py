@@ -26,11 +26,10 @@ class EnsembleModel(AnyData, keras.Model):
     It returns outputs like those of its members. So it can be compiled, evaluated, saved and exported like any of them,
     be a member of another ensemble, and be a teacher:
 
-    | `average` | members give logits (`from_logits=True`) | members give probabilities (`from_logits=False`) |
-    | --- | --- | --- |
-    | `"probabilities"` | `log(sum(w * softmax(member)))`, which are logits again | `sum(w * member)` |
-    | `"logits"` | `sum(w * member)` | `softmax(sum(w * log(member)))` |
-    | `"outputs"` | `sum(w * member)` | `sum(w * member)` |
+    - `average="probabilities"`: of logits `log(sum(w * softmax(member)))`, which are logits again; of probabilities
+      `sum(w * member)`.
+    - `average="logits"`: of logits `sum(w * member)`; of probabilities `softmax(sum(w * log(member)))`.
+    - `average="outputs"`: `sum(w * member)`.
 
     A `temperature` `T` divides the averaged logits: they become `logits / T`, and probabilities `softmax(log(p) / T)`
     (Guo et al., 2017). `calibrate` finds it, `fit_weights` finds the weights, both on data that trained no member; see
@@ -51,7 +50,7 @@ class EnsembleModel(AnyData, keras.Model):
         members: 1 to N `keras.Model`s with the same inputs and outputs of equal shapes (tensors, lists or dicts).
         weights: a non-negative number for each member, not all 0. They are divided by their sum. `None`: equal weights.
             A member of weight 0 is not run.
-        average: `"probabilities"`, `"logits"` or `"outputs"`, see the table.
+        average: `"probabilities"`, `"logits"` or `"outputs"`, see above.
         from_logits: whether members give logits. Otherwise they give probabilities. `"auto"`: read from the last layer
             of each member, else from the loss with which it is compiled, else logits.
         activation: `"softmax"` over the last axis, or `"sigmoid"` for binary and multi-label models. `"auto"`: read

@@ -1,0 +1,68 @@
+"""The documentation site. `nox -s docs` builds it into `build/docs`."""
+
+import os
+import re
+
+# Keras reads it as it is imported.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import keras_ban
+
+project = "keras_ban"
+author = "the keras_ban authors"
+release = version = keras_ban.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+source_suffix = {".md": "myst-nb"}
+exclude_patterns = ["conf.py"]
+
+myst_heading_anchors = 3
+# The tests run the same blocks. `nox -s docs -- -D nb_execution_mode=force` shows what they print.
+nb_execution_mode = "off"
+nb_execution_in_temp = True
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+html_theme = "furo"
+html_title = f"keras_ban {version}"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Call args", "params_style")]
+
+_HEADER = """\
+---
+file_format: mystnb
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+"""
+
+
+def as_notebook(app, name, source):
+    """Make a page with Python blocks a notebook, whose outputs the site shows. On GitHub it is plain Markdown."""
+    if "```python\n" in source[0]:
+        source[0] = _HEADER + source[0].replace("```python\n", "```{code-cell} python\n")
+
+
+def from_markdown(app, what, name, thing, options, lines):
+    """Make reStructuredText of a docstring's Markdown: code in backticks, and blocks of code."""
+    text = "\n".join(lines)
+    text = re.sub(r"( *)```python\n(.*?)\n *```", _literal_block, text, flags=re.DOTALL)
+    # Code in backticks may end on the next line.
+    text = re.sub(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)", r"``\1``", text)
+    # A plural "s" after code.
+    lines[:] = re.sub(r"``(?=s\b)", r"``\\ ", text).split("\n")
+
+
+def _literal_block(match):
+    indent, code = match.groups()
+    return f"{indent}.. code-block:: python\n\n" + "\n".join(f"    {line}" if line else "" for line in code.split("\n"))
+
+
+def setup(app):
+    app.connect("source-read", as_notebook)
+    app.connect("autodoc-process-docstring", from_markdown, priority=400)
