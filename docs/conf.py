@@ -49,11 +49,12 @@ def as_notebook(app, name, source):
 
 
 def from_markdown(app, what, name, thing, options, lines):
-    """Make reStructuredText of a docstring's Markdown: code in backticks, and blocks of code."""
+    """Make reStructuredText of a docstring's Markdown: code in backticks, blocks of code, pages."""
     text = "\n".join(lines)
     text = re.sub(r"( *)```python\n(.*?)\n *```", _literal_block, text, flags=re.DOTALL)
     # Code in backticks may end on the next line.
     text = re.sub(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)", r"``\1``", text)
+    text = re.sub(r"``docs/(\w+)\.md``", r":doc:`\1`", text)
     # A plural "s" after code.
     lines[:] = re.sub(r"``(?=s\b)", r"``\\ ", text).split("\n")
 
