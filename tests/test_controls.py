@@ -341,9 +341,9 @@ def history_with(longer, ensemble, flips=(5, 5)):
     ],
 )
 def test_the_summary_ends_with_a_sentence_that_says_whether_it_paid(flips, expected):
-    lines = history_with(0.77, 0.81, flips).summary().splitlines()
+    lines = history_with(0.77, 0.81, flips).summary(160).splitlines()
 
-    assert all(len(line) <= 120 for line in lines)
+    assert all(len(line) <= 160 for line in lines)
     text = " ".join(lines)
     sentence = text[text.index("being born again ") :]
     assert sentence.startswith(f"being born again {expected}, and ")
@@ -352,6 +352,7 @@ def test_the_summary_ends_with_a_sentence_that_says_whether_it_paid(flips, expec
     rows = [line.split() for line in lines]
     assert ["longer", "77.00%", "0.5000", "5.00%"] in [row[:4] for row in rows]
     assert ["independent", "2", "74.00%", "0.5000", "5.00%", "4.0"] in rows
+    assert "20" == next(row for row in rows if row and row[0] == "longer")[-2]
     assert ["2", "independents", "81.00%"] in [row[:3] for row in rows]
 
 

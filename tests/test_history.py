@@ -4,6 +4,7 @@ import builtins
 import importlib.util
 import json
 import math
+import re
 
 import numpy as np
 import oracles
@@ -48,13 +49,16 @@ def history_of(*scores, values=None, **arguments):
             seed=100 + i,
             epochs=2,
             seconds=1.5,
-            metrics={"val_loss": value, "val_accuracy": 0.9},
+            metrics={"val_loss": value, "val_accuracy": getattr(each, "accuracy", 0.9)},
             logs={"loss": [2.0, 1.0], "val_loss": [value + 1, value]},
             scores=each,
         )
         for i, (each, value) in enumerate(zip(scores, values, strict=True))
     ]
     return BornAgainHistory(records, **arguments)
+
+
+ALL = 200  # Columns of a text that holds every table.
 
 
 def row_of(summary, label):
@@ -267,16 +271,17 @@ def test_better_is_strict_and_anything_is_better_than_nan(mode, value, best, exp
 def test_the_table_has_a_row_for_each_generation_and_one_for_the_ensemble():
     history = history_of(scores_of(90), scores_of(93, 5, 2), ensemble=scores_of(95, 6, 1))
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     assert "Generations on validation data (100 examples)" in summary
-    assert ["90.00%", "0.2500", "3.00%", "1.5"] == row_of(summary, "0").split()[2:]
+    # val_loss, epochs and seconds are the last.
+    assert ["90.00%", "0.2500", "3.00%", "1", "2", "1.5"] == row_of(summary, "0").split()[2:]
     # Two tails of 7 flips: 2 * (1 + 7 + 21) / 128 = 0.453.
-    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2", "1.5"]
-    assert expected == row_of(summary, "1").split()[2:]
-    # 2 * (1 + 7) / 128 = 0.125; the seconds are those of all.
-    expected = ["95.00%", "0.2500", "3.00%", "+5.00", "vs", "0", "0.125", "better", "(chance?)", "80.0%", "1", "3.0"]
-    assert expected == row_of(summary, "ensemble of 2").split()[3:]
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2"]
+    assert [*expected, "0.9", "2", "1.5"] == row_of(summary, "1").split()[2:]
+    # 2 * (1 + 7) / 128 = 0.125; the epochs and seconds are those of all.
+    expected = ["95.00%", "0.2500", "3.00%", "+5.00", "vs", "0", "0.125", "better", "(chance?)", "80.0%", "1"]
+    assert [*expected, "4", "3.0"] == row_of(summary, "ensemble of 2").split()[3:]
 
 
 def distilled(*scores, **arguments):
@@ -290,7 +295,7 @@ def test_the_ensembles_student_is_told_from_the_generations():
     student = scores_of(94, 1, 2, compared_with="ensemble")
     history = distilled(scores_of(90), scores_of(93, 5, 2), student, ensemble=scores_of(95, 6, 1))
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     expected = ["2", "distilled", "*", "94.00%", "0.2500", "3.00%", "-1.00", "vs", "E", "1.000"]
     assert expected == row_of(summary, "2").split()[:10]
@@ -309,7 +314,7 @@ def test_the_ensembles_student_is_told_from_the_generations():
 def test_a_generation_taught_by_the_ensemble_is_compared_with_it():
     history = history_of(scores_of(90), scores_of(93, 5, 2), scores_of(94, 1, 2, compared_with="ensemble"))
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     assert ["-1.00", "vs", "E"] == row_of(summary, "2").split()[5:8]
     assert "\ngeneration 2 did not beat its teacher, the ensemble of generations 0 to 1" in summary
@@ -348,7 +353,7 @@ def test_the_star_is_said_to_come_from_the_validation_data_where_the_scores_do_n
     ],
 )
 def test_the_verdict_says_whether_a_generation_beat_its_teacher_and_whether_that_may_be_chance(won, lost, verdict):
-    row = row_of(history_of(scores_of(), scores_of(won=won, lost=lost)).summary(), "1")
+    row = row_of(history_of(scores_of(), scores_of(won=won, lost=lost)).summary(ALL), "1")
 
     assert f" {verdict} " in row
     assert ("chance" in verdict) is ("chance" in row)
@@ -371,9 +376,10 @@ def test_the_table_of_other_models_has_their_metrics():
 
     summary = history.summary()
 
-    assert ["generation", "val_loss", "val_accuracy", "val_mae", "seconds"] == row_of(summary, "generation").split()
-    assert ["0", "(teacher)", "*", "0.1235", "0.9", "1.5"] == row_of(summary, "0").split()
-    assert ["1", "1.235e+04", "0.9", "nan", "1.5"] == row_of(summary, "1").split()
+    header = ["generation", "val_loss", "val_accuracy", "val_mae", "epochs", "seconds"]
+    assert header == row_of(summary, "generation").split()
+    assert ["0", "(teacher)", "*", "0.1235", "0.9", "2", "1.5"] == row_of(summary, "0").split()
+    assert ["1", "1.235e+04", "0.9", "nan", "2", "1.5"] == row_of(summary, "1").split()
     assert "McNemar" not in summary
 
 
@@ -389,45 +395,94 @@ def test_there_is_a_table_without_any_generation():
     assert ["Generations", "on", "validation", "data"] == BornAgainHistory().summary().split()[:4]
 
 
+def calibrated(scores):
+    scores.calibrated_nll, scores.calibrated_ece, scores.temperature = 12.3456, 0.5, 3.0
+    return scores
+
+
+def long_history(compared_with="ensemble"):
+    """A history of scores and names that need much room, and its last row without the label."""
+    worst = {"nll": 69.0776, "ece": 1.0, "compared_with": compared_with}
+    worst = calibrated(scores_of(9, 40_000, 50_000, examples=100_000, **worst))
+    history = distilled(*[worst] * 12, scores_of(9, 4, 5, compared_with=compared_with), data="test", ensemble=worst)
+    for record in history.records:
+        record.seconds = 123_456.7
+    row = ["0.01%", "69.0776", "12.3456", "100.00%", "50.00%", "-10.00", "vs", "E", "< 0.001", "worse", "80.0%"]
+    return history, [*row, "50000", "-0.1", "2", "123456.7"]
+
+
 @pytest.mark.parametrize("compared_with", [10, "ensemble"])
-def test_no_line_of_the_table_is_longer_than_120_columns(compared_with):
-    worst = scores_of(9, 40_000, 50_000, examples=100_000, compared_with=compared_with, nll=69.0776, ece=1.0)
-    history = distilled(*[worst] * 12, data="test", monitor="val_accuracy", ensemble=worst)
+@pytest.mark.parametrize("width", [None, 40, 79, 120, 240])
+def test_no_line_of_the_table_is_longer_than_its_width_and_nothing_is_cut_off(width, compared_with):
+    history, _ = long_history(compared_with)
+    history.records[3].metrics["val_a_metric_with_a_name_that_is_longer_than_many_a_terminal_is_wide"] = 0.5
+
+    summary = history.summary(width)
+
+    assert max(len(line) for line in summary.splitlines()) <= (width or 80)
+    assert "…" not in summary
+    # Names that are wider than the table are folded.
+    for word in ("69.0776", "50000" if width == 240 else "left out", "terminal" if width != 40 else "val_a_me"):
+        assert word in summary
+
+
+def test_a_table_with_enough_room_holds_all_columns():
+    history, expected = long_history()
+
+    summary = history.summary(160)
+
+    assert " ".join(expected) == " ".join(row_of(summary, "11").split()[-16:])
+    assert ["9.00%", "0.2500", "3.00%", "-1.00"] == row_of(summary, "12 distilled").split()[3:7]
+    assert "cal.: with a temperature, found on one half of the data and applied to the other" in summary
+    assert "left out" not in summary
+
+
+def test_80_columns_hold_what_a_reader_needs_most_and_the_last_line_names_the_rest():
+    classifier = history_of(calibrated(scores_of(90)), calibrated(scores_of(93, 5, 2)))
+    regression = history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123))
+    needed = ["generation", "accuracy", "NLL", "change", "p", "val_loss", "epochs", "seconds"]
+
+    summary = classifier.summary()
+
+    assert needed == row_of(summary, "generation").split()
+    *_, sentence = " ".join(summary.split()).partition("left out at 80 columns: ")
+    left_out = "verdict, ECE, cal. NLL, cal. ECE, agree, neg. flips"
+    match = re.fullmatch(left_out + r". `summary\(width=(\d+)\)` and `to_dataframe\(\)` show them", sentence)
+    assert match
+    for width, whole in [(int(match[1]), True), (int(match[1]) - 1, False)]:
+        assert whole is ("left out" not in classifier.summary(width))
+    # Short values leave room for a verdict.
+    header = ["generation", "change", "p", "verdict", "val_loss", "val_accuracy", "epochs", "seconds"]
+    assert header == row_of(regression.summary(), "generation").split()
+
+
+def test_metrics_that_are_scores_under_another_name_are_not_shown_twice():
+    history = history_of(scores_of(90, nll=0.5), scores_of(93, 5, 2, nll=0.25), values=[0.5, 0.2500001])
     for record in history.records:
-        record.seconds = 123_456.7
+        record.metrics["val_auc"] = 0.75
 
-    assert max(len(line) for line in history.summary().splitlines()) <= 120
+    summary = history.summary()
 
-
-@pytest.mark.parametrize("compared_with", [9, "ensemble"])
-def test_nothing_is_cut_off_the_table(compared_with):
-    worst = scores_of(9, 4_000, 5_000, examples=10_000, compared_with=compared_with, nll=12.3456, ece=1.0)
-    history = history_of(*[worst] * 12, data="test", ensemble=worst)
-
-    row = row_of(history.summary(), "11")
-
-    expected = ["11", "*", "0.09%", "12.3456", "100.00%", "-10.00", "vs", "E" if compared_with == "ensemble" else "9"]
-    expected += ["0.000", "worse", "80.0%", "5000", "1.5"]
-    assert expected == row.split()
-    assert "…" not in history.summary()
+    expected = ["generation", "accuracy", "NLL", "change", "p", "val_auc", "epochs", "seconds"]
+    assert expected == row_of(summary, "generation").split()
+    # One with penalties, or with weights, is another number.
+    history.records[0].metrics |= {"val_loss": 0.6, "val_accuracy": 0.8}
+    header = row_of(history.summary(ALL), "generation").split()
+    assert ["val_loss", "val_accuracy", "val_auc", "epochs", "seconds"] == header[-5:]
 
 
-def test_nothing_is_cut_off_the_table_with_calibrated_scores_and_old_records_have_none():
-    more = {"nll": 69.0776, "ece": 1.0, "compared_with": "ensemble"}
-    worst = scores_of(9, 40_000, 50_000, examples=100_000, **more)
-    worst.calibrated_nll, worst.calibrated_ece, worst.temperature = 12.3456, 0.5, 3.0
-    history = distilled(*[worst] * 12, scores_of(9, 4, 5, **more), ensemble=worst)
-    for record in history.records:
-        record.seconds = 123_456.7
+@pytest.mark.parametrize(
+    ("p_value", "expected"),
+    [(0.0, "< 0.001"), (0.000999, "< 0.001"), (0.001, "0.001"), (0.0499, "0.050"), (1.0, "1.000")],
+)
+def test_no_probability_is_written_as_zero(p_value, expected):
+    assert f"  {expected}  " in row_of(history_of(loss_of(1.0), loss_of(0.5, -0.5, p_value)).summary(), "1")
 
-    lines = history.summary().splitlines()
 
-    assert max(len(line) for line in lines) <= 120
-    expected = ["0.01%", "69.0776", "12.3456", "100.00%", "50.00%", "-10.00", "vs", "E", "0.000", "worse", "80.0%"]
-    assert [*expected, "50000", "123456.7"] == row_of(history.summary(), "11").split()[-13:]
-    assert ["9.00%", "69.0776", "100.00%", "-1.00"] == row_of(history.summary(), "12 distilled").split()[2:6]
-    assert "…" not in history.summary()
-    assert "cal.: with a temperature, found on one half of the data and applied to the other" in history.summary()
+@pytest.mark.parametrize("width", [0, 39, -80, 80.0, "80", True])
+def test_a_width_that_holds_no_table_is_refused(width):
+    with pytest.raises(ValueError, match="`width` must be .*at least"):
+        history_of(None).summary(width)
 
 
 def test_the_plot_shows_the_calibrated_nll_beside_the_raw_one():
@@ -490,12 +545,12 @@ def test_losses_are_compared_beside_the_metrics():
     history = history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123), ensemble=loss_of(0.6, 0.1, 0.5))
     history.ensemble_metrics, history.notes = {"val_loss": 0.6, "val_accuracy": 0.75}, ["no metric: it failed"]
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     assert "Generations on validation data (100 examples)" in summary
     assert ["1", "0.9"] == row_of(summary, "0").split()[2:4]
-    assert ["0.9", "0.9", "-0.25", "vs", "0", "0.012", "better", "1.5"] == row_of(summary, "1 *").split()[2:]
-    expected = ["0.6", "0.75", "+0.1", "vs", "0", "0.500", "worse", "(chance?)", "3.0"]
+    assert ["-0.25", "vs", "0", "0.012", "better", "0.9", "0.9", "2", "1.5"] == row_of(summary, "1 *").split()[2:]
+    expected = ["+0.1", "vs", "0", "0.500", "worse", "(chance?)", "0.6", "0.75", "4", "3.0"]
     assert expected == row_of(summary, "ensemble of 2").split()[3:]
     assert "no metric: it failed" == summary.splitlines()[-1]
     assert "change: loss against its own teacher" in summary
@@ -508,10 +563,10 @@ def test_each_of_several_outputs_has_a_table_of_its_own():
     second = {"kind": scores_of(93, 5, 2), "size": loss_of(0.75, 0.25, 0.01)}
     history = history_of(first, second, ensemble={"kind": scores_of(95, 6, 1), "size": loss_of(0.25, -0.25, 0.02)})
 
-    tables = history.summary().split("Output ")
+    tables = history.summary(ALL).split("Output ")
 
     assert ["'kind'", "'size'"] == [table.split()[0] for table in tables[1:]]
-    assert ["1", "*", "0.9", "0.9", "1.5"] == row_of(tables[0], "1").split()
+    assert ["1", "*", "0.9", "0.9", "2", "1.5"] == row_of(tables[0], "1").split()
     expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2"]
     assert expected == row_of(tables[1], "1 *").split()[2:]
     assert ["0.75", "+0.25", "vs", "0", "0.010", "worse"] == row_of(tables[2], "1 *").split()[2:]
@@ -530,11 +585,12 @@ def test_so_many_metrics_that_one_table_cannot_hold_them_have_several(scores):
 
     lines = history.summary().splitlines()
 
-    assert max(len(line) for line in lines) <= 120
+    assert max(len(line) for line in lines) <= 80
     assert "…" not in history.summary()
     for i in range(20):
         (header,) = [place for place, line in enumerate(lines) if f"val_metric_of_a_kind_{i} " in f"{line} "]
         assert f"{1.123456789 + i:.4g}" in " ".join(lines[header : header + 4])
+    assert "left out" not in history.summary() or scores[0] is not None
 
 
 def test_the_metrics_of_evaluate_are_those_in_its_table():
@@ -542,8 +598,8 @@ def test_the_metrics_of_evaluate_are_those_in_its_table():
     for record in history.records:
         record.evaluation = {"mae": 0.5 + record.generation}
 
-    assert ["generation", "mae", "seconds"] == row_of(history.summary(), "generation").split()
-    assert ["1", "*", "1.5", "1.5"] == row_of(history.summary(), "1").split()
+    assert ["generation", "mae", "epochs", "seconds"] == row_of(history.summary(), "generation").split()
+    assert ["1", "*", "1.5", "2", "1.5"] == row_of(history.summary(), "1").split()
     assert vars(history) == vars(BornAgainHistory.from_json(history.to_json()))
     assert {"evaluation", "ensemble_metrics", "notes"}.isdisjoint(history_of(None).to_json().split('"'))
 
@@ -566,14 +622,22 @@ def test_names_with_brackets_and_colons_are_shown_as_they_are():
     assert "val_recall[0]" in history.summary()
 
 
-def test_without_scipy_the_table_says_so_and_gives_no_p_values(monkeypatch):
+def test_without_scipy_no_significance_is_claimed(monkeypatch):
     without(monkeypatch, "scipy")
+    history = history_of(scores_of(90), scores_of(93, 5, 2))
 
-    summary = history_of(scores_of(90), scores_of(93, 5, 2)).summary()
+    summary = history.summary(ALL)
 
-    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "better", "80.0%", "2", "1.5"]
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "80.0%", "2", "0.9", "2", "1.5"]
     assert expected == [cell for cell in row_of(summary, "1").split()[2:] if cell != "*"]
-    assert 'no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)' in summary
+    assert not {"p", "verdict"} & set(row_of(summary, "generation").split())
+    assert (
+        'no p-values, and no verdicts, of changes of accuracy: SciPy is not installed (`pip install "keras-ban[plot]"`)'
+        in (summary)
+    )
+    assert "McNemar" not in summary
+    # A permutation test needs none.
+    assert "  0.012  " in row_of(history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123)).summary(), "1")
 
 
 # The picture

@@ -70,7 +70,7 @@ def _of_controls(history, value):
     `value` is a function of the scores and the metrics of a row.
     """
     found = {}
-    for label, scores, metrics, _ in [] if history.controls is None else controls.rows(history):
+    for label, scores, metrics, *_ in [] if history.controls is None else controls.rows(history):
         level = None if label.startswith("independent ") else value(scores, metrics)
         if level is not None:
             found[label] = level

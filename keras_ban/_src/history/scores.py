@@ -139,6 +139,11 @@ def has_scipy():
     return importlib.util.find_spec("scipy") is not None
 
 
+def p_in_words(p_value):
+    """Return a p-value as text. No probability is written as 0."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def in_words(teacher, generation):
     """Name the teacher of a generation: a number, or `"ensemble"` for all earlier generations."""
     return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
