@@ -1,6 +1,7 @@
 """The history of a sequence: its figures, its table, its picture, and its plain data."""
 
 import builtins
+import html.parser
 import importlib.util
 import json
 import math
@@ -8,6 +9,7 @@ import re
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 from scipy import optimize
 
@@ -304,7 +306,7 @@ def test_the_ensembles_student_is_told_from_the_generations():
     assert "\ndistilled: no generation, but a student of the ensemble of generations 0 to 1" in summary
     assert "\nthe distilled student did not beat its teacher, the ensemble of generations 0 to 1" in summary
     assert history.records[:2] == history.members
-    axis, *_, curves = history.plot().axes
+    axis, *_, curves = history.plot()
     assert [2] == list(axis.lines[2].get_xdata())
     assert ["single model", "ensemble of 2", "distilled from the ensemble"] == [line.get_label() for line in axis.lines]
     assert [0, 1] == list(axis.lines[0].get_xdata())
@@ -490,7 +492,7 @@ def test_the_plot_shows_the_calibrated_nll_beside_the_raw_one():
     for scores, value in ((first, 0.25), (second, 0.2), (ensemble, 0.1)):
         scores.calibrated_nll, scores.calibrated_ece, scores.temperature = value, 0.01, 2.0
 
-    axis = history_of(first, second, ensemble=ensemble).plot().axes[1]
+    axis = history_of(first, second, ensemble=ensemble).plot()[1]
 
     drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
     assert [0.25, 0.2] == drawn["single model, calibrated"]
@@ -554,7 +556,7 @@ def test_losses_are_compared_beside_the_metrics():
     assert expected == row_of(summary, "ensemble of 2").split()[3:]
     assert "no metric: it failed" == summary.splitlines()[-1]
     assert "change: loss against its own teacher" in summary
-    axis = history.plot().axes[0]
+    axis = history.plot()[0]
     assert [0.6, 0.6] == list(axis.lines[1].get_ydata())
 
 
@@ -663,10 +665,13 @@ def test_plot_writes_a_picture_of_any_history_by_the_paths_ending_and_leaves_pyp
     backend, figures = matplotlib.get_backend(), pyplot.get_fignums()
     path = tmp_path / f"generations.{ending}"
 
-    figure = history.plot(path)
+    axes = history.plot(path)
 
     assert path.read_bytes().startswith(begins)
-    assert matplotlib.figure.Figure is type(figure)
+    assert all(isinstance(axis, matplotlib.axes.Axes) for axis in axes)
+    assert axes == axes.figure.axes
+    # A notebook shows it.
+    assert axes._repr_png_().startswith(b"\x89PNG")
     assert (backend, figures) == (matplotlib.get_backend(), pyplot.get_fignums())
 
 
@@ -674,18 +679,18 @@ def test_plot_shows_each_figure_over_generations_and_the_curves():
     ensemble = scores_of(95, 6, 1, nll=0.125)
     history = history_of(scores_of(90, nll=0.5, ece=0.1), scores_of(93, 5, 2, nll=0.25, ece=0.05), ensemble=ensemble)
 
-    figure = history.plot()
+    axes = history.plot()
 
-    titles = [axis.get_title() for axis in figure.axes]
+    titles = [axis.get_title() for axis in axes]
     expected = ["accuracy", "NLL", "calibration error"]
     assert [f"{name}, validation data" for name in expected] + ["val_loss while training"] == titles
-    drawn = [axis.lines[0] for axis in figure.axes]
+    drawn = [axis.lines[0] for axis in axes]
     for line, values in zip(drawn, [[90, 93], [0.5, 0.25], [10, 5]], strict=False):
         assert [0, 1] == list(line.get_xdata())
         np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-12)  # percent, times 100 in float64
-    assert [95.0] * 2 == list(figure.axes[0].lines[1].get_ydata())
-    assert [0.125] * 2 == list(figure.axes[1].lines[1].get_ydata())
-    curves = figure.axes[3].lines
+    assert [95.0] * 2 == list(axes[0].lines[1].get_ydata())
+    assert [0.125] * 2 == list(axes[1].lines[1].get_ydata())
+    curves = axes[3].lines
     assert [[2.0, 1.0], [1.9, 0.9]] == [list(line.get_ydata()) for line in curves]
     assert [1, 2] == list(curves[0].get_xdata())
     assert ["generation 0", "generation 1"] == [line.get_label() for line in curves]
@@ -700,10 +705,10 @@ def test_plot_without_a_path_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_plot_of_other_models_shows_the_monitored_metric():
-    figure = history_of(None, None, values=[0.5, 0.25]).plot()
+    axes = history_of(None, None, values=[0.5, 0.25]).plot()
 
-    assert ["val_loss, validation data", "val_loss while training"] == [axis.get_title() for axis in figure.axes]
-    assert [0.5, 0.25] == list(figure.axes[0].lines[0].get_ydata())
+    assert ["val_loss, validation data", "val_loss while training"] == [axis.get_title() for axis in axes]
+    assert [0.5, 0.25] == list(axes[0].lines[0].get_ydata())
 
 
 def test_plot_draws_names_as_they_are(tmp_path):
@@ -714,9 +719,9 @@ def test_plot_draws_names_as_they_are(tmp_path):
         record.logs = {name: [1.0, 0.5]}
     history = BornAgainHistory(records, monitor=name, data="$x$")
 
-    figure = history.plot(tmp_path / "plot.svg")
+    axes = history.plot(tmp_path / "plot.svg")
 
-    shown = figure.axes[0].get_title().replace("\\$", "$")
+    shown = axes[0].get_title().replace("\\$", "$")
     assert "val_a$\\frac$b_\\udcff, $x$ data" == shown
 
 
@@ -730,6 +735,135 @@ def test_plot_without_matplotlib_names_the_extra(monkeypatch):
 
     with pytest.raises(ImportError, match=r"needs matplotlib: `pip install \"keras-ban\[plot\]\"`"):
         history_of(None).plot()
+
+
+# Notebooks
+
+
+class Parsed(html.parser.HTMLParser):
+    """The texts of a page by the tags around them, and all attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.texts, self.attributes, self.open = {}, [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert tag == self.open.pop()
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+
+def test_a_notebook_shows_what_the_widest_summary_shows():
+    first = {"kind": scores_of(90), "size": loss_of(0.5)}
+    second = {"kind": calibrated(scores_of(93, 5, 2)), "size": loss_of(0.75, 0.25, 0.0001)}
+    history = history_of(first, second, ensemble=first)
+
+    page = Parsed(history._repr_html_())
+
+    lines = history.summary(300).splitlines()
+    shown = {word for line in lines if "─" not in line for word in line.split()}
+    assert shown == {word for texts in page.texts.values() for text in texts for word in text.split()}
+    captions = ["Generations on validation data (100 examples)", "Output 'kind'", "Output 'size'"]
+    assert captions == page.texts["caption"]
+    assert ["0 (teacher)", "1 *", "ensemble of 2"] * 3 == [
+        text for text in page.texts["th"] if text in ("0 (teacher)", "1 *", "ensemble of 2")
+    ]
+    assert [] == page.open
+    # Nothing is loaded from elsewhere.
+    assert {"style", "class"} == {name for name, _ in page.attributes}
+    assert not re.search("http|url|script", history._repr_html_())
+
+
+def test_names_are_escaped_in_a_notebook():
+    name = "<script>alert('$x$')</script> & \"co\" \udcff"
+    history = history_of(None, data=name)
+    history.records[0].metrics[name] = 0.5
+    history.notes = [name]
+
+    text = history._repr_html_()
+
+    assert "<script" not in text and "\udcff" not in text
+    expected = name.replace("\udcff", "\\udcff")
+    texts = Parsed(text).texts
+    assert expected in texts["th"] and expected in texts["li"]
+    assert [f"Generations on {expected} data"] == texts["caption"]
+    assert "mathjax_ignore" in text
+
+
+def test_a_history_of_nothing_is_shown_too():
+    page = Parsed(BornAgainHistory()._repr_html_())
+
+    assert ["Generations on validation data"] == page.texts["caption"]
+    assert [] == page.open
+
+
+def test_a_data_frame_has_a_row_for_each_model_and_every_score():
+    history = distilled(
+        scores_of(90), scores_of(93, 5, 2), scores_of(94, 3, 2, compared_with="ensemble"), ensemble=scores_of(95, 6, 1)
+    )
+    history.ensemble_metrics = {"val_loss": 0.125}
+
+    frame = history.to_dataframe()
+
+    assert ["generation 0", "generation 1", "distilled", "ensemble"] == list(frame["name"])
+    assert [0, 1, 2] == list(frame["generation"].dropna())
+    assert [False, False, True, False] == list(frame["best"])
+    assert [2, 2, 2, 4] == list(frame["epochs"])
+    assert [100, 101, 102] == list(frame["seed"].dropna())
+    assert [1.0, 0.9, 0.8, 0.125] == list(frame["val_loss"])
+    assert [0.9, 0.93, 0.94, 0.95] == list(frame["accuracy"])
+    for index, scores in enumerate([*(record.scores for record in history.records), history.ensemble]):
+        for name in ("nll", "ece", "change", "p_value", "agreement", "positive_flips", "compared_with"):
+            value, found = getattr(scores, name), frame[name][index]
+            assert pd.isna(found) if value is None else value == found, name
+    assert "Int64" == frame["negative_flips"].dtype
+
+
+def test_a_data_frame_of_several_outputs_and_of_evaluate_keeps_names_apart():
+    both = {"kind": scores_of(90), "size": loss_of(0.5)}
+    history = history_of(both, {**both, "size": loss_of(0.75, 0.25, 0.25)}, data="test", ensemble=both)
+    history.ensemble_metrics = {"loss": 4.0}
+    for record in history.records:
+        record.evaluation = {"loss": 2.0 + record.generation}
+
+    frame = history.to_dataframe()
+
+    assert [2.0, 3.0, 4.0] == list(frame["test_loss"])
+    assert [0.5, 0.75, 0.5] == list(frame["size.loss"])
+    assert [0.9] * 3 == list(frame["kind.accuracy"])
+    assert 0.25 == frame["size.p_value"][1]
+    assert "val_loss" not in frame
+
+
+def test_a_data_frame_without_scipy_has_no_p_values_of_accuracies(monkeypatch):
+    without(monkeypatch, "scipy")
+
+    frame = history_of(scores_of(90), scores_of(93, 5, 2)).to_dataframe()
+
+    assert "p_value" not in frame
+    assert frame["change"][1] == pytest.approx(0.03)
+
+
+def test_there_is_a_data_frame_without_any_generation():
+    assert (0, ["name", "generation"]) == (
+        len(BornAgainHistory().to_dataframe()),
+        [*BornAgainHistory().to_dataframe()][:2],
+    )
+
+
+def test_a_data_frame_without_pandas_says_what_to_install(monkeypatch):
+    without(monkeypatch, "pandas")
+
+    with pytest.raises(ImportError, match="`to_dataframe` needs pandas: `pip install pandas`"):
+        history_of(None).to_dataframe()
 
 
 # Plain data

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import Scores, scores_from
@@ -128,6 +129,30 @@ class BornAgainHistory:
 
         return text.draw(self, width)
 
+    def _repr_html_(self):
+        """Return all columns of the summary as HTML, which a notebook shows."""
+        return html_tables.draw(self)
+
+    def to_dataframe(self):
+        """Return the rows of `summary` as a pandas `DataFrame`, one for each model.
+
+        Columns: `name`, `generation`, `best`, `seed`, `epochs`, `seconds`; the compiled metrics by their names
+        (`val_loss`), after `evaluate` with the name of the data before them (`test_loss`); and the attributes of the
+        scores by theirs, with `change` and `p_value`. Those of several outputs have the name of the output before them
+        (`kind.accuracy`). What a model does not have is missing (`NaN` or `NA`). Without SciPy, accuracies have no
+        `p_value`. The epochs are in the `logs` of each record: `pandas.DataFrame(history.records[1].logs)`.
+
+        Returns:
+            `pandas.DataFrame`.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        # Imports pandas, which is optional.
+        from keras_ban._src.history import data_frame
+
+        return data_frame.draw(self)
+
     def plot(self, path=None):
         """Plot the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
 
@@ -135,7 +160,8 @@ class BornAgainHistory:
             path: file to write (PNG, PDF, SVG, by its suffix). `None` writes no file.
 
         Returns:
-            `matplotlib.figure.Figure`.
+            A list of `matplotlib.axes.Axes`, one for each panel, which can be changed. Its `figure` is the figure that
+            they are in. A notebook shows the figure.
 
         Raises:
             ImportError: if matplotlib is not installed.
@@ -144,10 +170,10 @@ class BornAgainHistory:
         # Imports matplotlib, which is optional.
         from keras_ban._src.history import plot
 
-        figure = plot.draw(self)
+        panels = plot.draw(self)
         if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+            panels.figure.savefig(path, dpi=plot.DOTS_PER_INCH)
+        return panels
 
     def to_dict(self):
         """Return the history as plain data for JSON."""
