@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.scores import SIGNIFICANCE, Scores, better, has_scipy, p_in_words, scores_from
+from keras_ban._src.history.scores import Scores, better, scores_from, significance_in_words
 
 LONGER, INDEPENDENT = "longer", "independent"
 
@@ -109,11 +109,11 @@ def _of_longer(history, best):
     against = f"against one model of {longer.epochs} epochs ({name}: "
     if isinstance(longer.scores, Scores) and longer.scores.change is not None:
         of_both = f"{best.scores.accuracy:.2%}, longer: {longer.scores.accuracy:.2%}"
-        return f"{_paid(-longer.scores.change)} {against}{of_both}{_tested(longer.scores)})"
+        return f"{_paid(-longer.scores.change)} {against}{of_both}, {significance_in_words(longer.scores)})"
     value, other = best.metrics[monitor], longer.metrics[monitor]
     gain = better(history.mode, value, other) - better(history.mode, other, value)
     is_tested = isinstance(longer.scores, LossScores) and longer.scores.change is not None and monitor == "val_loss"
-    p_value = _tested(longer.scores) if is_tested else ""
+    p_value = f", {significance_in_words(longer.scores)}" if is_tested else ""
     return f"{_paid(gain)} {against}{monitor} {value:.4g}, longer: {other:.4g}{p_value})"
 
 
@@ -126,7 +126,7 @@ def _of_independents(history):
         gain, of_both = -scores.change, f"ensemble: {ensemble.accuracy:.2%}, theirs: {scores.accuracy:.2%}"
     else:
         gain, of_both = scores.change, f"ensemble: loss {ensemble.loss:.4g}, theirs: {scores.loss:.4g}"
-    return f"{_paid(gain)} against {_all(history.controls)} ({of_both}{_tested(scores)})"
+    return f"{_paid(gain)} against {_all(history.controls)} ({of_both}, {significance_in_words(scores)})"
 
 
 def _paid(gain):
@@ -135,10 +135,3 @@ def _paid(gain):
 
 def _all(controls):
     return f"{len(controls.independents) + 1} independents"
-
-
-def _tested(scores):
-    """Return the p-value of a comparison for a sentence, with "chance?" as in a verdict."""
-    if isinstance(scores, Scores) and not has_scipy():
-        return ", not tested"
-    return f", p {p_in_words(scores.p_value)}" + ("" if scores.p_value < SIGNIFICANCE else ", chance?")

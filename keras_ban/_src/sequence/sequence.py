@@ -223,7 +223,8 @@ class BornAgainSequence(TrainedGenerations):
                 `epochs(generation)`. The distilled student takes the last number of a list, or
                 `epochs(generations + 1)`. Train the teacher until it stops improving before you train more generations:
                 `keras.callbacks.EarlyStopping` ends a generation there.
-            verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
+            verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation, and another says at its end
+                how it compares with its teacher, and how much time is left.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, or whose state you
                 need afterwards. Copies of `TensorBoard("logs")`, `CSVLogger("log.csv")`, `ModelCheckpoint` and
