@@ -453,6 +453,9 @@ def test_80_columns_hold_what_a_reader_needs_most_and_the_last_line_names_the_re
     assert match
     for width, whole in [(int(match[1]), True), (int(match[1]) - 1, False)]:
         assert whole is ("left out" not in classifier.summary(width))
+    # What is not shown is not explained.
+    assert "cal.: with a temperature" not in summary
+    assert "cal.: with a temperature" in classifier.summary(ALL)
     # Short values leave room for a verdict.
     header = ["generation", "change", "p", "verdict", "val_loss", "val_accuracy", "epochs", "seconds"]
     assert header == row_of(regression.summary(), "generation").split()
@@ -467,10 +470,12 @@ def test_metrics_that_are_scores_under_another_name_are_not_shown_twice():
 
     expected = ["generation", "accuracy", "NLL", "change", "p", "val_auc", "epochs", "seconds"]
     assert expected == row_of(summary, "generation").split()
+    assert "\n* best val_loss, which is the NLL\n" in summary
     # One with penalties, or with weights, is another number.
     history.records[0].metrics |= {"val_loss": 0.6, "val_accuracy": 0.8}
     header = row_of(history.summary(ALL), "generation").split()
     assert ["val_loss", "val_accuracy", "val_auc", "epochs", "seconds"] == header[-5:]
+    assert "\n* best val_loss\n" in history.summary()
 
 
 @pytest.mark.parametrize(

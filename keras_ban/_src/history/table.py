@@ -7,8 +7,8 @@ from keras_ban._src.history import controls
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, has_scipy, in_words, p_in_words
 
-# Compiled metrics that may be scores under another name.
-_SAME = {"loss": "nll", "accuracy": "accuracy", "acc": "accuracy"}
+# Compiled metrics that may be scores under another name, and the columns of these.
+_SAME = {"loss": "NLL", "accuracy": "accuracy", "acc": "accuracy"}
 # The order in which columns get room. Those up to `NEEDED` are always shown.
 _RANKS = {"accuracy": 0, "NLL": 0, "loss": 0, "change": 2, "p": 3, "epochs": 4, "verdict": 6, "seconds": 7, "ECE": 8}
 _RANKS |= {"cal.\nNLL": 9, "cal.\nECE": 9, "agree": 10, "neg.\nflips": 11}
@@ -109,20 +109,23 @@ def _metric_columns(history, rows):
     """Return the columns of the compiled metrics, except those that are a score under another name."""
     columns = []
     for name in dict.fromkeys(name for row in rows for name in row.metrics):
-        plain = name.removeprefix("val_")
-        score = _SAME.get(plain)
-        measured = [row for row in rows if name in row.metrics]
-        if score is not None and all(_is_score(row.metrics[name], row.scores, score) for row in measured):
+        if _score_of(name, rows) is not None:
             continue
-        is_main = plain in ("loss", history.monitor.removeprefix("val_"))
+        is_main = name.removeprefix("val_") in ("loss", history.monitor.removeprefix("val_"))
         cells = [_number(row.metrics.get(name)) for row in rows]
         columns.append(Column(name, cells, _MAIN_METRIC if is_main else NEEDED))
     return columns
 
 
-def _is_score(value, scores, name):
+def _score_of(name, rows):
+    """Return the column of scores that holds the values of a compiled metric, or `None`."""
+    column = _SAME.get(name.removeprefix("val_"))
+    measured = [(row.metrics[name], row.scores) for row in rows if name in row.metrics]
+    if column is None or not measured or not all(isinstance(scores, Scores) for _, scores in measured):
+        return None
     # A metric is a float32, a score a float64.
-    return isinstance(scores, Scores) and math.isclose(value, getattr(scores, name), rel_tol=1e-4, abs_tol=1e-6)
+    pairs = ((value, getattr(scores, column.lower())) for value, scores in measured)
+    return column if all(math.isclose(*pair, rel_tol=1e-4, abs_tol=1e-6) for pair in pairs) else None
 
 
 def _flat(rows):
@@ -192,15 +195,19 @@ def _number(value):
 # Notes
 
 
-def notes(history):
-    """Return the sentences under the tables."""
+def notes(history, left_out=()):
+    """Return the sentences under the tables. `left_out` are the names of columns that are not shown."""
     found, best = [], best_of(history)
-    scores = _flat([row for section in _sections(history, best) for row in section])
+    rows = [row for section in _sections(history, best) for row in section]
+    scores = _flat(rows)
     if best is not None:
-        found.append(f"* best {history.monitor}{'' if history.data == 'validation' else ' on the validation data'}")
+        column = _score_of(history.monitor, rows)
+        found.append(f"* best {history.monitor}" + ("" if column is None else f", which is the {column}"))
+        found[-1] += "" if history.data == "validation" else " on the validation data"
     if any(record.distilled for record in history.records):
         found.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(history.members))}")
-    if any(isinstance(each, Scores) and each.calibrated_nll is not None for each in scores):
+    is_calibrated = any(isinstance(each, Scores) and each.calibrated_nll is not None for each in scores)
+    if is_calibrated and not {"cal. NLL", "cal. ECE"} <= set(left_out):
         found.append("cal.: with a temperature, found on one half of the data and applied to the other")
     found += _about_changes(scores)
     if any(each.compared_with == ENSEMBLE for record in history.records for each in _of(record)):

@@ -28,7 +28,7 @@ def draw(history, width=None):
             title = f"{each.title}, continued"
         left_out += [column.name for column in others if column.name not in left_out]
         widest = max(widest, needs)
-    notes = table.notes(history)
+    notes = table.notes(history, left_out)
     if left_out:
         notes.append(
             f"left out at {width} columns: {', '.join(left_out)}. `summary(width={widest})` and `to_dataframe()` show "
