@@ -341,9 +341,9 @@ def history_with(longer, ensemble, flips=(5, 5)):
     ],
 )
 def test_the_summary_ends_with_a_sentence_that_says_whether_it_paid(flips, expected):
-    lines = history_with(0.77, 0.81, flips).summary().splitlines()
+    lines = history_with(0.77, 0.81, flips).summary(160).splitlines()
 
-    assert all(len(line) <= 120 for line in lines)
+    assert all(len(line) <= 160 for line in lines)
     text = " ".join(lines)
     sentence = text[text.index("being born again ") :]
     assert sentence.startswith(f"being born again {expected}, and ")
@@ -352,6 +352,7 @@ def test_the_summary_ends_with_a_sentence_that_says_whether_it_paid(flips, expec
     rows = [line.split() for line in lines]
     assert ["longer", "77.00%", "0.5000", "5.00%"] in [row[:4] for row in rows]
     assert ["independent", "2", "74.00%", "0.5000", "5.00%", "4.0"] in rows
+    assert "20" == next(row for row in rows if row and row[0] == "longer")[-2]
     assert ["2", "independents", "81.00%"] in [row[:3] for row in rows]
 
 
@@ -401,9 +402,9 @@ def test_models_without_classes_are_compared_by_what_is_monitored(blobs):
 
 @pytest.mark.one_backend
 def test_the_plot_has_a_line_for_each_control():
-    figure = history_with(0.77, 0.81).plot()
+    axes = history_with(0.77, 0.81).plot()
 
-    (axis,) = [axis for axis in figure.axes if axis.get_title() == "accuracy, validation data"]
+    (axis,) = [axis for axis in axes if axis.get_title() == "accuracy, validation data"]
     levels = {line.get_label(): line.get_ydata()[0] for line in axis.lines}
     assert (77, 81) == pytest.approx((levels["longer"], levels["2 independents"]))
     assert {"longer", "2 independents"} <= {text.get_text() for text in axis.get_legend().get_texts()}
@@ -521,3 +522,12 @@ def test_a_schedule_that_may_end_too_early_is_warned_of_before_training(optimize
     made = controlled(optimizer=optimizer, controls=["independent"], generations=1)
     fit(made, blobs, epochs=1, callbacks=callbacks)
     del keras.saving.get_custom_objects()["OwnSchedule"]
+
+
+@pytest.mark.one_backend
+def test_a_data_frame_has_a_row_for_each_control():
+    frame = history_with(0.77, 0.81).to_dataframe()
+
+    expected = ["generation 0", "generation 1", "ensemble", "longer", "independent 2", "2 independents"]
+    assert expected == list(frame["name"])
+    assert [0.77, 0.74, 0.81] == list(frame["accuracy"])[-3:]

@@ -261,7 +261,7 @@ def test_other_callbacks_of_keras_go_on_where_they_were(epoch, blobs, tmp_path, 
     assert_same_run(whole, train("cut"))
 
     assert [(1, each) for each in range(epoch + 1, 6)] == epochs_trained
-    assert_same(*(arrays_in(tmp_path / name / "best.weights.h5") for name in ("whole", "cut")))
+    assert_same(*(arrays_in(tmp_path / name / "best-generation-01.weights.h5") for name in ("whole", "cut")))
 
 
 class Subclass(keras.callbacks.EarlyStopping):

@@ -1,12 +1,15 @@
 """The history of a sequence: its figures, its table, its picture, and its plain data."""
 
 import builtins
+import html.parser
 import importlib.util
 import json
 import math
+import re
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 from scipy import optimize
 
@@ -48,13 +51,16 @@ def history_of(*scores, values=None, **arguments):
             seed=100 + i,
             epochs=2,
             seconds=1.5,
-            metrics={"val_loss": value, "val_accuracy": 0.9},
+            metrics={"val_loss": value, "val_accuracy": getattr(each, "accuracy", 0.9)},
             logs={"loss": [2.0, 1.0], "val_loss": [value + 1, value]},
             scores=each,
         )
         for i, (each, value) in enumerate(zip(scores, values, strict=True))
     ]
     return BornAgainHistory(records, **arguments)
+
+
+ALL = 200  # Columns of a text that holds every table.
 
 
 def row_of(summary, label):
@@ -267,16 +273,17 @@ def test_better_is_strict_and_anything_is_better_than_nan(mode, value, best, exp
 def test_the_table_has_a_row_for_each_generation_and_one_for_the_ensemble():
     history = history_of(scores_of(90), scores_of(93, 5, 2), ensemble=scores_of(95, 6, 1))
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     assert "Generations on validation data (100 examples)" in summary
-    assert ["90.00%", "0.2500", "3.00%", "1.5"] == row_of(summary, "0").split()[2:]
+    # val_loss, epochs and seconds are the last.
+    assert ["90.00%", "0.2500", "3.00%", "1", "2", "1.5"] == row_of(summary, "0").split()[2:]
     # Two tails of 7 flips: 2 * (1 + 7 + 21) / 128 = 0.453.
-    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2", "1.5"]
-    assert expected == row_of(summary, "1").split()[2:]
-    # 2 * (1 + 7) / 128 = 0.125; the seconds are those of all.
-    expected = ["95.00%", "0.2500", "3.00%", "+5.00", "vs", "0", "0.125", "better", "(chance?)", "80.0%", "1", "3.0"]
-    assert expected == row_of(summary, "ensemble of 2").split()[3:]
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2"]
+    assert [*expected, "0.9", "2", "1.5"] == row_of(summary, "1").split()[2:]
+    # 2 * (1 + 7) / 128 = 0.125; the epochs and seconds are those of all.
+    expected = ["95.00%", "0.2500", "3.00%", "+5.00", "vs", "0", "0.125", "better", "(chance?)", "80.0%", "1"]
+    assert [*expected, "4", "3.0"] == row_of(summary, "ensemble of 2").split()[3:]
 
 
 def distilled(*scores, **arguments):
@@ -290,7 +297,7 @@ def test_the_ensembles_student_is_told_from_the_generations():
     student = scores_of(94, 1, 2, compared_with="ensemble")
     history = distilled(scores_of(90), scores_of(93, 5, 2), student, ensemble=scores_of(95, 6, 1))
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     expected = ["2", "distilled", "*", "94.00%", "0.2500", "3.00%", "-1.00", "vs", "E", "1.000"]
     assert expected == row_of(summary, "2").split()[:10]
@@ -299,7 +306,7 @@ def test_the_ensembles_student_is_told_from_the_generations():
     assert "\ndistilled: no generation, but a student of the ensemble of generations 0 to 1" in summary
     assert "\nthe distilled student did not beat its teacher, the ensemble of generations 0 to 1" in summary
     assert history.records[:2] == history.members
-    axis, *_, curves = history.plot().axes
+    axis, *_, curves = history.plot()
     assert [2] == list(axis.lines[2].get_xdata())
     assert ["single model", "ensemble of 2", "distilled from the ensemble"] == [line.get_label() for line in axis.lines]
     assert [0, 1] == list(axis.lines[0].get_xdata())
@@ -309,7 +316,7 @@ def test_the_ensembles_student_is_told_from_the_generations():
 def test_a_generation_taught_by_the_ensemble_is_compared_with_it():
     history = history_of(scores_of(90), scores_of(93, 5, 2), scores_of(94, 1, 2, compared_with="ensemble"))
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     assert ["-1.00", "vs", "E"] == row_of(summary, "2").split()[5:8]
     assert "\ngeneration 2 did not beat its teacher, the ensemble of generations 0 to 1" in summary
@@ -348,7 +355,7 @@ def test_the_star_is_said_to_come_from_the_validation_data_where_the_scores_do_n
     ],
 )
 def test_the_verdict_says_whether_a_generation_beat_its_teacher_and_whether_that_may_be_chance(won, lost, verdict):
-    row = row_of(history_of(scores_of(), scores_of(won=won, lost=lost)).summary(), "1")
+    row = row_of(history_of(scores_of(), scores_of(won=won, lost=lost)).summary(ALL), "1")
 
     assert f" {verdict} " in row
     assert ("chance" in verdict) is ("chance" in row)
@@ -371,9 +378,10 @@ def test_the_table_of_other_models_has_their_metrics():
 
     summary = history.summary()
 
-    assert ["generation", "val_loss", "val_accuracy", "val_mae", "seconds"] == row_of(summary, "generation").split()
-    assert ["0", "(teacher)", "*", "0.1235", "0.9", "1.5"] == row_of(summary, "0").split()
-    assert ["1", "1.235e+04", "0.9", "nan", "1.5"] == row_of(summary, "1").split()
+    header = ["generation", "val_loss", "val_accuracy", "val_mae", "epochs", "seconds"]
+    assert header == row_of(summary, "generation").split()
+    assert ["0", "(teacher)", "*", "0.1235", "0.9", "2", "1.5"] == row_of(summary, "0").split()
+    assert ["1", "1.235e+04", "0.9", "nan", "2", "1.5"] == row_of(summary, "1").split()
     assert "McNemar" not in summary
 
 
@@ -389,45 +397,99 @@ def test_there_is_a_table_without_any_generation():
     assert ["Generations", "on", "validation", "data"] == BornAgainHistory().summary().split()[:4]
 
 
+def calibrated(scores):
+    scores.calibrated_nll, scores.calibrated_ece, scores.temperature = 12.3456, 0.5, 3.0
+    return scores
+
+
+def long_history(compared_with="ensemble"):
+    """A history of scores and names that need much room, and its last row without the label."""
+    worst = {"nll": 69.0776, "ece": 1.0, "compared_with": compared_with}
+    worst = calibrated(scores_of(9, 40_000, 50_000, examples=100_000, **worst))
+    history = distilled(*[worst] * 12, scores_of(9, 4, 5, compared_with=compared_with), data="test", ensemble=worst)
+    for record in history.records:
+        record.seconds = 123_456.7
+    row = ["0.01%", "69.0776", "12.3456", "100.00%", "50.00%", "-10.00", "vs", "E", "< 0.001", "worse", "80.0%"]
+    return history, [*row, "50000", "-0.1", "2", "123456.7"]
+
+
 @pytest.mark.parametrize("compared_with", [10, "ensemble"])
-def test_no_line_of_the_table_is_longer_than_120_columns(compared_with):
-    worst = scores_of(9, 40_000, 50_000, examples=100_000, compared_with=compared_with, nll=69.0776, ece=1.0)
-    history = distilled(*[worst] * 12, data="test", monitor="val_accuracy", ensemble=worst)
+@pytest.mark.parametrize("width", [None, 40, 79, 120, 240])
+def test_no_line_of_the_table_is_longer_than_its_width_and_nothing_is_cut_off(width, compared_with):
+    history, _ = long_history(compared_with)
+    history.records[3].metrics["val_a_metric_with_a_name_that_is_longer_than_many_a_terminal_is_wide"] = 0.5
+
+    summary = history.summary(width)
+
+    assert max(len(line) for line in summary.splitlines()) <= (width or 80)
+    assert "…" not in summary
+    # Names that are wider than the table are folded.
+    for word in ("69.0776", "50000" if width == 240 else "left out", "terminal" if width != 40 else "val_a_me"):
+        assert word in summary
+
+
+def test_a_table_with_enough_room_holds_all_columns():
+    history, expected = long_history()
+
+    summary = history.summary(160)
+
+    assert " ".join(expected) == " ".join(row_of(summary, "11").split()[-16:])
+    assert ["9.00%", "0.2500", "3.00%", "-1.00"] == row_of(summary, "12 distilled").split()[3:7]
+    assert "cal.: with a temperature, found on one half of the data and applied to the other" in summary
+    assert "left out" not in summary
+
+
+def test_80_columns_hold_what_a_reader_needs_most_and_the_last_line_names_the_rest():
+    classifier = history_of(calibrated(scores_of(90)), calibrated(scores_of(93, 5, 2)))
+    regression = history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123))
+    needed = ["generation", "accuracy", "NLL", "change", "p", "val_loss", "epochs", "seconds"]
+
+    summary = classifier.summary()
+
+    assert needed == row_of(summary, "generation").split()
+    *_, sentence = " ".join(summary.split()).partition("left out at 80 columns: ")
+    left_out = "verdict, ECE, cal. NLL, cal. ECE, agree, neg. flips"
+    match = re.fullmatch(left_out + r". `summary\(width=(\d+)\)` and `to_dataframe\(\)` show them", sentence)
+    assert match
+    for width, whole in [(int(match[1]), True), (int(match[1]) - 1, False)]:
+        assert whole is ("left out" not in classifier.summary(width))
+    # What is not shown is not explained.
+    assert "cal.: with a temperature" not in summary
+    assert "cal.: with a temperature" in classifier.summary(ALL)
+    # Short values leave room for a verdict.
+    header = ["generation", "change", "p", "verdict", "val_loss", "val_accuracy", "epochs", "seconds"]
+    assert header == row_of(regression.summary(), "generation").split()
+
+
+def test_metrics_that_are_scores_under_another_name_are_not_shown_twice():
+    history = history_of(scores_of(90, nll=0.5), scores_of(93, 5, 2, nll=0.25), values=[0.5, 0.2500001])
     for record in history.records:
-        record.seconds = 123_456.7
+        record.metrics["val_auc"] = 0.75
 
-    assert max(len(line) for line in history.summary().splitlines()) <= 120
+    summary = history.summary()
 
-
-@pytest.mark.parametrize("compared_with", [9, "ensemble"])
-def test_nothing_is_cut_off_the_table(compared_with):
-    worst = scores_of(9, 4_000, 5_000, examples=10_000, compared_with=compared_with, nll=12.3456, ece=1.0)
-    history = history_of(*[worst] * 12, data="test", ensemble=worst)
-
-    row = row_of(history.summary(), "11")
-
-    expected = ["11", "*", "0.09%", "12.3456", "100.00%", "-10.00", "vs", "E" if compared_with == "ensemble" else "9"]
-    expected += ["0.000", "worse", "80.0%", "5000", "1.5"]
-    assert expected == row.split()
-    assert "…" not in history.summary()
+    expected = ["generation", "accuracy", "NLL", "change", "p", "val_auc", "epochs", "seconds"]
+    assert expected == row_of(summary, "generation").split()
+    assert "\n* best val_loss, which is the NLL\n" in summary
+    # One with penalties, or with weights, is another number.
+    history.records[0].metrics |= {"val_loss": 0.6, "val_accuracy": 0.8}
+    header = row_of(history.summary(ALL), "generation").split()
+    assert ["val_loss", "val_accuracy", "val_auc", "epochs", "seconds"] == header[-5:]
+    assert "\n* best val_loss\n" in history.summary()
 
 
-def test_nothing_is_cut_off_the_table_with_calibrated_scores_and_old_records_have_none():
-    more = {"nll": 69.0776, "ece": 1.0, "compared_with": "ensemble"}
-    worst = scores_of(9, 40_000, 50_000, examples=100_000, **more)
-    worst.calibrated_nll, worst.calibrated_ece, worst.temperature = 12.3456, 0.5, 3.0
-    history = distilled(*[worst] * 12, scores_of(9, 4, 5, **more), ensemble=worst)
-    for record in history.records:
-        record.seconds = 123_456.7
+@pytest.mark.parametrize(
+    ("p_value", "expected"),
+    [(0.0, "< 0.001"), (0.000999, "< 0.001"), (0.001, "0.001"), (0.0499, "0.050"), (1.0, "1.000")],
+)
+def test_no_probability_is_written_as_zero(p_value, expected):
+    assert f"  {expected}  " in row_of(history_of(loss_of(1.0), loss_of(0.5, -0.5, p_value)).summary(), "1")
 
-    lines = history.summary().splitlines()
 
-    assert max(len(line) for line in lines) <= 120
-    expected = ["0.01%", "69.0776", "12.3456", "100.00%", "50.00%", "-10.00", "vs", "E", "0.000", "worse", "80.0%"]
-    assert [*expected, "50000", "123456.7"] == row_of(history.summary(), "11").split()[-13:]
-    assert ["9.00%", "69.0776", "100.00%", "-1.00"] == row_of(history.summary(), "12 distilled").split()[2:6]
-    assert "…" not in history.summary()
-    assert "cal.: with a temperature, found on one half of the data and applied to the other" in history.summary()
+@pytest.mark.parametrize("width", [0, 39, -80, 80.0, "80", True])
+def test_a_width_that_holds_no_table_is_refused(width):
+    with pytest.raises(ValueError, match="`width` must be .*at least"):
+        history_of(None).summary(width)
 
 
 def test_the_plot_shows_the_calibrated_nll_beside_the_raw_one():
@@ -435,7 +497,7 @@ def test_the_plot_shows_the_calibrated_nll_beside_the_raw_one():
     for scores, value in ((first, 0.25), (second, 0.2), (ensemble, 0.1)):
         scores.calibrated_nll, scores.calibrated_ece, scores.temperature = value, 0.01, 2.0
 
-    axis = history_of(first, second, ensemble=ensemble).plot().axes[1]
+    axis = history_of(first, second, ensemble=ensemble).plot()[1]
 
     drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
     assert [0.25, 0.2] == drawn["single model, calibrated"]
@@ -490,16 +552,16 @@ def test_losses_are_compared_beside_the_metrics():
     history = history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123), ensemble=loss_of(0.6, 0.1, 0.5))
     history.ensemble_metrics, history.notes = {"val_loss": 0.6, "val_accuracy": 0.75}, ["no metric: it failed"]
 
-    summary = history.summary()
+    summary = history.summary(ALL)
 
     assert "Generations on validation data (100 examples)" in summary
     assert ["1", "0.9"] == row_of(summary, "0").split()[2:4]
-    assert ["0.9", "0.9", "-0.25", "vs", "0", "0.012", "better", "1.5"] == row_of(summary, "1 *").split()[2:]
-    expected = ["0.6", "0.75", "+0.1", "vs", "0", "0.500", "worse", "(chance?)", "3.0"]
+    assert ["-0.25", "vs", "0", "0.012", "better", "0.9", "0.9", "2", "1.5"] == row_of(summary, "1 *").split()[2:]
+    expected = ["+0.1", "vs", "0", "0.500", "worse", "(chance?)", "0.6", "0.75", "4", "3.0"]
     assert expected == row_of(summary, "ensemble of 2").split()[3:]
     assert "no metric: it failed" == summary.splitlines()[-1]
     assert "change: loss against its own teacher" in summary
-    axis = history.plot().axes[0]
+    axis = history.plot()[0]
     assert [0.6, 0.6] == list(axis.lines[1].get_ydata())
 
 
@@ -508,10 +570,10 @@ def test_each_of_several_outputs_has_a_table_of_its_own():
     second = {"kind": scores_of(93, 5, 2), "size": loss_of(0.75, 0.25, 0.01)}
     history = history_of(first, second, ensemble={"kind": scores_of(95, 6, 1), "size": loss_of(0.25, -0.25, 0.02)})
 
-    tables = history.summary().split("Output ")
+    tables = history.summary(ALL).split("Output ")
 
     assert ["'kind'", "'size'"] == [table.split()[0] for table in tables[1:]]
-    assert ["1", "*", "0.9", "0.9", "1.5"] == row_of(tables[0], "1").split()
+    assert ["1", "*", "0.9", "0.9", "2", "1.5"] == row_of(tables[0], "1").split()
     expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "0.453", "better", "(chance?)", "80.0%", "2"]
     assert expected == row_of(tables[1], "1 *").split()[2:]
     assert ["0.75", "+0.25", "vs", "0", "0.010", "worse"] == row_of(tables[2], "1 *").split()[2:]
@@ -530,11 +592,12 @@ def test_so_many_metrics_that_one_table_cannot_hold_them_have_several(scores):
 
     lines = history.summary().splitlines()
 
-    assert max(len(line) for line in lines) <= 120
+    assert max(len(line) for line in lines) <= 80
     assert "…" not in history.summary()
     for i in range(20):
         (header,) = [place for place, line in enumerate(lines) if f"val_metric_of_a_kind_{i} " in f"{line} "]
         assert f"{1.123456789 + i:.4g}" in " ".join(lines[header : header + 4])
+    assert "left out" not in history.summary() or scores[0] is not None
 
 
 def test_the_metrics_of_evaluate_are_those_in_its_table():
@@ -542,8 +605,8 @@ def test_the_metrics_of_evaluate_are_those_in_its_table():
     for record in history.records:
         record.evaluation = {"mae": 0.5 + record.generation}
 
-    assert ["generation", "mae", "seconds"] == row_of(history.summary(), "generation").split()
-    assert ["1", "*", "1.5", "1.5"] == row_of(history.summary(), "1").split()
+    assert ["generation", "mae", "epochs", "seconds"] == row_of(history.summary(), "generation").split()
+    assert ["1", "*", "1.5", "2", "1.5"] == row_of(history.summary(), "1").split()
     assert vars(history) == vars(BornAgainHistory.from_json(history.to_json()))
     assert {"evaluation", "ensemble_metrics", "notes"}.isdisjoint(history_of(None).to_json().split('"'))
 
@@ -566,14 +629,22 @@ def test_names_with_brackets_and_colons_are_shown_as_they_are():
     assert "val_recall[0]" in history.summary()
 
 
-def test_without_scipy_the_table_says_so_and_gives_no_p_values(monkeypatch):
+def test_without_scipy_no_significance_is_claimed(monkeypatch):
     without(monkeypatch, "scipy")
+    history = history_of(scores_of(90), scores_of(93, 5, 2))
 
-    summary = history_of(scores_of(90), scores_of(93, 5, 2)).summary()
+    summary = history.summary(ALL)
 
-    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "better", "80.0%", "2", "1.5"]
+    expected = ["93.00%", "0.2500", "3.00%", "+3.00", "vs", "0", "80.0%", "2", "0.9", "2", "1.5"]
     assert expected == [cell for cell in row_of(summary, "1").split()[2:] if cell != "*"]
-    assert 'no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)' in summary
+    assert not {"p", "verdict"} & set(row_of(summary, "generation").split())
+    assert (
+        'no p-values, and no verdicts, of changes of accuracy: SciPy is not installed (`pip install "keras-ban[plot]"`)'
+        in (summary)
+    )
+    assert "McNemar" not in summary
+    # A permutation test needs none.
+    assert "  0.012  " in row_of(history_of(loss_of(0.5), loss_of(0.25, -0.25, 0.0123)).summary(), "1")
 
 
 # The picture
@@ -599,10 +670,13 @@ def test_plot_writes_a_picture_of_any_history_by_the_paths_ending_and_leaves_pyp
     backend, figures = matplotlib.get_backend(), pyplot.get_fignums()
     path = tmp_path / f"generations.{ending}"
 
-    figure = history.plot(path)
+    axes = history.plot(path)
 
     assert path.read_bytes().startswith(begins)
-    assert matplotlib.figure.Figure is type(figure)
+    assert all(isinstance(axis, matplotlib.axes.Axes) for axis in axes)
+    assert axes == axes.figure.axes
+    # A notebook shows it.
+    assert axes._repr_png_().startswith(b"\x89PNG")
     assert (backend, figures) == (matplotlib.get_backend(), pyplot.get_fignums())
 
 
@@ -610,18 +684,18 @@ def test_plot_shows_each_figure_over_generations_and_the_curves():
     ensemble = scores_of(95, 6, 1, nll=0.125)
     history = history_of(scores_of(90, nll=0.5, ece=0.1), scores_of(93, 5, 2, nll=0.25, ece=0.05), ensemble=ensemble)
 
-    figure = history.plot()
+    axes = history.plot()
 
-    titles = [axis.get_title() for axis in figure.axes]
+    titles = [axis.get_title() for axis in axes]
     expected = ["accuracy", "NLL", "calibration error"]
     assert [f"{name}, validation data" for name in expected] + ["val_loss while training"] == titles
-    drawn = [axis.lines[0] for axis in figure.axes]
+    drawn = [axis.lines[0] for axis in axes]
     for line, values in zip(drawn, [[90, 93], [0.5, 0.25], [10, 5]], strict=False):
         assert [0, 1] == list(line.get_xdata())
         np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-12)  # percent, times 100 in float64
-    assert [95.0] * 2 == list(figure.axes[0].lines[1].get_ydata())
-    assert [0.125] * 2 == list(figure.axes[1].lines[1].get_ydata())
-    curves = figure.axes[3].lines
+    assert [95.0] * 2 == list(axes[0].lines[1].get_ydata())
+    assert [0.125] * 2 == list(axes[1].lines[1].get_ydata())
+    curves = axes[3].lines
     assert [[2.0, 1.0], [1.9, 0.9]] == [list(line.get_ydata()) for line in curves]
     assert [1, 2] == list(curves[0].get_xdata())
     assert ["generation 0", "generation 1"] == [line.get_label() for line in curves]
@@ -636,10 +710,10 @@ def test_plot_without_a_path_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_plot_of_other_models_shows_the_monitored_metric():
-    figure = history_of(None, None, values=[0.5, 0.25]).plot()
+    axes = history_of(None, None, values=[0.5, 0.25]).plot()
 
-    assert ["val_loss, validation data", "val_loss while training"] == [axis.get_title() for axis in figure.axes]
-    assert [0.5, 0.25] == list(figure.axes[0].lines[0].get_ydata())
+    assert ["val_loss, validation data", "val_loss while training"] == [axis.get_title() for axis in axes]
+    assert [0.5, 0.25] == list(axes[0].lines[0].get_ydata())
 
 
 def test_plot_draws_names_as_they_are(tmp_path):
@@ -650,9 +724,9 @@ def test_plot_draws_names_as_they_are(tmp_path):
         record.logs = {name: [1.0, 0.5]}
     history = BornAgainHistory(records, monitor=name, data="$x$")
 
-    figure = history.plot(tmp_path / "plot.svg")
+    axes = history.plot(tmp_path / "plot.svg")
 
-    shown = figure.axes[0].get_title().replace("\\$", "$")
+    shown = axes[0].get_title().replace("\\$", "$")
     assert "val_a$\\frac$b_\\udcff, $x$ data" == shown
 
 
@@ -666,6 +740,135 @@ def test_plot_without_matplotlib_names_the_extra(monkeypatch):
 
     with pytest.raises(ImportError, match=r"needs matplotlib: `pip install \"keras-ban\[plot\]\"`"):
         history_of(None).plot()
+
+
+# Notebooks
+
+
+class Parsed(html.parser.HTMLParser):
+    """The texts of a page by the tags around them, and all attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.texts, self.attributes, self.open = {}, [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert tag == self.open.pop()
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+
+def test_a_notebook_shows_what_the_widest_summary_shows():
+    first = {"kind": scores_of(90), "size": loss_of(0.5)}
+    second = {"kind": calibrated(scores_of(93, 5, 2)), "size": loss_of(0.75, 0.25, 0.0001)}
+    history = history_of(first, second, ensemble=first)
+
+    page = Parsed(history._repr_html_())
+
+    lines = history.summary(300).splitlines()
+    shown = {word for line in lines if "─" not in line for word in line.split()}
+    assert shown == {word for texts in page.texts.values() for text in texts for word in text.split()}
+    captions = ["Generations on validation data (100 examples)", "Output 'kind'", "Output 'size'"]
+    assert captions == page.texts["caption"]
+    assert ["0 (teacher)", "1 *", "ensemble of 2"] * 3 == [
+        text for text in page.texts["th"] if text in ("0 (teacher)", "1 *", "ensemble of 2")
+    ]
+    assert [] == page.open
+    # Nothing is loaded from elsewhere.
+    assert {"style", "class"} == {name for name, _ in page.attributes}
+    assert not re.search("http|url|script", history._repr_html_())
+
+
+def test_names_are_escaped_in_a_notebook():
+    name = "<script>alert('$x$')</script> & \"co\" \udcff"
+    history = history_of(None, data=name)
+    history.records[0].metrics[name] = 0.5
+    history.notes = [name]
+
+    text = history._repr_html_()
+
+    assert "<script" not in text and "\udcff" not in text
+    expected = name.replace("\udcff", "\\udcff")
+    texts = Parsed(text).texts
+    assert expected in texts["th"] and expected in texts["li"]
+    assert [f"Generations on {expected} data"] == texts["caption"]
+    assert "mathjax_ignore" in text
+
+
+def test_a_history_of_nothing_is_shown_too():
+    page = Parsed(BornAgainHistory()._repr_html_())
+
+    assert ["Generations on validation data"] == page.texts["caption"]
+    assert [] == page.open
+
+
+def test_a_data_frame_has_a_row_for_each_model_and_every_score():
+    history = distilled(
+        scores_of(90), scores_of(93, 5, 2), scores_of(94, 3, 2, compared_with="ensemble"), ensemble=scores_of(95, 6, 1)
+    )
+    history.ensemble_metrics = {"val_loss": 0.125}
+
+    frame = history.to_dataframe()
+
+    assert ["generation 0", "generation 1", "distilled", "ensemble"] == list(frame["name"])
+    assert [0, 1, 2] == list(frame["generation"].dropna())
+    assert [False, False, True, False] == list(frame["best"])
+    assert [2, 2, 2, 4] == list(frame["epochs"])
+    assert [100, 101, 102] == list(frame["seed"].dropna())
+    assert [1.0, 0.9, 0.8, 0.125] == list(frame["val_loss"])
+    assert [0.9, 0.93, 0.94, 0.95] == list(frame["accuracy"])
+    for index, scores in enumerate([*(record.scores for record in history.records), history.ensemble]):
+        for name in ("nll", "ece", "change", "p_value", "agreement", "positive_flips", "compared_with"):
+            value, found = getattr(scores, name), frame[name][index]
+            assert pd.isna(found) if value is None else value == found, name
+    assert "Int64" == frame["negative_flips"].dtype
+
+
+def test_a_data_frame_of_several_outputs_and_of_evaluate_keeps_names_apart():
+    both = {"kind": scores_of(90), "size": loss_of(0.5)}
+    history = history_of(both, {**both, "size": loss_of(0.75, 0.25, 0.25)}, data="test", ensemble=both)
+    history.ensemble_metrics = {"loss": 4.0}
+    for record in history.records:
+        record.evaluation = {"loss": 2.0 + record.generation}
+
+    frame = history.to_dataframe()
+
+    assert [2.0, 3.0, 4.0] == list(frame["test_loss"])
+    assert [0.5, 0.75, 0.5] == list(frame["size.loss"])
+    assert [0.9] * 3 == list(frame["kind.accuracy"])
+    assert 0.25 == frame["size.p_value"][1]
+    assert "val_loss" not in frame
+
+
+def test_a_data_frame_without_scipy_has_no_p_values_of_accuracies(monkeypatch):
+    without(monkeypatch, "scipy")
+
+    frame = history_of(scores_of(90), scores_of(93, 5, 2)).to_dataframe()
+
+    assert "p_value" not in frame
+    assert frame["change"][1] == pytest.approx(0.03)
+
+
+def test_there_is_a_data_frame_without_any_generation():
+    assert (0, ["name", "generation"]) == (
+        len(BornAgainHistory().to_dataframe()),
+        [*BornAgainHistory().to_dataframe()][:2],
+    )
+
+
+def test_a_data_frame_without_pandas_says_what_to_install(monkeypatch):
+    without(monkeypatch, "pandas")
+
+    with pytest.raises(ImportError, match="`to_dataframe` needs pandas: `pip install pandas`"):
+        history_of(None).to_dataframe()
 
 
 # Plain data

@@ -115,6 +115,8 @@ class Preparation:
     def make_train_function(self, force=False):
         # Keras calls this when all variables are built, just before the first step.
         super().make_train_function(force)
+        # `BackupAndRestore` asks. A Distiller that is used again says no until its first step.
+        self.built = self.built or self.student.built
         backend.build_optimizer(self)
         self._hidden.before_training = backend.values_before_training(self)
         if self._hidden.workers is not None:

@@ -1,10 +1,9 @@
 """The results of controls: models trained on labels alone, at the cost of the generations."""
 
 import dataclasses
-import textwrap
 
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.scores import SIGNIFICANCE, Scores, better, has_scipy, scores_from
+from keras_ban._src.history.scores import Scores, better, scores_from, significance_in_words
 
 LONGER, INDEPENDENT = "longer", "independent"
 
@@ -72,20 +71,21 @@ class Controls:
 
 
 def rows(history):
-    """Return `(label, scores, metrics, seconds)` for each row of the table."""
+    """Return `(label, scores, metrics, epochs, seconds)` for each row of the table."""
     controls = history.controls
     found = []
     for record in controls.records:
         label = LONGER if record.control == LONGER else f"{INDEPENDENT} {record.number}"
-        found.append((label, record.scores, record.metrics, record.seconds))
+        found.append((label, record.scores, record.metrics, record.epochs, record.seconds))
     if controls.ensemble is not None:
-        seconds = history.records[0].seconds + sum(record.seconds for record in controls.independents)
-        found.append((_all(controls), controls.ensemble, controls.ensemble_metrics, seconds))
+        averaged = [history.records[0], *controls.independents]
+        cost = [sum(getattr(record, name) for record in averaged) for name in ("epochs", "seconds")]
+        found.append((_all(controls), controls.ensemble, controls.ensemble_metrics, *cost))
     return found
 
 
 def notes(history, best):
-    """Return the lines under the table. The last sentence says whether being born again paid.
+    """Return the sentences under the table. The last sentence says whether being born again paid.
 
     `best` is the best generation or `None`.
     """
@@ -95,7 +95,7 @@ def notes(history, best):
         found.append(f"{_all(controls)}: generation 0 and the independent ones, averaged; vs E: against the ensemble")
     parts = [_of_longer(history, best), _of_independents(history)]
     if any(parts):
-        found += textwrap.wrap("being born again " + ", and ".join(part for part in parts if part), 120)
+        found.append("being born again " + ", and ".join(part for part in parts if part))
     return found
 
 
@@ -109,11 +109,11 @@ def _of_longer(history, best):
     against = f"against one model of {longer.epochs} epochs ({name}: "
     if isinstance(longer.scores, Scores) and longer.scores.change is not None:
         of_both = f"{best.scores.accuracy:.2%}, longer: {longer.scores.accuracy:.2%}"
-        return f"{_paid(-longer.scores.change)} {against}{of_both}{_p_in_words(longer.scores)})"
+        return f"{_paid(-longer.scores.change)} {against}{of_both}, {significance_in_words(longer.scores)})"
     value, other = best.metrics[monitor], longer.metrics[monitor]
     gain = better(history.mode, value, other) - better(history.mode, other, value)
     is_tested = isinstance(longer.scores, LossScores) and longer.scores.change is not None and monitor == "val_loss"
-    p_value = _p_in_words(longer.scores) if is_tested else ""
+    p_value = f", {significance_in_words(longer.scores)}" if is_tested else ""
     return f"{_paid(gain)} {against}{monitor} {value:.4g}, longer: {other:.4g}{p_value})"
 
 
@@ -126,7 +126,7 @@ def _of_independents(history):
         gain, of_both = -scores.change, f"ensemble: {ensemble.accuracy:.2%}, theirs: {scores.accuracy:.2%}"
     else:
         gain, of_both = scores.change, f"ensemble: loss {ensemble.loss:.4g}, theirs: {scores.loss:.4g}"
-    return f"{_paid(gain)} against {_all(history.controls)} ({of_both}{_p_in_words(scores)})"
+    return f"{_paid(gain)} against {_all(history.controls)} ({of_both}, {significance_in_words(scores)})"
 
 
 def _paid(gain):
@@ -135,10 +135,3 @@ def _paid(gain):
 
 def _all(controls):
     return f"{len(controls.independents) + 1} independents"
-
-
-def _p_in_words(scores):
-    """Return the p-value of a comparison for a sentence, with "chance?" as in a verdict."""
-    if isinstance(scores, Scores) and not has_scipy():
-        return ""
-    return f", p {scores.p_value:.3f}" + ("" if scores.p_value < SIGNIFICANCE else ", chance?")

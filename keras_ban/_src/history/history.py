@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import Scores, scores_from
@@ -100,24 +101,57 @@ class BornAgainHistory:
         values = {record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records}
         return {generation: value for generation, value in values.items() if not math.isnan(value)}
 
-    def summary(self):
+    def summary(self, width=None):
         """Return a table as text, with a row for each generation, the distilled student, the ensemble and each control.
 
-        The columns for classifiers: accuracy, negative log-likelihood (NLL) and expected calibration error (ECE), each
-        raw and with a cross-fitted temperature (`cal.`, see `Scores`), change of accuracy from the teacher (the
-        previous generation, or the ensemble of all earlier ones) with McNemar's exact test, a verdict, agreement with
-        the teacher, negative flips (right before, wrong now) and training time in seconds. Other compiled metrics have
-        a table of their own. The columns for other models: the compiled metrics, and the change of the loss from the
-        teacher with a paired permutation test. Each of several outputs has its own table of scores. A star marks the
-        best generation by the monitor. The notes say which scores could not be given, and why.
+        The columns for classifiers: accuracy, negative log-likelihood (NLL), change of accuracy from the teacher (the
+        previous generation, or the ensemble of all earlier ones) with McNemar's exact test; and as far as they fit a
+        verdict, training time in seconds, expected calibration error (ECE), NLL and ECE with a cross-fitted temperature
+        (`cal.`, see `Scores`), agreement with the teacher and negative flips (right before, wrong now). The columns for
+        other models: the change of the loss from the teacher, with a paired permutation test. For all models: the
+        number of epochs, and the compiled metrics, except those that are accuracy or NLL under another name. Each of
+        several outputs has its own table of scores. A star marks the best generation by the monitor. The notes say
+        which scores could not be given, and why.
+
+        Args:
+            width: the number of columns of the text, at least 40. `None`: 80. Metrics that do not fit are in a table
+                below. What is left out is named in the last line, with the width that shows it; `to_dataframe` always
+                does. See `docs/history.md`.
 
         Returns:
-            str, lines of at most 120 columns.
+            str, lines of at most `width` columns.
+
+        Raises:
+            ValueError: `width` is not as above.
         """
         # Imports rich, which is optional.
-        from keras_ban._src.history import table
+        from keras_ban._src.history import text
 
-        return table.draw(self)
+        return text.draw(self, width)
+
+    def _repr_html_(self):
+        """Return all columns of the summary as HTML, which a notebook shows."""
+        return html_tables.draw(self)
+
+    def to_dataframe(self):
+        """Return the rows of `summary` as a pandas `DataFrame`, one for each model.
+
+        Columns: `name`, `generation`, `best`, `seed`, `epochs`, `seconds`; the compiled metrics by their names
+        (`val_loss`), after `evaluate` with the name of the data before them (`test_loss`); and the attributes of the
+        scores by theirs, with `change` and `p_value`. Those of several outputs have the name of the output before them
+        (`kind.accuracy`). What a model does not have is missing (`NaN` or `NA`). Without SciPy, accuracies have no
+        `p_value`. The epochs are in the `logs` of each record: `pandas.DataFrame(history.records[1].logs)`.
+
+        Returns:
+            `pandas.DataFrame`.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        # Imports pandas, which is optional.
+        from keras_ban._src.history import data_frame
+
+        return data_frame.draw(self)
 
     def plot(self, path=None):
         """Plot the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
@@ -126,7 +160,8 @@ class BornAgainHistory:
             path: file to write (PNG, PDF, SVG, by its suffix). `None` writes no file.
 
         Returns:
-            `matplotlib.figure.Figure`.
+            A list of `matplotlib.axes.Axes`, one for each panel, which can be changed. Its `figure` is the figure that
+            they are in. A notebook shows the figure.
 
         Raises:
             ImportError: if matplotlib is not installed.
@@ -135,10 +170,10 @@ class BornAgainHistory:
         # Imports matplotlib, which is optional.
         from keras_ban._src.history import plot
 
-        figure = plot.draw(self)
+        panels = plot.draw(self)
         if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+            panels.figure.savefig(path, dpi=plot.DOTS_PER_INCH)
+        return panels
 
     def to_dict(self):
         """Return the history as plain data for JSON."""

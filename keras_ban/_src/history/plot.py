@@ -1,17 +1,36 @@
 """The plot of a `BornAgainHistory`, with matplotlib."""
 
+import io
+
 import numpy as np
 
 from keras_ban._src.history import controls
 from keras_ban._src.history.scores import Scores
 
+DOTS_PER_INCH = 150
 COLOUR, ENSEMBLE_COLOUR, CONTROL_COLOUR = "#1f4e79", "#c55a11", "#5f5f5f"
 # Title, unit, factor and attribute of each score.
 _SCORES = [("accuracy", "%", 100, "accuracy"), ("NLL", "nats", 1, "nll"), ("calibration error", "%", 100, "ece")]
 
 
+class Panels(list):
+    """The axes of a plot, and the `matplotlib.figure.Figure` that they are in.
+
+    A notebook shows a figure by itself only if pyplot made it, so it shows these.
+    """
+
+    def __init__(self, figure):
+        super().__init__(figure.axes)
+        self.figure = figure
+
+    def _repr_png_(self):
+        image = io.BytesIO()
+        self.figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
+        return image.getvalue()
+
+
 def draw(history):
-    """Return a `matplotlib.figure.Figure` with a panel for each score, and a panel for the validation curves."""
+    """Return the `Panels`: one for each score, and one for the validation curves."""
     if not history.records:
         raise ValueError("There is nothing to plot: no generation is recorded. Call `fit` first.")
     try:
@@ -41,7 +60,7 @@ def draw(history):
         _draw_curves(axes[len(panels)], curves, history.monitor)
     for axis in axes[count:]:
         figure.delaxes(axis)
-    return figure
+    return Panels(figure)
 
 
 def _panels(history):
@@ -70,7 +89,7 @@ def _of_controls(history, value):
     `value` is a function of the scores and the metrics of a row.
     """
     found = {}
-    for label, scores, metrics, _ in [] if history.controls is None else controls.rows(history):
+    for label, scores, metrics, *_ in [] if history.controls is None else controls.rows(history):
         level = None if label.startswith("independent ") else value(scores, metrics)
         if level is not None:
             found[label] = level

@@ -139,6 +139,18 @@ def has_scipy():
     return importlib.util.find_spec("scipy") is not None
 
 
+def p_in_words(p_value):
+    """Return a p-value as text. No probability is written as 0."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def significance_in_words(scores):
+    """Return the p-value of a comparison for a sentence, with "chance?" if it is not significant at the 5% level."""
+    if isinstance(scores, Scores) and not has_scipy():
+        return "not tested"
+    return f"p {p_in_words(scores.p_value)}" + ("" if scores.p_value < SIGNIFICANCE else ", chance?")
+
+
 def in_words(teacher, generation):
     """Name the teacher of a generation: a number, or `"ensemble"` for all earlier generations."""
     return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"

@@ -1,68 +1,82 @@
-"""The tables of a `BornAgainHistory`, with rich."""
+"""The content of the tables of a `BornAgainHistory`, and of the notes under them."""
 
 import dataclasses
-import io
-import textwrap
+import math
 
 from keras_ban._src.history import controls
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, has_scipy, in_words
+from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, has_scipy, in_words, p_in_words
 
-WIDTH = 120
-# The columns for labels and seconds, and those of a comparison of losses.
-_LABELS, _COMPARISON = 32, 45
-# What the scores of a classifier show already.
-_SHOWN = ("loss", "accuracy", "acc")
+# Compiled metrics that may be scores under another name, and the columns of these.
+_SAME = {"loss": "NLL", "accuracy": "accuracy", "acc": "accuracy"}
+# The order in which columns get room. Those up to `NEEDED` are always shown.
+_RANKS = {"accuracy": 0, "NLL": 0, "loss": 0, "change": 2, "p": 3, "epochs": 4, "verdict": 6, "seconds": 7, "ECE": 8}
+_RANKS |= {"cal.\nNLL": 9, "cal.\nECE": 9, "agree": 10, "neg.\nflips": 11}
+_MAIN_METRIC, NEEDED = 1, 5
+_CHANCE = f" ({SIGNIFICANCE} or more: it may be chance)"
 
 
 @dataclasses.dataclass
-class _Row:
+class Row:
     """A model's row. `scores` are as in `GenerationRecord`."""
 
     label: str
     scores: Scores | LossScores | dict | None
     metrics: dict
+    epochs: int
     seconds: float
 
 
-def draw(history):
-    """Return the tables and the notes under them, as text of at most 120 columns."""
-    best = history.best_generation if history.monitored() else None
-    sections = _sections(history, best)
+@dataclasses.dataclass
+class Column:
+    """A column: its header, its cells from the first row to the last, and its rank. Those of rank 0 are needed most."""
+
+    header: str
+    cells: list
+    rank: int
+
+    @property
+    def name(self):
+        return self.header.replace("\n", " ")
+
+    @property
+    def is_needed(self):
+        return self.rank <= NEEDED
+
+
+@dataclasses.dataclass
+class Table:
+    """A title, the labels of the rows in sections, and the columns, none of which is empty."""
+
+    title: str
+    sections: list
+    columns: list
+
+
+def tables(history):
+    """Return the `Table` of all models, and one for each of several outputs."""
+    sections = _sections(history, best_of(history))
+    labels = [[row.label for row in section] for section in sections]
     rows = [row for section in sections for row in section]
-    outputs = list(dict.fromkeys(name for row in rows if isinstance(row.scores, dict) for name in row.scores))
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    scored = any(isinstance(row.scores, Scores) for row in rows)
-    columns = _columns([row.scores for row in rows])
-    if scored:
-        names = [name for name in names if name.removeprefix("val_") not in _SHOWN]
-        chunks = [[], *_chunks(names, WIDTH - _LABELS)]
-    else:
-        chunks = _chunks(names, WIDTH - _LABELS - (_COMPARISON if columns else 0), WIDTH - _LABELS) or [[]]
+    columns = [
+        *_score_columns([row.scores for row in rows]),
+        *_metric_columns(history, rows),
+        _column("epochs", [str(row.epochs) if row.epochs else "" for row in rows]),
+        _column("seconds", [f"{row.seconds:.1f}" for row in rows]),
+    ]
+    found = [Table(f"Generations on {history.data} data{_count(rows)}", labels, _without_empty(columns))]
+    for output in dict.fromkeys(name for row in rows if isinstance(row.scores, dict) for name in row.scores):
+        scores = [row.scores.get(output) if isinstance(row.scores, dict) else None for row in rows]
+        columns = _score_columns(scores)
+        if not any(isinstance(each, Scores) for each in scores):
+            columns.insert(0, _column("loss", [f"{each.loss:.4g}" if each is not None else "" for each in scores]))
+        found.append(Table(f"Output {output!r}", labels, _without_empty(columns)))
+    return found
 
-    def metrics_of(row, some):
-        return [_number(row.metrics.get(name)) for name in some]
 
-    title = f"Generations on {history.data} data{_count(rows)}"
-    lines = _lines(
-        title,
-        sections,
-        [*chunks[0], *columns, "seconds"],
-        lambda row: [*metrics_of(row, chunks[0]), *_cells(row.scores, columns), f"{row.seconds:.1f}"],
-    )
-    for output in outputs:
-        columns_of_output = _columns([_of_output(row, output) for row in rows])
-        if "change" in columns_of_output and "NLL" not in columns_of_output:
-            columns_of_output = ["loss", *columns_of_output]
-
-        def cells(row, output=output, columns=columns_of_output):
-            return _cells(_of_output(row, output), columns)
-
-        lines += ["", *_lines(f"Output {output!r}", sections, columns_of_output, cells)]
-    for some in chunks[1:]:
-        lines += ["", *_lines("Metrics", sections, some, lambda row, some=some: metrics_of(row, some))]
-    notes = [line for note in _notes(history, rows, best) for line in textwrap.wrap(note, WIDTH)]
-    return "\n".join([*lines, *notes])
+def best_of(history):
+    """Return the best generation, or `None` if there is none."""
+    return history.best_generation if history.monitored() else None
 
 
 def _sections(history, best):
@@ -72,64 +86,46 @@ def _sections(history, best):
         label = str(record.generation)
         label += " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
         label += " *" if record.generation == best else ""
-        generations.append(_Row(label, record.scores, record.measured, record.seconds))
+        generations.append(Row(label, record.scores, record.measured, record.epochs, record.seconds))
     sections = [generations]
     if history.ensemble is not None or history.ensemble_metrics:
-        total = sum(record.seconds for record in history.members)
+        cost = [sum(getattr(record, name) for record in history.members) for name in ("epochs", "seconds")]
         label = f"ensemble of {len(history.members)}"
-        sections.append([_Row(label, history.ensemble, history.ensemble_metrics, total)])
+        sections.append([Row(label, history.ensemble, history.ensemble_metrics, *cost)])
     if history.controls is not None:
-        sections.append([_Row(*row) for row in controls.rows(history)])
+        sections.append([Row(*row) for row in controls.rows(history)])
     return sections
 
 
-def _lines(title, sections, columns, cells):
-    """Return the lines of one table. `cells` is a function from a row to its cells without the label."""
-    # Optional.
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=columns.count("cal.") > 0)
-    table.add_column("generation")
-    for name in columns:
-        table.add_column(name, justify="left" if name == "verdict" else "right")
-    for section in sections:
-        for row in section:
-            table.add_row(row.label, *cells(row))
-        table.add_section()
-    # The text does not depend on the terminal, and names with [brackets] or :colons: are not read as markup.
-    text = io.StringIO()
-    Console(file=text, width=WIDTH, color_system=None, force_jupyter=False, markup=False, emoji=False).print(table)
-    return [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
+def _column(header, cells):
+    return Column(header, cells, _RANKS[header])
 
 
-def _chunks(names, first, rest=None):
-    """Return the names of columns in lists, each as wide as `first` allows, and the later ones as `rest`."""
-    chunks, left = [], 0
-    for name in names:
-        width = max(len(name), 9) + 2
-        if not chunks or width > left:
-            left = first if not chunks else rest or first
-            chunks.append([])
-        chunks[-1].append(name)
-        left -= width
-    return chunks
+def _without_empty(columns):
+    return [column for column in columns if any(column.cells)]
 
 
-def _of_output(row, output):
-    return row.scores.get(output) if isinstance(row.scores, dict) else None
+def _metric_columns(history, rows):
+    """Return the columns of the compiled metrics, except those that are a score under another name."""
+    columns = []
+    for name in dict.fromkeys(name for row in rows for name in row.metrics):
+        if _score_of(name, rows) is not None:
+            continue
+        is_main = name.removeprefix("val_") in ("loss", history.monitor.removeprefix("val_"))
+        cells = [_number(row.metrics.get(name)) for row in rows]
+        columns.append(Column(name, cells, _MAIN_METRIC if is_main else NEEDED))
+    return columns
 
 
-def _columns(scores):
-    """Return the columns of scores: none if there are none, or of several outputs."""
-    if any(isinstance(each, Scores) for each in scores):
-        return _CALIBRATED_COLUMNS if _has_calibrated(scores) else _SCORE_COLUMNS
-    return _LOSS_COLUMNS if any(isinstance(each, LossScores) for each in scores) else []
-
-
-def _has_calibrated(scores):
-    return any(isinstance(each, Scores) and each.calibrated_nll is not None for each in scores)
+def _score_of(name, rows):
+    """Return the column of scores that holds the values of a compiled metric, or `None`."""
+    column = _SAME.get(name.removeprefix("val_"))
+    measured = [(row.metrics[name], row.scores) for row in rows if name in row.metrics]
+    if column is None or not measured or not all(isinstance(scores, Scores) for _, scores in measured):
+        return None
+    # A metric is a float32, a score a float64.
+    pairs = ((value, getattr(scores, column.lower())) for value, scores in measured)
+    return column if all(math.isclose(*pair, rel_tol=1e-4, abs_tol=1e-6) for pair in pairs) else None
 
 
 def _flat(rows):
@@ -143,40 +139,108 @@ def _count(rows):
     return f" ({scores[0].examples} examples)" if scores else ""
 
 
-def _notes(history, rows, best):
-    notes, scores = [], _flat(rows)
-    if best is not None:
-        notes.append(f"* best {history.monitor}{'' if history.data == 'validation' else ' on the validation data'}")
-    if any(record.distilled for record in history.records):
-        notes.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(history.members))}")
-    if _has_calibrated(scores):
-        notes.append("cal.: with a temperature, found on one half of the data and applied to the other")
+def _score_columns(scores):
+    """Return the columns of one output's scores, of a dict none. `scores` has one entry for each row."""
     if any(isinstance(each, Scores) for each in scores):
-        notes.append(
-            "change: accuracy in percentage points against its own teacher (ensemble: against generation 0), with "
-            "McNemar's exact p"
-        )
-    if any(isinstance(each, LossScores) and each.change is not None for each in scores):
-        which = "" if not any(isinstance(each, Scores) for each in scores) else " of other outputs"
-        notes.append(
-            f"change{which}: loss against its own teacher (ensemble: against generation 0), with a paired permutation "
-            "test's p"
-        )
+        cells = [_score_cells(each) if isinstance(each, Scores) else {} for each in scores]
+    else:
+        cells = [_loss_cells(each) if isinstance(each, LossScores) else {} for each in scores]
+    headers = max(cells, key=len, default={})
+    return [_column(header, [each.get(header, "") for each in cells]) for header in headers]
+
+
+def _score_cells(scores):
+    calibrated, compared = scores.calibrated_nll is not None, scores.compared_with is not None
+    # Without a test, nobody knows whether a change is chance.
+    tested = compared and has_scipy()
+    return {
+        "accuracy": f"{scores.accuracy:.2%}",
+        "NLL": f"{scores.nll:.4f}",
+        "cal.\nNLL": f"{scores.calibrated_nll:.4f}" if calibrated else "",
+        "ECE": f"{scores.ece:.2%}",
+        "cal.\nECE": f"{scores.calibrated_ece:.2%}" if calibrated else "",
+        "change": f"{100 * scores.change:+.2f} vs {_other(scores)}" if compared else "",
+        "p": p_in_words(scores.p_value) if tested else "",
+        "verdict": _verdict(scores.change, scores.p_value) if tested else "",
+        "agree": f"{scores.agreement:.1%}" if compared else "",
+        "neg.\nflips": str(scores.negative_flips) if compared else "",
+    }
+
+
+def _loss_cells(scores):
+    if scores.change is None:
+        return {}
+    return {
+        "change": f"{scores.change:+.4g} vs {_other(scores)}",
+        "p": p_in_words(scores.p_value),
+        "verdict": _verdict(_gain(scores), scores.p_value),
+    }
+
+
+def _other(scores):
+    return "E" if scores.compared_with == ENSEMBLE else scores.compared_with
+
+
+def _verdict(gain, p_value):
+    """Return a verdict, with "(chance?)" if the test is not significant at the 5% level."""
+    if gain == 0:
+        return "no better"
+    return ("better" if gain > 0 else "worse") + ("" if p_value < SIGNIFICANCE else " (chance?)")
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}"
+
+
+# Notes
+
+
+def notes(history, left_out=()):
+    """Return the sentences under the tables. `left_out` are the names of columns that are not shown."""
+    found, best = [], best_of(history)
+    rows = [row for section in _sections(history, best) for row in section]
+    scores = _flat(rows)
+    if best is not None:
+        column = _score_of(history.monitor, rows)
+        found.append(f"* best {history.monitor}" + ("" if column is None else f", which is the {column}"))
+        found[-1] += "" if history.data == "validation" else " on the validation data"
+    if any(record.distilled for record in history.records):
+        found.append(f"distilled: no generation, but a student of {in_words(ENSEMBLE, len(history.members))}")
+    is_calibrated = any(isinstance(each, Scores) and each.calibrated_nll is not None for each in scores)
+    if is_calibrated and not {"cal. NLL", "cal. ECE"} <= set(left_out):
+        found.append("cal.: with a temperature, found on one half of the data and applied to the other")
+    found += _about_changes(scores)
     if any(each.compared_with == ENSEMBLE for record in history.records for each in _of(record)):
-        notes.append("vs E: against the ensemble of all generations before it, which was its teacher")
-    if any(isinstance(each, Scores) for each in scores) and not has_scipy():
-        notes.append('no p-values: SciPy is not installed (`pip install "keras-ban[plot]"`)')
+        found.append("vs E: against the ensemble of all generations before it, which was its teacher")
     for record in history.records:
-        notes += _defeats(record)
-    notes += history.notes
+        found += _defeats(record)
+    found += history.notes
     if history.controls is not None:
-        notes += controls.notes(history, best)
-    return notes
+        found += controls.notes(history, best)
+    return found
+
+
+def _about_changes(scores):
+    of_classes = any(isinstance(each, Scores) for each in scores)
+    if of_classes:
+        test = f", with McNemar's exact p{_CHANCE}" if has_scipy() else ""
+        yield f"change: accuracy in percentage points against its own teacher (ensemble: against generation 0){test}"
+    if any(isinstance(each, LossScores) and each.change is not None for each in scores):
+        which = " of other outputs" if of_classes else ""
+        yield (
+            f"change{which}: loss against its own teacher (ensemble: against generation 0), with a paired permutation "
+            f"test's p{_CHANCE}"
+        )
+    if of_classes and not has_scipy():
+        yield (
+            "no p-values, and no verdicts, of changes of accuracy: SciPy is not installed (`pip install "
+            '"keras-ban[plot]"`)'
+        )
 
 
 def _of(record):
     """Return the scores of a record's outputs."""
-    return _flat([_Row("", record.scores, {}, 0)])
+    return _flat([Row("", record.scores, {}, 0, 0)])
 
 
 def _defeats(record):
@@ -192,61 +256,3 @@ def _defeats(record):
 def _gain(scores):
     """Return a number above 0 if the model is better than the other."""
     return scores.change if isinstance(scores, Scores) else -scores.change
-
-
-_SCORE_COLUMNS = ["accuracy", "NLL", "ECE", "change", "p", "verdict", "agreement", "neg. flips"]
-# Narrower, because there are two columns more.
-_CALIBRATED_COLUMNS = ["accuracy", "NLL", "cal.", "ECE", "cal.", "change", "p", "verdict", "agree", "neg.\nflips"]
-_LOSS_COLUMNS = ["change", "p", "verdict"]
-
-
-def _cells(scores, columns):
-    if not isinstance(scores, (Scores, LossScores)):
-        return [""] * len(columns)
-    if isinstance(scores, Scores):
-        return _score_cells(scores, "cal." in columns)
-    cells = ["", "", ""] if scores.change is None else _loss_cells(scores)
-    return [*([f"{scores.loss:.4g}"] if "loss" in columns else []), *cells]
-
-
-def _loss_cells(scores):
-    return [
-        f"{scores.change:+.4g} vs {_other(scores)}",
-        f"{scores.p_value:.3f}",
-        _verdict(_gain(scores), scores.p_value),
-    ]
-
-
-def _score_cells(scores, calibrated):
-    cells = [f"{scores.accuracy:.2%}", f"{scores.nll:.4f}", f"{scores.ece:.2%}"]
-    if calibrated:
-        known = scores.calibrated_nll is not None
-        cells.insert(2, f"{scores.calibrated_nll:.4f}" if known else "")
-        cells.append(f"{scores.calibrated_ece:.2%}" if known else "")
-    if scores.compared_with is None:
-        return [*cells, "", "", "", "", ""]
-    p_value = scores.p_value if has_scipy() else None
-    return [
-        *cells,
-        f"{100 * scores.change:+.2f} vs {_other(scores)}",
-        "" if p_value is None else f"{p_value:.3f}",
-        _verdict(scores.change, p_value),
-        f"{scores.agreement:.1%}",
-        str(scores.negative_flips),
-    ]
-
-
-def _other(scores):
-    return "E" if scores.compared_with == ENSEMBLE else scores.compared_with
-
-
-def _verdict(gain, p_value):
-    """Return a verdict, with "(chance?)" if the test is not significant at the 5% level."""
-    if gain == 0:
-        return "no better"
-    chance = "" if p_value is None or p_value < SIGNIFICANCE else " (chance?)"
-    return ("better" if gain > 0 else "worse") + chance
-
-
-def _number(value):
-    return "" if value is None else f"{value:.4g}"

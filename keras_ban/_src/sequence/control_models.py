@@ -95,12 +95,13 @@ class ControlModels:
                 record = stored[record.name]
                 self._load(record)
             elif record.control == LONGER:
-                self._train_longer(record, history, data, make_callbacks(0), options)
+                self._train_longer(record, history, data, make_callbacks(0, record.name), options)
             else:
                 options_of_first = {**options, "epochs": epochs_at(options["epochs"], 0, 0)}
                 score = self._scorer.score_independent
                 arguments = (self._compile_arguments, score)
-                self._generations.train_plain(record, data, make_callbacks(0), options_of_first, *arguments)
+                callbacks = make_callbacks(0, record.name)
+                self._generations.train_plain(record, data, callbacks, options_of_first, *arguments)
             history.controls.records.append(record)
         if INDEPENDENT in self._sequence.controls:
             history.controls.ensemble, metrics = self._scorer.score_independents(

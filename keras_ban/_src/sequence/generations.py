@@ -25,6 +25,7 @@ from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.generation_length import epochs_at
 from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits
 from keras_ban._src.sequence.plain_fit import check_finite, fit
+from keras_ban._src.sequence.progress import Progress
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
 from keras_ban._src.sequence.scorer import meaning_of, of_validation
 from keras_ban._src.sequence.seeds import seed_at
@@ -135,6 +136,8 @@ class Generations:
             options: the other arguments of `keras.Model.fit`, by name.
             patience: as in `BornAgainSequence.fit`.
         """
+        first = 0 if self._teacher is None else 1
+        self._progress = Progress(self._sequence, options["epochs"], first, patience, options["verbose"])
         best, waited = None, 0
         for _ in range(self._sequence.generations + 1):
             self._add(models, history, False, data, make_callbacks, options)
@@ -161,7 +164,7 @@ class Generations:
 
     def _add(self, models, history, distilled, data, make_callbacks, options):
         """Load a generation from the run directory, or train it and put it there."""
-        sequence, number = self._sequence, len(models)
+        sequence, number, begin = self._sequence, len(models), time.perf_counter()
         place = sequence.generations + 1 if distilled else number
         of_each, first = options["epochs"], 0 if self._teacher is None else 1
         options = {**options, "epochs": epochs_at(of_each, max(place, first), first)}
@@ -185,6 +188,7 @@ class Generations:
                     self._run.remove_soft_targets()
         models.append(model)
         history.records.append(record)
+        self._progress.end(history, place, None if loaded else time.perf_counter() - begin)
 
     def _commit(self, record, model):
         self._run.commit(record, functools.partial(model_file.save, model))

@@ -10,6 +10,7 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.losses import schedules
+from keras_ban._src.sequence import callback_paths
 
 
 class Recipe:
@@ -145,6 +146,9 @@ def keep_students(callbacks, model):
     """Let each `ModelCheckpoint` save this model, the student, in place of the Distiller that trains it."""
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            optimizer = getattr(model, "optimizer", None)
+            if optimizer is not None and model.built and not optimizer.built:
+                optimizer.build(model.trainable_variables)  # Without its variables, Keras does not load the file.
             callback.set_model = functools.partial(_set_student, callback, model)
 
 
@@ -153,21 +157,36 @@ def _set_student(callback, student, model):
 
 
 def callback_maker(callbacks):
-    """Return a function that creates a list of new callbacks for a generation."""
+    """Return a function that creates a list of new callbacks for a generation, or for the `control` of this name.
+
+    Callbacks of a list write to paths of their own (see `callback_paths`). A callable knows the generation, but cannot
+    tell a control from generation 0.
+    """
     if callbacks is None:
-        return lambda generation: []
+        return lambda generation, control=None: []
     if isinstance(callbacks, keras.callbacks.Callback) and not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = [callbacks]
     if isinstance(callbacks, (list, tuple)):
         for callback in callbacks:
             _copy_callback(callback)  # Fails now, not when a generation starts.
-        return lambda generation: [_copy_callback(callback) for callback in callbacks]
+        callback_paths.check_paths(callbacks)
+        return lambda generation, control=None: _placed([_copy_callback(c) for c in callbacks], generation, control)
     if callable(callbacks):
-        return lambda generation: _as_list(callbacks(generation))
+
+        def make(generation, control=None):
+            made = _as_list(callbacks(generation))
+            return made if control is None else _placed(made, generation, control)
+
+        return make
     raise TypeError(
         "`callbacks` must be a list of `keras.callbacks.Callback`, or a callable `callbacks(generation)` that returns "
         f"one, received: {callbacks!r}."
     )
+
+
+def _placed(callbacks, generation, control):
+    callback_paths.set_paths(callbacks, generation, control)
+    return callbacks
 
 
 def _as_list(callbacks):

@@ -223,10 +223,13 @@ class BornAgainSequence(TrainedGenerations):
                 `epochs(generation)`. The distilled student takes the last number of a list, or
                 `epochs(generations + 1)`. Train the teacher until it stops improving before you train more generations:
                 `keras.callbacks.EarlyStopping` ends a generation there.
-            verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation.
+            verbose: as in `keras.Model.fit`. Unless 0, a line announces each generation, and another says at its end
+                how it compares with its teacher, and how much time is left.
             callbacks: a list of `keras.callbacks.Callback`, deep-copied for each generation; or a callable
-                `callbacks(generation)` that returns a list: for callbacks that cannot be copied, whose state you need
-                afterwards, or that write to a path. A `ModelCheckpoint` keeps the student, not its Distiller.
+                `callbacks(generation)` that returns a list: for callbacks that cannot be copied, or whose state you
+                need afterwards. Copies of `TensorBoard("logs")`, `CSVLogger("log.csv")`, `ModelCheckpoint` and
+                `BackupAndRestore` write to a path for each generation: `logs/generation-00`, `log-generation-00.csv`,
+                or where `{generation}` stands in the path. A `ModelCheckpoint` keeps the student, not its Distiller.
             validation_split: as in `keras.Model.fit`: the last part of the arrays is used for validation.
             validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end, and
                 compared with its teacher, and so is the ensemble. See `docs/scores.md`.

@@ -45,6 +45,8 @@ def compute(teacher, data, batch_size, path, verbose, augmentation, views, **opt
     """Compute the `StoredRows` of `SoftTargets.from_teacher`, whose arguments are checked."""
     check_repeatable(teacher, data)
     batches, count = data.batches(batch_size), data.check_finite()
+    if verbose:
+        print("Computing soft targets", flush=True)  # As Keras prints "Epoch 1/3" above its bar.
     progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
     # If all workers write one file, each runs the teacher on its own batches.
     workers, this = (1, 0) if path is None else (process_group.count(), process_group.index())
