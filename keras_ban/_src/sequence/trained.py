@@ -49,7 +49,7 @@ class TrainedGenerations:
         ensemble = average_of(members if last is None else members[-last:], meaning, weights, average)
         ensemble.trained_on = self._trained_on
         if self._compile_arguments is not None:
-            ensemble.compile(**self._compile_arguments.make())
+            self._compile_arguments.compile(ensemble)
         return ensemble
 
     def soup(self, how="uniform", validation_data=None):
