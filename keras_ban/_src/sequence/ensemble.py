@@ -1,5 +1,7 @@
 """Average several models into one `keras.Model`."""
 
+import collections.abc
+
 import keras
 import numpy as np
 
@@ -238,7 +240,7 @@ class EnsembleModel(AnyData, keras.Model):
 
 
 def _check_members(members):
-    if isinstance(members, keras.Model) or not isinstance(members, (list, tuple)):
+    if isinstance(members, keras.Model) or not isinstance(members, collections.abc.Sequence):
         raise TypeError(f"`members` must be a list of `keras.Model`s, received: {members!r}.")
     if not members:
         raise ValueError("`members` must hold at least one `keras.Model`, received an empty list.")
