@@ -10,7 +10,7 @@ from helpers.data import make_blobs
 from helpers.models import assert_same, classifier, crossentropy, values
 from keras import optimizers
 
-from keras_ban import BornAgainSequence, Distiller
+from keras_ban import BornAgainSequence, Distiller, EnsembleModel
 from keras_ban._src.sequence.recipes import CompileArguments
 
 X, Y = make_blobs()
@@ -73,6 +73,32 @@ def test_a_finished_generation_has_no_slots_and_no_gradients(soft_targets, tmp_p
         assert all(getattr(variable.value, "grad", None) is None for variable in model.variables)
 
 
+@pytest.mark.parametrize(
+    ("name", "run_eagerly"), [("two slots", False), ("two slots", True), ("a scale of the loss", True)]
+)
+def test_slots_are_made_to_train_alone(name, run_eagerly):
+    model = finished(OPTIMIZERS[name](), run_eagerly=run_eagerly)
+    plain = of_plain_keras(model, OPTIMIZERS[name]())
+    before = numbers(model.optimizer.variables)
+    for use in (
+        lambda each: each.evaluate(X, Y, batch_size=32, verbose=0),
+        lambda each: each.test_on_batch(X, Y),
+        lambda each: each.predict(X, verbose=0).tolist(),
+        lambda each: each.predict_on_batch(X).tolist(),
+    ):
+        assert use(plain) == use(model)
+        assert before == numbers(model.optimizer.variables) and not model.optimizer.built
+    with pytest.raises(ValueError):
+        model.evaluate(X[:, :3], Y, verbose=0)
+    assert not model.optimizer.built
+    for each in (plain, model):
+        each.train_on_batch(X, Y)
+        each.evaluate(X, Y, verbose=0)
+    assert_same([*plain.get_weights(), *values(plain.optimizer)], [*model.get_weights(), *values(model.optimizer)])
+    model.compile("sgd", crossentropy())
+    model.evaluate(X, Y, verbose=0)  # As Keras does it.
+
+
 def test_nothing_that_trains_a_generation_outlives_fit():
     def distillers():
         gc.collect()
@@ -114,9 +140,33 @@ def test_an_ensemble_is_a_file_of_the_size_of_its_members(tmp_path):
     assert (tmp_path / "ensemble.keras").stat().st_size < 2 * size_of(sequence.models[0]) + 200_000
     assert_same([ensemble.predict(X, verbose=0)], [loaded.predict(X, verbose=0)])
     assert ensemble.evaluate(X, Y, verbose=0) == loaded.evaluate(X, Y, verbose=0)
+    # Nor are there slots in memory then.
+    assert [2, 2, 2] == [numbers(each.optimizer.variables) for each in (loaded, *loaded.members)]
+    expected, actual = sequence.models[1], loaded.members[1]
+    assert expected.evaluate(X, Y, verbose=0) == actual.evaluate(X, Y, verbose=0)
     for each in (ensemble, loaded):
         each.fit(X, Y, **FIT)
     assert_same(ensemble.get_weights(), loaded.get_weights())
+
+
+@pytest.mark.parametrize("name", ["one slot", "a schedule", "a scale of the loss"])
+def test_an_ensemble_is_loaded_with_the_slots_of_what_was_trained(name, tmp_path):
+    members = [finished(OPTIMIZERS[name]()) for _ in range(2)]
+    members[0].optimizer.iterations.assign(5)
+    members[1].fit(X, Y, **FIT)
+    ensemble = EnsembleModel(members)
+    ensemble.compile(OPTIMIZERS[name](), crossentropy(), run_eagerly=True)
+    ensemble.fit(X, Y, **FIT)
+    ensemble.save(tmp_path / "ensemble.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "ensemble.keras")
+
+    assert not loaded.members[0].optimizer.built
+    for expected, actual in zip((ensemble, *members), (loaded, *loaded.members), strict=True):
+        assert_same(
+            [*expected.get_weights(), *values(expected.optimizer)], [*actual.get_weights(), *values(actual.optimizer)]
+        )
+        assert expected.optimizer.get_config() == actual.optimizer.get_config()
 
 
 @pytest.mark.skipif(not hasattr(optimizers, "MultiOptimizer"), reason="This Keras has none.")
