@@ -63,6 +63,8 @@ values_before_training = _chosen.values_before_training
 restore = _chosen.restore
 # Returns a context for `predict` and `evaluate`. On an error, the model keeps its values.
 keeping_values = _chosen.keeping_values
+# Releases what the backend keeps of the last step of a model that is trained.
+release_gradients = _chosen.release_gradients
 # Copies the values of variables that share a buffer with other variables.
 separate = _chosen.separate
 # Passes variables that never change to the training step.

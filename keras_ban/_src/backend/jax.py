@@ -107,6 +107,10 @@ def keeping_values(model):
         raise
 
 
+def release_gradients(model):
+    """Do nothing: JAX keeps no gradients."""
+
+
 def separate(variables, others):
     """Copy shared buffers, because JAX deletes the buffers of trained variables at each step."""
     buffers = {id(v.value) for v in others}

@@ -104,6 +104,10 @@ def keeping_values(model):
     return contextlib.nullcontext()
 
 
+def release_gradients(model):
+    """Do nothing: TensorFlow keeps no gradients."""
+
+
 def separate(variables, others):
     """Do nothing: variables do not share buffers."""
 

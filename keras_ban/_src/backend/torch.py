@@ -87,6 +87,12 @@ def keeping_values(model):
     return contextlib.nullcontext()
 
 
+def release_gradients(model):
+    """Release the gradients of the last step, which torch keeps as long as the weights."""
+    for variable in model.variables:
+        variable.value.grad = None
+
+
 def separate(variables, others):
     """Do nothing: torch does not delete the buffers of trained variables."""
 

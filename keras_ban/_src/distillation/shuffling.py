@@ -49,6 +49,9 @@ class OrderOfEpoch(keras.callbacks.Callback):
         self._within = within
         self._epoch = 0
 
+    def set_model(self, model):
+        """Do not keep the model: TensorFlow keeps each generator of a dataset, and this object, to the end."""
+
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 

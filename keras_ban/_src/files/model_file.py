@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+import json
 import pathlib
 import tempfile
+import zipfile
 
 import keras
 
@@ -23,8 +25,40 @@ def load(path, custom_objects=None):
 
     Raise `ValueError` if Keras does not know a class of the model, or cannot load it for another reason.
     """
-    try:
+    with _explained(path):
         return keras.saving.load_model(path, custom_objects, compile=False)
+
+
+def check_configurations(paths, custom_objects=None):
+    """Raise `ValueError` as `load`, if Keras cannot make the models in these files. No weights are read.
+
+    Of models of the same classes, the first one is made, and not kept.
+    """
+    made = []
+    for path in paths:
+        with _explained(path):
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+            classes = set(_classes_in(config))
+            if classes not in made:
+                keras.saving.deserialize_keras_object({**config, "compile_config": None}, custom_objects)
+                made.append(classes)
+
+
+def _classes_in(config):
+    """Yield the names of all classes in a configuration."""
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield tuple(str(config.get(name)) for name in ("module", "class_name", "registered_name"))
+        config = list(config.values())
+    for value in config if isinstance(config, list) else ():
+        yield from _classes_in(value)
+
+
+@contextlib.contextmanager
+def _explained(path):
+    try:
+        yield
     except Exception as error:
         raise ValueError(
             f"{path} cannot be loaded: {error}\nRegister your own classes and functions with "

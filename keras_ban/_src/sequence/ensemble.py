@@ -10,11 +10,13 @@ from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed, task_within, validation_in_steps
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.base import check_temperature, is_finite_number
+from keras_ban._src.sequence import new_optimizer
 from keras_ban._src.sequence.averaging import Averaging
 from keras_ban._src.sequence.calibration import fit_temperature
 from keras_ban._src.sequence.held_out import HeldOut
 from keras_ban._src.sequence.member_outputs import members_give
 from keras_ban._src.sequence.member_weights import fit_weights, loss_of
+from keras_ban._src.sequence.stored_models import StoredModels
 
 AVERAGES = ("probabilities", "logits", "outputs")
 
@@ -232,12 +234,16 @@ class EnsembleModel(AnyData, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        members = [keras.saving.deserialize_keras_object(each, custom_objects) for each in config["members"]]
+        members = [new_optimizer.from_config(each, custom_objects) for each in config["members"]]
         return cls(**{**config, "members": members})
+
+    def compile_from_config(self, config):
+        """As `keras.Model.compile_from_config`. Variables of the optimizer are made when they are needed."""
+        new_optimizer.compile_from_config(self, config)
 
 
 def _check_members(members):
-    if isinstance(members, keras.Model) or not isinstance(members, (list, tuple)):
+    if isinstance(members, keras.Model) or not isinstance(members, (list, tuple, StoredModels)):
         raise TypeError(f"`members` must be a list of `keras.Model`s, received: {members!r}.")
     if not members:
         raise ValueError("`members` must hold at least one `keras.Model`, received an empty list.")

@@ -5,7 +5,7 @@ import time
 
 import keras
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.preprocessing import inputs_in_steps
 from keras_ban._src.data.unlabeled import with_unlabeled
@@ -310,6 +310,7 @@ class Generations:
         begin = time.perf_counter()
         logs = (fit(model, data, options) if trained is model else trained.fit(data, **options)).history
         record.seconds = time.perf_counter() - begin
+        backend.release_gradients(model)
         if keeper is not None:
             logs, record.seconds = keeper.logs, keeper.seconds()
         if bench is not None:

@@ -11,6 +11,7 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.losses import schedules
 from keras_ban._src.sequence import callback_paths
+from keras_ban._src.sequence.new_optimizer import leave_unbuilt
 
 
 class Recipe:
@@ -83,10 +84,9 @@ class CompileArguments:
         return CompileArguments(**{**self.make(), "optimizer": optimizer})
 
     def compile(self, model):
-        """Compile a trained model with a new optimizer."""
+        """Compile a trained model with a new optimizer, which has no variables for the weights yet."""
         model.compile(**self.make())
-        # When Keras loads the model, it builds the optimizer, and warns if the file lacks its variables.
-        model.optimizer.build(model.trainable_variables)
+        leave_unbuilt(model)
 
     def to_config(self):
         """Return the arguments as plain data, by name. See `as_config`."""

@@ -25,6 +25,7 @@ from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.seeds import entropy_of
 from keras_ban._src.sequence.soup import LastFit
+from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
 from keras_ban._src.sequence.training_data import TrainingData
@@ -104,7 +105,8 @@ class BornAgainSequence(TrainedGenerations):
             `fit` warns of a model that is trained.
 
     Attributes:
-        models: the trained models, generation 0 first; compiled, with a new optimizer.
+        models: the trained models, generation 0 first; compiled, with a new optimizer. After `load`, each is read from
+            the directory when it is first used.
         distilled: the last of them, if it is the student distilled from the ensemble; otherwise `None`.
         history: a `BornAgainHistory`, as `fit` returns it.
 
@@ -133,11 +135,11 @@ class BornAgainSequence(TrainedGenerations):
         controls=None,
         initial_weights=DEFAULT,
     ):
-        if not isinstance(model, keras.Model) and not callable(model):
+        if not isinstance(model, (keras.Model, StoredModels)) and not callable(model):
             message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
             raise TypeError(f"{message}{model!r} (of type {type(model).__name__}).")
         check_distillation_loss(distillation_loss)
-        self.model = model
+        self._model = model  # `load` passes `StoredModels`.
         self.generations = checks.check_count("generations", generations)
         self.distillation_loss = distillation_loss
         self.label_weight = requirements.check_label_weights(label_weight, self.generations)
@@ -161,10 +163,19 @@ class BornAgainSequence(TrainedGenerations):
         self.models = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
-        self._to_compile = []  # The models that `load` restored, until there are compile arguments.
         self._trained_on = None  # The `TrainingData` of the last `fit`.
         self._last_fit = None  # The `LastFit`, for soups.
         self._lacks = []  # The arguments that `load` could not restore.
+
+    @property
+    def model(self):
+        if isinstance(self._model, StoredModels):
+            self._model = self._model[0]
+        return self._model
+
+    @model.setter
+    def model(self, model):
+        self._model = model
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """As `keras.Model.compile`, for every generation.
@@ -185,8 +196,8 @@ class BornAgainSequence(TrainedGenerations):
 
     def _set_compile_arguments(self, arguments):
         self._compile_arguments = arguments
-        while self._to_compile:
-            arguments.compile(self._to_compile.pop())
+        if isinstance(self.models, StoredModels):
+            self.models.compile_with(arguments)
 
     def fit(
         self,
@@ -356,7 +367,8 @@ class BornAgainSequence(TrainedGenerations):
     def load(cls, directory, custom_objects=None):
         """Restore a sequence from its `directory`: models, history, `best_model`, `ensemble()` and `evaluate`.
 
-        It needs neither data nor `compile`, nor the backend of the training. If the run is not finished, the sequence
+        Each model is read when it is first used, and then kept. Until then, the directory must stay where it is. It
+        needs neither data nor `compile`, nor the backend of the training. If the run is not finished, the sequence
         has the finished generations, and `fit` with the arguments of the run trains the others. (If the model was a
         callable, or there is an `augmentation`, make a new sequence with this `directory` for that.)
 
@@ -376,9 +388,8 @@ class BornAgainSequence(TrainedGenerations):
         """
         checks.check_path("directory", directory)
         stored = StoredRun(directory, custom_objects)
-        sequence = cls(stored.models[0], **stored.settings, directory=directory, seed=stored.seed)
-        sequence.models, sequence.history = stored.models, stored.history
-        sequence._to_compile, sequence._lacks = list(stored.models), stored.lacks
+        sequence = cls(stored.models, **stored.settings, directory=directory, seed=stored.seed)
+        sequence.models, sequence.history, sequence._lacks = stored.models, stored.history, stored.lacks
         sequence._trained_on, sequence._last_fit = stored.trained_on, stored.last_fit
         try:
             arguments = stored.compile_arguments()

@@ -1,10 +1,13 @@
 """A run on disk, as a sequence is restored from it."""
 
+import functools
+
 from keras_ban._src.files import model_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.initial_weights import FRESH
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
 from keras_ban._src.sequence.soup import LastFit
+from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.training_data import TrainingData
 
 _PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
@@ -19,7 +22,7 @@ class StoredRun:
         custom_objects: as in `keras.saving.load_model`.
 
     Attributes:
-        models: the finished generations.
+        models: the finished generations, as `StoredModels`.
         history: their `BornAgainHistory`.
         settings: the sequence's arguments, by name.
         seed: the seed of the run.
@@ -33,8 +36,11 @@ class StoredRun:
         if not run.entries:
             raise ValueError(f"{directory} holds a run of which no generation is finished yet: continue it by `fit`.")
         begun_with = run.manifest["begun_with"]
-        paths = [run.model_file(generation) for generation in range(len(run.entries))]
-        self.models = [model_file.load(path, custom_objects) for path in paths]
+        generations = range(len(run.entries))
+        paths = [run.model_file(generation) for generation in generations]
+        model_file.check_configurations(paths, custom_objects)
+        readers = [functools.partial(_read, run, generation, custom_objects) for generation in generations]
+        self.models = StoredModels(readers)
         self.settings = {name: begun_with[name] for name in _PLAIN if name in begun_with}
         starts = self.settings.setdefault("initial_weights", FRESH)
         for name in ("distillation_loss", "label_weight", "feature_matching"):
@@ -62,3 +68,8 @@ class StoredRun:
     def compile_arguments(self):
         """The arguments of `compile`; `ValueError` if one could not be serialized or is not known."""
         return CompileArguments.from_config(self._compile, self._custom_objects)
+
+
+def _read(run, generation, custom_objects):
+    """Read a model. Its file is checked again, since it may have changed after the run was loaded."""
+    return model_file.load(run.model_file(generation), custom_objects)

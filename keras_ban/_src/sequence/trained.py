@@ -42,14 +42,14 @@ class TrainedGenerations:
             ValueError: no generation is trained, or `last` or `weights` do not fit.
         """
         self._check_trained()
-        members = self.models[: len(self.history.members)]
-        if last is not None and not 1 <= checks.check_count("last", last) <= len(members):
-            raise ValueError(f"`last` must lie between 1 and {len(members)}, the models trained, received: {last}.")
+        count = len(self.history.members)
+        if last is not None and not 1 <= checks.check_count("last", last) <= count:
+            raise ValueError(f"`last` must lie between 1 and {count}, the models trained, received: {last}.")
         meaning = meaning_of(self, self._compile_arguments, self.models[-1])
-        ensemble = average_of(members if last is None else members[-last:], meaning, weights, average)
+        ensemble = average_of(self.models[count - (last or count) : count], meaning, weights, average)
         ensemble.trained_on = self._trained_on
         if self._compile_arguments is not None:
-            ensemble.compile(**self._compile_arguments.make())
+            self._compile_arguments.compile(ensemble)
         return ensemble
 
     def soup(self, how="uniform", validation_data=None):
