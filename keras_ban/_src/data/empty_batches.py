@@ -15,11 +15,9 @@ _SEARCHED = 10_000
 
 def check_has_examples(x):
     """Raise `ValueError` in a step if it is known that a batch `x` has no examples."""
-    shape = next(tuple(leaf.shape) for leaf in keras.tree.flatten(x) if leaf is not None)
-    if shape[:1] == (0,):
+    if any(leaf is not None and tuple(leaf.shape)[:1] == (0,) for leaf in keras.tree.flatten(x)):
         raise ValueError(
-            "The data yield a batch of 0 examples, whose mean loss is not defined under "
-            f"{keras.config.backend()}. {_LEAVE_OUT}"
+            f"The data yield a batch of 0 examples, whose mean loss this backend of Keras does not define. {_LEAVE_OUT}"
         )
 
 
@@ -41,6 +39,6 @@ def explain(error, data):
     for place, (x, _) in enumerate(itertools.islice(data.batches(), _SEARCHED)):
         if size_of(x) == 0:
             raise ValueError(
-                f"Batch {place} of the data (counted from 0) has no examples. Keras cannot train on it under "
-                f"{keras.config.backend()}. {_LEAVE_OUT}"
+                f"Batch {place} of the data (counted from 0) has no examples, on which this backend of Keras cannot "
+                f"train. {_LEAVE_OUT}"
             ) from error

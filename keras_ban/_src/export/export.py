@@ -116,8 +116,7 @@ def export(
         if examples is not None:
             inputs = keras.tree.map_structure(lambda *rows: np.concatenate(rows), inputs, examples)
         expected = expected_outputs(served, inputs)
-        _check_count(labels, expected)
-        _check_names(specs, expected, format)
+        _check_outputs(labels, specs, expected, format)
 
     say = print if verbose else lambda *_: None
     with temporary_folder(path) as folder:
@@ -203,8 +202,9 @@ def _check_count(labels, outputs):
         raise ValueError(f"`labels` must name each of the {classes} classes, received {len(labels)}: {list(labels)}.")
 
 
-def _check_names(specs, outputs, format):
-    """Raise `ValueError` if an output has the name of an input, which ONNX does not allow."""
+def _check_outputs(labels, specs, outputs, format):
+    """Raise `ValueError` if labels are not those of the outputs, or ONNX does not allow the names of the outputs."""
+    _check_count(labels, outputs)
     both = sorted({spec.name for spec in keras.tree.flatten(specs)} & set(outputs))
     if format == "onnx" and both:
         raise ValueError(

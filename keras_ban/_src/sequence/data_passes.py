@@ -205,11 +205,8 @@ class DataPasses:
         self._order = order
 
     def _note_empty_batch(self):
-        if keras.config.backend() != "tensorflow":
-            self.note(
-                "the data have a batch without examples, on which Keras's loss is NaN under "
-                f"{keras.config.backend()}: leave it out"
-            )
+        if not backend.trains_on_no_examples():
+            self.note("the data have a batch without examples, on which the loss of Keras is NaN: leave it out")
 
     def _first_labels(self):
         return _labels(self._data.first_batch()[1])
