@@ -205,6 +205,12 @@ def test_values_of_other_types_are_named_by_their_place(changed, message):
     assert message in str(error.value) and len(str(error.value)) < 400
 
 
+def test_two_entries_of_one_name_are_refused_and_nan_is_read_where_no_number_is_asked_for():
+    with pytest.raises(ValueError, match="there are two entries 'seed'"):
+        user_files.parse_json('{"a": {"seed": 1, "b": 2, "seed": 2}}', {"a": dict})
+    assert np.isnan(user_files.parse_json('{"a": {"loss": NaN}}', {"a": dict})["a"]["loss"])
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
