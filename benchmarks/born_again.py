@@ -33,6 +33,7 @@ import time
 
 import numpy as np
 from _figures import mean, versions
+from _user_files import read_images, read_json_lines
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -42,6 +43,9 @@ TAUGHT = ["ban+l", "ban", "cwtm", "dkpp"]
 EXAMPLES = 5000
 BATCH_SIZE = 32
 STUDENTS = 3
+MEASURED = {"images": int, "accuracy": float, "nll": float, "mended": int, "broken": int}
+LINE = {"method": str, "seed": int, "models": [MEASURED], "seconds": float, "measured_on": str, "settings": dict}
+LINE |= {"versions": dict, "machine": str}
 
 
 def main():
@@ -190,14 +194,14 @@ def build_resnet(classes=10):
 
 def load(arguments):
     """The images that train, and those that measure, normalised by mean and deviation of those that train."""
-    with np.load(arguments.data) as data:
-        x_train, y_train = data["x_train"], data["y_train"].astype("int64")
-        if len(x_train) < 2 * EXAMPLES:
-            sys.exit(f"{arguments.data} holds {len(x_train)} training images, this wants {2 * EXAMPLES} at least.")
-        if arguments.measure_on == "test":
-            x, y = data["x_test"], data["y_test"].astype("int64")
-        else:
-            x, y = x_train[-EXAMPLES:], y_train[-EXAMPLES:]
+    x_train, y_train = read_images(arguments.data, "x_train", "y_train")
+    if len(x_train) < 2 * EXAMPLES:
+        sys.exit(f"{arguments.data} holds {len(x_train)} training images, this wants {2 * EXAMPLES} at least.")
+    if arguments.measure_on == "test":
+        x, y = read_images(arguments.data, "x_test", "y_test")
+    else:
+        x, y = x_train[-EXAMPLES:], y_train[-EXAMPLES:]
+    y_train, y = y_train.astype("int64"), y.astype("int64")
     x_train, y_train = x_train[:EXAMPLES], y_train[:EXAMPLES]
     mean, deviation = x_train.mean((0, 1, 2)), x_train.std((0, 1, 2))
     return ((x_train - mean) / deviation, y_train), ((x - mean) / deviation, y)
@@ -311,7 +315,7 @@ def settings(arguments, method):
 def read_lines(arguments):
     """The file's lines; made with other settings than these, they are refused."""
     file = arguments.out / "results.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = read_json_lines(file, LINE, "results of this benchmark: remove that line, or choose another --out")
     if not arguments.report:
         for line in lines:
             wanted = {"settings": settings(arguments, line["method"]), "measured_on": arguments.measure_on}

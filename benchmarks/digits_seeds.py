@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 from _figures import mean, versions
+from _user_files import read
 from rich.console import Console
 from rich.table import Table
 
@@ -26,13 +27,17 @@ def main():
     os.environ["KERAS_BACKEND"] = arguments.backend
     import keras_ban
 
+    def read_history(file):
+        return keras_ban.BornAgainHistory.from_json(file.read())
+
     histories = []
     for seed in arguments.seeds:
         out = pathlib.Path(arguments.out) / arguments.backend / f"seed-{seed}"
         if not (out / "history.json").exists():
             options = ["--backend", arguments.backend, "--seed", str(seed), "--out", str(out), *for_digits]
             subprocess.run([sys.executable, str(DIGITS), *options], check=True)
-        histories.append(keras_ban.BornAgainHistory.from_json((out / "history.json").read_text()))
+        wanted = f"a history: remove {out}, and the seed is run again"
+        histories.append(read(out / "history.json", read_history, wanted))
 
     table = Table(title=f"{len(histories)} seeds on {arguments.backend}: mean (standard error)")
     for column in ("generation", "accuracy %", "NLL", "ECE %", "change against its teacher", "negative flips %"):

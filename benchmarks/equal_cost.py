@@ -21,7 +21,11 @@ import subprocess
 import sys
 import time
 
+from _user_files import read_json_lines
+
 HERE = pathlib.Path(__file__).resolve().parent
+# What a line is known by.
+KEYS = {"task": str, "method": str, "recipe": str, "cost": int, "seed": int, "averaged": bool}
 COMMAND = " ".join(["python", "benchmarks/equal_cost.py", *sys.argv[1:]])
 
 
@@ -43,6 +47,9 @@ def run(arguments):
     from equal_cost_tasks.training import Trainer
 
     names = arguments.tasks or (LARGE if arguments.gpu else SMALL)
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        sys.exit(f"--tasks must be of {', '.join(TASKS)}; received: {', '.join(unknown)}.")
     end = time.time() + 60 * arguments.minutes
     finished = {key_of(line) for line in read(arguments.results)}
     trainers = {}  # By task: they hold what is compiled.
@@ -95,8 +102,7 @@ def run_cells(task, trainer, cells, arguments, end):
 
 
 def read(path):
-    path = pathlib.Path(path)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_json_lines(path, KEYS, "results of this benchmark: remove that line, or choose other --results")
 
 
 def append(path, line):

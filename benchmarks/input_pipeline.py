@@ -13,8 +13,7 @@ import tempfile
 import time
 
 import numpy as np
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
+from _user_files import read_images  # Which adds the folder of the examples to `sys.path`.
 
 
 def main():
@@ -29,8 +28,7 @@ def main():
     from _figures import versions
 
     print(versions(options.backend))
-    with np.load(options.data) as file:
-        x, y = file["x_train"][: options.images], file["y_train"][: options.images].ravel().astype(int)
+    x, y = (each[: options.images] for each in read_images(options.data, "x_train", "y_train"))
     with tempfile.TemporaryDirectory() as folder:
         read_once(pathlib.Path(folder), x, y)
     feed(x, y, options)

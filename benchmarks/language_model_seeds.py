@@ -16,8 +16,10 @@ import sys
 
 import numpy as np
 from _figures import mean, versions
+from _user_files import read_json
 
 EXAMPLE = pathlib.Path(__file__).resolve().parent.parent / "examples" / "language_model.py"
+RESULTS = {"settings": dict, "best_generation": int, "validation": [float], "test": [float], "seconds": [float]}
 
 
 def main():
@@ -29,7 +31,8 @@ def main():
         if not (folder / "perplexity.json").exists():
             options = ["--backend", arguments.backend, "--seed", str(seed), "--out", str(folder), *for_example]
             subprocess.run([sys.executable, str(EXAMPLE), *options], check=True)
-        results.append(json.loads((folder / "perplexity.json").read_text()))
+        wanted = f"results of examples/language_model.py: remove {folder}, and the seed is run again"
+        results.append(read_json(folder / "perplexity.json", RESULTS, wanted))
     (out / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
 
     validation, test = (np.array([result[part] for result in results]) for part in ("validation", "test"))

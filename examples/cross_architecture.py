@@ -16,7 +16,8 @@ import math
 import os
 import pathlib
 import sys
-import zipfile
+
+import user_files
 
 
 def main():
@@ -137,19 +138,15 @@ def read(path, seed):
     """The same of `x_train, y_train, x_test, y_test` in a .npz file; a tenth of the training images is held out."""
     import numpy as np
 
-    names = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with np.load(path) as file:
-            x, y, x_test, y_test = (file[name] for name in names)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        sys.exit(f"{path} must be a .npz file of the arrays {', '.join(names)}: {error}")
-    if x.ndim != 4 or len(x) != y.size:
+    (x, y), test = (user_files.read_images(path, *names) for names in (("x_train", "y_train"), ("x_test", "y_test")))
+    if x.ndim != 4 or test[0].shape[1:] != x.shape[1:]:
         sys.exit(
-            f"{path} must hold images (n, height, width, channels) and a label of each: {x.shape}, {y.shape} came."
+            f"{path} must hold images (n, height, width, channels) of one size: x_train is {x.shape}, x_test "
+            f"{test[0].shape}."
         )
     order = np.random.default_rng(seed).permutation(len(x))
     held_out, rest = np.split(order, [len(x) // 10])
-    return [(x[rest], y[rest].ravel()), (x[held_out], y[held_out].ravel()), (x_test, y_test.ravel())]
+    return [(x[rest], y[rest]), (x[held_out], y[held_out]), test]
 
 
 def standardized(parts):

@@ -17,9 +17,11 @@ import json
 import os
 import pathlib
 import re
+import sys
 import sysconfig
 
 import numpy as np
+import user_files
 
 STEPS = 35  # The longest sequence, as in the paper.
 PADDING, UNKNOWN, END = range(3)
@@ -44,9 +46,10 @@ def parse_arguments():
     parser.add_argument("--directory", help="keep each generation there, and continue a run that was interrupted")
     parser.add_argument("--out", default="runs/language_model", help="for the results (default: runs/language_model)")
     arguments = parser.parse_args()
+    end = user_files.option("--text", parser.error)
     try:
-        paragraphs = standard_library() if arguments.text is None else read_paragraphs(arguments.text)
-    except (OSError, ValueError) as error:
+        paragraphs = standard_library() if arguments.text is None else read_paragraphs(arguments.text, end)
+    except ValueError as error:
         parser.error(f"--text: {error}")
     return arguments, paragraphs
 
@@ -61,13 +64,9 @@ def standard_library():
     return split("\n\n".join(docstrings), "The standard library's source")
 
 
-def read_paragraphs(path):
-    """Those of a file, each once; its lines, where it has no blank ones."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}). Convert it first.") from error
-    return split(text, path)
+def read_paragraphs(path, end=sys.exit):
+    """Those of a file, each once; its lines, where it has no blank ones. `end` ends the process with a message."""
+    return split(user_files.read_text(path, end=end), path)
 
 
 def split(text, name):

@@ -15,7 +15,8 @@ import os
 import pathlib
 import sys
 import tempfile
-import zipfile
+
+import user_files
 
 OBJECTIVES = {
     # name: (class in keras_ban.losses, whether it has a temperature)
@@ -51,6 +52,7 @@ def main(arguments=None):
         search(options, load(options))
         return 0
     print(f"keras {keras.__version__} on {keras.config.backend()}, keras_ban {keras_ban.__version__}")
+    study_report.read_looks(options.out)
     settings = make_settings(options)
     print(
         f"{len(settings) * len(options.seeds)} lineages ({len(settings)} settings, {len(options.seeds)} seeds), each "
@@ -161,22 +163,18 @@ def load(options):
 
     if options.data is None:
         return [digits(part) for part in ("train", "validation")]
-    with np.load(options.data) as file:
-        x, y = images(file["x_train"]), file["y_train"].ravel().astype("int32")
-    if x.ndim != 4 or len(x) != len(y):
-        sys.exit(f"{options.data} must hold images and a label of each: x_train is {x.shape}, y_train {y.shape}.")
+    x, y = user_files.read_images(options.data, "x_train", "y_train")
+    x = images(x)
     held_out, rest = np.split(np.random.default_rng(0).permutation(len(x)), [max(len(x) // 10, 1)])
     return [(x[rest], y[rest]), (x[held_out], y[held_out])]
 
 
 def load_test(options):
     """`(x, y)`; arrays of a .npz file are not read before."""
-    import numpy as np
-
     if options.data is None:
         return digits("test")
-    with np.load(options.data) as file:
-        return images(file["x_test"]), file["y_test"].ravel().astype("int32")
+    x, y = user_files.read_images(options.data, "x_test", "y_test")
+    return images(x), y
 
 
 def digits(name):
@@ -242,13 +240,8 @@ def parse(arguments):
 
 def check_data(parser, path):
     """What can be known of the file without reading an array."""
-    import numpy as np
-
-    try:
-        with np.load(path) as file:
-            missing = [name for name in ARRAYS if name not in file.files]
-    except (OSError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        parser.error(f"--data {path} must be a .npz file: {error}")
+    names = user_files.names_of_arrays(path, user_files.option("--data", parser.error))
+    missing = [name for name in ARRAYS if name not in names]
     if missing:
         parser.error(f"--data {path} must hold {', '.join(ARRAYS)}; there is no {', '.join(missing)}")
 

@@ -7,6 +7,7 @@ import sys
 
 import keras
 import numpy as np
+import user_files
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -48,7 +49,7 @@ def report(lineages, options, load_test):
     draw(finished, ranking, options.out / "study.png")
 
     path = options.out / "results.json"
-    looks = json.loads(path.read_text())["test_looks"] if path.exists() else []
+    looks = read_looks(options.out)
     look = {"winner": winner, "seeds": seeds, "generations": options.generations, "choose_by": options.choose_by}
     if not looks or {name: looks[-1][name] for name in look} != look:
         if looks:
@@ -64,6 +65,23 @@ def report(lineages, options, load_test):
     print(f"By its validation loss, the one to take: {lineages.lineage(winner, best)}")
     write(path, results(lineages, options, winner, looks))
     print(f"{options.out}/ holds study.png, results.json and lineages/")
+
+
+def read_looks(out):
+    """What was seen of the test data before, by `results.json`: one that is damaged would begin to count anew."""
+    path = out / "results.json"
+    look = {"winner": str, "seeds": [int], "generations": int, "choose_by": str, "histories": [dict]}
+    wanted = "the results of a study: restore it from a copy, move it away, or choose another --out"
+
+    def convert(file):
+        looks = user_files.parse_json(file.read(), {"test_looks": [look]})["test_looks"]
+        for each in looks:
+            for history in map(keras_ban.BornAgainHistory.from_dict, each["histories"]):
+                if not isinstance(history.ensemble, type(history.records[0].scores)) or history.ensemble is None:
+                    raise ValueError("a history lacks scores")
+        return looks
+
+    return user_files.read(path, convert, wanted) if os.path.lexists(path) else []
 
 
 def print_table(finished, ranking, count, choose_by):

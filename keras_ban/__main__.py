@@ -5,13 +5,13 @@ import fractions
 import importlib
 import pathlib
 import sys
-import zipfile
 
 import keras
 import numpy as np
 
 from keras_ban._src.export.export import FORMATS, export
 from keras_ban._src.files import model_file
+from keras_ban._src.files.regular_file import open_to_read
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
@@ -30,13 +30,13 @@ def main(arguments=None):
         if arguments.rescaling is not None:
             options["preprocessing"] = keras.layers.Rescaling(arguments.rescaling)
         if arguments.labels is not None:
-            options["labels"] = arguments.labels.read_text(encoding="utf-8").splitlines()
+            options["labels"] = read_labels(arguments.labels)
         if arguments.examples is not None:
             options["examples"] = read_examples(arguments.examples)
         for name in ("format", "members", "int8", "verify", "tolerance", "overwrite", "verbose"):
             options[name] = getattr(arguments, name)
         export(read_model(arguments.model), arguments.out, **options)
-    except (EOFError, ImportError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -60,13 +60,27 @@ def read_model(path):
 
 def read_examples(path):
     """Load inputs from a `.npy` file, or `x` or `(x, y)` from an `.npz` file."""
-    if path.suffix == ".npy":
-        return np.load(path)
     # Opened here, because NumPy leaves a broken archive open.
-    with open(path, "rb") as file, np.load(file) as arrays:
-        if "x" not in arrays.files:
-            raise ValueError(f"{path} must hold an array `x` (and may hold `y`), but it holds {arrays.files}.")
-        return (arrays["x"], arrays["y"]) if "y" in arrays.files else arrays["x"]
+    with open_to_read(path) as file:
+        try:
+            loaded = np.load(file)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            arrays = {name: loaded[name] for name in ("x", "y") if name in loaded.files}
+        except Exception as error:  # NumPy, zipfile and zlib raise many types for damaged files.
+            raise ValueError(f"`--examples` {path} must be a .npy or .npz file of NumPy: {error}") from error
+        if "x" not in arrays:
+            raise ValueError(f"{path} must hold an array `x` (and may hold `y`), but it holds {loaded.files}.")
+        return (arrays["x"], arrays["y"]) if "y" in arrays else arrays["x"]
+
+
+def read_labels(path):
+    """Load class names from a text file, one per line."""
+    with open_to_read(path) as file:
+        try:
+            return file.read().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`--labels` {path} must be a text file in UTF-8: {error}") from error
 
 
 def factor(text):

@@ -1,16 +1,27 @@
 """`python -m keras_ban`: what the command line asks of `export`, and its exit codes."""
 
+import copy
+import functools
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import shutil
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from helpers.data import make_blobs
 from helpers.models import classifier
 from helpers.runs import change_manifest
 
 import keras_ban
 import keras_ban.__main__ as command_line
+from keras_ban._src.runs import manifest_file
 
 pytestmark = pytest.mark.one_backend
 
@@ -83,7 +94,18 @@ def test_what_cannot_be_exported_is_said_on_standard_error_with_exit_code_1(tmp_
     (tmp_path / "broken.keras").write_text("no model")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(tmp_path / "examples.npz", images=np.ones((2, 8)))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "objects.npy").write_bytes(pickled_objects())
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9\n")
     wrong = [
+        ([model_file[1], "out", "--examples", str(tmp_path / "pipe")], "pipe must be a regular file, but it is a pipe"),
+        ([model_file[1], "out", "--examples", str(tmp_path / "objects.npy")], "must be a .npy or .npz file of NumPy"),
+        ([model_file[1], "out", "--examples", str(tmp_path / "latin.txt")], "must be a .npy or .npz file of NumPy"),
+        ([model_file[1], "out", "--labels", str(tmp_path / "latin.txt")], "latin.txt must be a text file in UTF-8"),
+        ([model_file[1], "out", "--labels", str(tmp_path / "pipe")], "pipe must be a regular file, but it is a pipe"),
+        ([model_file[1], "out", "--labels", str(tmp_path)], "must be a regular file, but it is a folder"),
+        ([model_file[1], "out", "--labels", str(tmp_path / "none")], "No such file or directory"),
+        ([str(tmp_path / "pipe"), "out"], "pipe is neither the directory of a run nor a .keras file"),
         ([str(tmp_path / "missing.keras"), "out"], "missing.keras is neither the directory of a run nor a .keras file"),
         ([str(tmp_path / "empty"), "out"], "empty holds no run"),
         ([str(tmp_path / "broken.keras"), "out"], "broken.keras cannot be loaded"),
@@ -96,6 +118,80 @@ def test_what_cannot_be_exported_is_said_on_standard_error_with_exit_code_1(tmp_
     for arguments, message in wrong:
         assert 1 == command_line.main(["export", *arguments])
         assert message in capsys.readouterr().err
+
+
+def pickled_objects():
+    file = io.BytesIO()
+    np.save(file, np.array([{}], object), allow_pickle=True)
+    return file.getvalue()
+
+
+VALUES = [None, [], {}, "x", -1, math.nan, [[[]]], 10**30, True]
+GENERATIONS, COMPILE, MODEL = ("generations", 0, "files"), ("begun_with", "compile"), ("begun_with", "model", "0")
+# Places in `run.json` where a value that is missing (`KeyError`), or of another type, ended in a traceback once.
+CHANGES = [(GENERATIONS, None), (GENERATIONS, []), (GENERATIONS, {}), ((*GENERATIONS, "model.keras"), KeyError)]
+CHANGES += [((*COMPILE, "optimizer"), value) for value in (None, {}, KeyError)] + [(COMPILE, KeyError)]
+CHANGES += [(MODEL, value) for value in VALUES]
+CHANGES += [(("begun_with", name), KeyError) for name in ("generations", "augmentation", "data", "model")]
+CHANGES += [(("begun_with", "data", "x"), KeyError)]
+
+
+def changed(data, place, value):
+    data = copy.deepcopy(data)
+    inner = functools.reduce(lambda part, name: part[name], place[:-1], data)
+    if value is KeyError:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    return data
+
+
+def places_of(data):
+    """Return the places of values in plain data, down to the second level."""
+    inner = [(name, each) for name, part in data.items() if isinstance(part, dict) for each in part]
+    return [(name,) for name in data] + inner
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    x, y = make_blobs()
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    sequence = keras_ban.BornAgainSequence(classifier(), generations=1, directory=folder)
+    sequence.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    sequence.fit(x, y, validation_data=(x, y), verbose=0)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*Nothing is compiled")
+@pytest.mark.parametrize("changes", [CHANGES, "the manifest", "a record"], ids=["known", "manifest", "record"])
+def test_a_run_of_values_that_no_run_has_written_is_refused_or_loaded(
+    changes, finished_run, tmp_path, asked, capsys, monkeypatch
+):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    manifest = manifest_file.read(run)
+    record_path = run / "generation-00" / "record.json"
+    record = json.loads(record_path.read_text())
+    # Damaged models are another test's.
+    models = [classifier(), classifier()]
+    monkeypatch.setattr(command_line.model_file, "load", lambda path, custom_objects=None: models["01" in str(path)])
+    if isinstance(changes, str):
+        places = places_of(record if changes == "a record" else manifest)
+        changes = [(place, each) for place, each in zip(places, itertools.cycle([KeyError, *VALUES]), strict=False)]
+    codes = []
+
+    for place, value in changes:
+        if place[0] in record:
+            content = json.dumps(changed(record, place, value)).encode()
+            record_path.write_bytes(content)
+            noted = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            manifest_file.write(run, changed(manifest, (*GENERATIONS, "record.json"), noted))
+        else:
+            manifest_file.write(run, changed(manifest, place, value))
+        codes.append(command_line.main(["export", str(run), "out"]))
+        assert (codes[-1] == 1) == capsys.readouterr().err.startswith("error: "), (place, value)
+
+    assert {0, 1} == set(codes)
 
 
 def test_a_wrong_command_line_ends_with_exit_code_2_and_help_with_0(capsys):

@@ -50,6 +50,39 @@ def test_a_saved_model_takes_texts_and_numbers_by_their_names(tmp_path, with_exa
     np.testing.assert_allclose(codes @ kernel + bias, actual, atol=1e-6)
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras calls models on texts under TensorFlow alone.")
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("with_examples", [True, False])
+def test_a_saved_model_begins_with_text_vectorization(tmp_path, shape, with_examples):
+    import tensorflow as tf
+
+    members = [
+        keras.Sequential([keras.Input(shape, dtype="string", name="text"), vectorization(), *reader_of_tokens().layers])
+        for _ in range(2)
+    ]
+    texts = TEXTS.reshape(-1, *shape)
+
+    report = keras_ban.export(
+        keras_ban.EnsembleModel(members, average="outputs"),
+        tmp_path / "model",
+        examples=texts if with_examples else None,
+        verbose=False,
+    )
+
+    assert report["difference"] <= 1e-5
+    # The vocabulary: padding, unknown, red, and the others in the reverse order of the alphabet.
+    tokens = np.array([[2, 4, 0], [5, 1, 0], [0, 0, 0], [3, 2, 0]])
+    assert ["", "[UNK]", "red", "grün", "green", "blue"] == vectorization().get_vocabulary()
+    expected = 0
+    for member in members:
+        embeddings, kernel, bias = member.get_weights()[-3:]
+        expected = expected + (embeddings[tokens].reshape(4, -1) @ kernel + bias) / 2
+    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    actual = served(text=tf.constant(texts))["output_0"].numpy()
+    np.testing.assert_allclose(expected, actual, atol=1e-6)
+    assert (0, 3) == served(text=tf.zeros((0, *shape), tf.string))["output_0"].shape
+
+
 def test_a_layer_that_reads_texts_goes_before_a_model_on_any_backend(tmp_path):
     report = keras_ban.export(
         reader_of_tokens(), tmp_path / "model", preprocessing=vectorization(), examples=TEXTS, verbose=False

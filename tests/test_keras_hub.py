@@ -190,3 +190,45 @@ def test_a_sequence_of_texts_is_stored_and_loaded(tmp_path):
     assert history.ensemble == loaded.evaluate(TEXTS, LABELS).ensemble
     assert_same([sequence.ensemble().predict(TEXTS, verbose=0)], [loaded.ensemble().predict(TEXTS, verbose=0)])
     assert sequence.fit(TEXTS, LABELS, validation_data=(TEXTS, LABELS), **FIT).records == history.records
+
+
+@pytest.mark.parametrize("form", ["arrays", "a dataset"])
+@pytest.mark.parametrize(
+    "name", [name if name in ON_EACH_BACKEND else pytest.param(name, marks=pytest.mark.one_backend) for name in TASKS]
+)
+def test_a_sequence_of_a_task_is_evaluated_as_on_data_preprocessed_by_hand(name, form):
+    build, x, y = TASKS[name]
+    sequence = BornAgainSequence(build(), 1, seed=0)
+    sequence.compile(keras.optimizers.SGD(0.1), crossentropy(), metrics=["accuracy"])
+    sequence.fit(x, y, **{**FIT, "epochs": 1})
+
+    if form == "arrays":
+        history = sequence.evaluate(x, y, batch_size=4)
+    else:
+        pytest.importorskip("tensorflow")
+        import tensorflow as tf
+
+        history = sequence.evaluate(tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(4))
+
+    inputs, labels, weights = by_hand(sequence.models[0], x, y)
+    for record, model in zip(history.records, sequence.models, strict=True):
+        other = build(preprocess=False)
+        other.set_weights(model.get_weights())
+        other.compile(loss=crossentropy(), metrics=["accuracy"])
+        expected = other.evaluate(inputs, labels, sample_weight=weights, batch_size=4, verbose=0, return_dict=True)
+        # The language model compiles a metric of its own, too.
+        assert {"loss", "accuracy"} == set(record.evaluation)
+        for metric, value in record.evaluation.items():
+            np.testing.assert_allclose(expected[metric], value, rtol=1e-4, err_msg=metric)
+        assert record.scores is not None
+    assert history.ensemble is not None and [] == history.notes
+
+
+@pytest.mark.one_backend
+def test_a_sequence_of_a_task_that_draws_masks_is_evaluated_without_a_paired_test():
+    sequence = BornAgainSequence(masked_lm(), 1, seed=0)
+    sequence.compile(keras.optimizers.SGD(0.1), crossentropy(), metrics=["accuracy"])
+    sequence.fit(TEXTS, **{**FIT, "epochs": 1})
+    history = sequence.evaluate(TEXTS, batch_size=4)
+    assert np.isfinite([record.evaluation["loss"] for record in history.records]).all()
+    assert [None, None] == [record.scores.p_value for record in history.records]

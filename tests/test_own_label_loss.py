@@ -9,7 +9,8 @@ from helpers.data import make_blobs
 from helpers.models import classifier
 from keras import layers, ops
 
-from keras_ban import Distiller
+from keras_ban import BornAgainSequence, Distiller
+from keras_ban._src.sequence.output_checks import StudentDistiller
 
 X = make_blobs()[0]
 WEIGHTS = np.linspace(0.0, 2.0, 96, dtype="float32")
@@ -163,3 +164,27 @@ def test_unlabeled_examples_and_data_without_labels_are_refused(blobs):
     plain = Distiller(student=classifier(), label_weight=0)
     with pytest.raises(ValueError, match="`compile` got no `loss`"):
         plain.compute_label_loss(x, y, y, None, True)
+
+
+@pytest.mark.one_backend
+def test_several_torch_workers_refuse_it_before_any_data_are_read():
+    from keras_ban._src.distillation import torch_workers
+
+    distiller = DetectorDistiller(student=detector(1), label_weight=1.0)
+    distiller.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="Several torch workers train without your own `compute_label_loss`"):
+        torch_workers.start(distiller, None, {})
+
+
+@pytest.mark.one_backend
+def test_a_sequence_says_how_to_train_generations_with_a_loss_of_their_own():
+    with pytest.warns(UserWarning, match="has `compute_loss` of its own.*A sequence has no hook.*one by one"):
+        StudentDistiller(student=detector(1), label_weight=1.0)
+
+
+@pytest.mark.one_backend
+def test_a_function_is_no_generation_0_and_the_error_says_how_it_can_teach():
+    sequence = BornAgainSequence(classifier(), generations=1)
+    sequence.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(TypeError, match=r"received a function: .*SoftTargets.from_teacher\(function, x\)"):
+        sequence.fit(X, np.zeros(len(X), int), teacher=lambda x: x[:, :3], verbose=0)

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from helpers.data import Batches
 from helpers.models import assert_same, crossentropy, values
+from helpers.runs import change_manifest
 from helpers.tasks import WORDS, Scaler, Task, counted, text_task, texts_of_words
 
 import keras_ban
 from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets, reborn
+from keras_ban._src.data.fingerprints import model_fingerprint
+from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.preprocessing import is_fingerprint_of
+from keras_ban._src.files import model_file
+from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 
 # Keras warns at the end of any data of unknown length.
 pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
@@ -392,6 +398,61 @@ def test_a_sequence_of_texts_resumes_and_is_loaded(tmp_path):
             assert_same([one.predict(x, verbose=0)], [other.predict(x, verbose=0)])
 
 
+@pytest.mark.parametrize("changed", ["the model", "the teacher"])
+def test_a_run_with_another_vocabulary_is_another_run(changed, tmp_path):
+    x, y = texts_of_words()
+    model, teachers = text_task(OTHER_WORDS if changed == "the model" else WORDS), [text_task(), text_task()]
+    if changed == "the teacher":
+        teachers[1] = text_task(OTHER_WORDS)
+    teachers[1].set_weights(teachers[0].get_weights())
+    sequence_of(text_task(), tmp_path).fit(x, y, teacher=teachers[0], **FIT)
+
+    sequence_of(text_task(), tmp_path).fit(x, y, teacher=teachers[0], **FIT)
+    with pytest.raises(ValueError, match=r"preprocessor: .* in the directory, .* now"):
+        sequence_of(model, tmp_path).fit(x, y, teacher=teachers[1], **FIT)
+
+    def forget(manifest):
+        begun_with = manifest["begun_with"]
+        for each in [begun_with["teacher"], *begun_with["model"].values()]:
+            del each["preprocessor"]
+
+    # Runs of older versions do not say the preprocessors, and go on.
+    change_manifest(tmp_path, forget)
+    sequence_of(text_task(), tmp_path).fit(x, y, teacher=teachers[0], **FIT)
+
+
+def test_the_fingerprint_of_a_teacher_names_its_vocabulary_in_each_process(tmp_path):
+    x, _ = texts_of_words()
+    tasks = [text_task(), text_task(), text_task(OTHER_WORDS), Task()]
+    for task in tasks[1:]:
+        task.set_weights(tasks[0].get_weights())
+    model_file.save(tasks[1], tmp_path / "task.keras")
+    tasks[1] = model_file.load(tmp_path / "task.keras")
+    data = [x, x, x, counted(x)]
+    found = [SoftTargets.from_teacher(*pair, verbose=0).teacher_fingerprint for pair in zip(tasks, data, strict=True)]
+    assert found[0] == found[1]
+    assert 3 == len(set(found))
+    assert model_fingerprint(tasks[3]) == found[3]
+    # Files of older versions have that of the weights alone.
+    assert [True, True, True, False] == [is_fingerprint_of(each, tasks[0]) for each in (*found[:2], found[3], found[2])]
+
+
+def test_interrupted_soft_targets_of_another_vocabulary_are_computed_again(tmp_path):
+    x, y = texts_of_words()
+    one, other = text_task(), text_task(OTHER_WORDS)
+    other.set_weights(one.get_weights())
+    path = tmp_path / "targets.npy"
+    of_one = SoftTargets.from_teacher(one, x, path=path, verbose=0).to_dense()
+    sequence = sequence_of(text_task())
+    data, options = as_data(x, y), {"verbose": 0}
+    kept = soft_targets_for_training(sequence, one, one, data, options, path)
+    assert_same([of_one], [kept.to_dense()])
+    again = soft_targets_for_training(sequence, other, other, data, options, path)
+    expected = SoftTargets.from_teacher(other, x, verbose=0).to_dense()
+    assert_same([expected], [again.to_dense()])
+    assert not np.array_equal(of_one, expected)
+
+
 def test_reborn_after_fit_keeps_the_preprocessor():
     x, y = texts_of_words()
     task = text_task()
@@ -438,3 +499,12 @@ def test_a_sequence_augments_preprocessed_inputs():
         history = sequence_of(model, generations=1, augmentation=augmentation).fit(inputs, y, **FIT)
         logs.append([record.logs for record in history.records])
     assert logs[0] == logs[1]
+
+
+def test_a_distiller_refuses_soft_targets_of_its_teacher_with_another_vocabulary():
+    x, y = texts_of_words()
+    teacher, other = text_task(), text_task(OTHER_WORDS)
+    other.set_weights(teacher.get_weights())
+    targets = SoftTargets.from_teacher(other, x, verbose=0)
+    with pytest.raises(ValueError, match="whose weights or preprocessor are not those of this Distiller's teacher"):
+        compiled(text_task(), teacher).fit(x, y, soft_targets=targets, **FIT)

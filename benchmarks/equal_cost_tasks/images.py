@@ -10,6 +10,7 @@ import pathlib
 
 import keras
 import numpy as np
+from _user_files import read, read_arrays
 
 from equal_cost_tasks.task import Task, split
 
@@ -79,10 +80,14 @@ def _task(name, data_folder, seed, sizes, classes, blocks, width, epochs, batch_
 
 def _decoded(path):
     image = importlib.import_module("PIL.Image")
-    with np.load(path) as data:
-        jpeg, offsets, labels = data["jpeg"].tobytes(), data["offsets"], data["labels"].astype("int32")
-    pieces = [io.BytesIO(jpeg[start:stop]) for start, stop in itertools.pairwise(offsets)]
-    x = np.stack([np.asarray(image.open(piece).convert("RGB")) for piece in pieces])
+    arrays = read_arrays(path, ("jpeg", "offsets", "labels"))
+    jpeg, offsets, labels = arrays["jpeg"].tobytes(), arrays["offsets"], arrays["labels"].astype("int32")
+
+    def decode(_):
+        pieces = [io.BytesIO(jpeg[start:stop]) for start, stop in itertools.pairwise(offsets)]
+        return np.stack([np.asarray(image.open(piece).convert("RGB")) for piece in pieces])
+
+    x = read(path, decode, "a .npz file of JPEG images of one size")
     return (x.astype("float32") / 127.5) - 1, labels
 
 

@@ -1,15 +1,18 @@
 """The table and the plot, from the results alone."""
 
-import json
 import pathlib
+import sys
 
 import numpy as np
+from _user_files import read_json_lines
 
 from equal_cost_tasks.cells import FITTED
 from equal_cost_tasks.methods import COSTS, INDEPENDENT, LONGER, OURS, PLAIN, RECIPES, UNLABELED
 
 # Recipes of these methods are chosen on the validation data of other tasks. The others have one.
 CHOSEN = (OURS, UNLABELED)
+LINE = {"task": str, "method": str, "recipe": str, "cost": int, "seed": int, "averaged": bool, "members": int}
+LINE |= {"error": float, "nll": float, "nll_calibrated": float, "validation_nll_calibrated": float}
 
 
 class Results:
@@ -126,7 +129,10 @@ def paired(lines, others, key):
 def write_report(path):
     """Write the table and the plot beside the results. Return the table, in Markdown."""
     path = pathlib.Path(path)
-    results = Results([json.loads(line) for line in path.read_text().splitlines()])
+    lines = read_json_lines(path, LINE, "results of this benchmark: remove that line, or choose other --results")
+    if not lines:
+        sys.exit(f"There are no results in {path} yet: run without --report first.")
+    results = Results(lines)
     text = "\n\n".join([table(results), comparisons(results), recipes_table(results)])
     path.with_suffix(".md").write_text(text + "\n")
     plot(results, path.with_suffix(".png"))

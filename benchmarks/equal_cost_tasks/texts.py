@@ -7,6 +7,7 @@ import re
 
 import keras
 import numpy as np
+from _user_files import read_text
 
 from equal_cost_tasks.task import Task, split
 
@@ -80,7 +81,7 @@ def shakespeare_large(seed, data_folder):
 
 
 def _shakespeare(name, seed, data_folder, characters, units, layers, epochs):
-    text = (pathlib.Path(data_folder) / "tinyshakespeare.txt").read_text()
+    text = read_text(pathlib.Path(data_folder) / "tinyshakespeare.txt")
     alphabet = sorted(set(text))
     codes = np.searchsorted(alphabet, list(text)).astype("int32")
     # Whole passages go to one part, so that the parts have no sentences in common.

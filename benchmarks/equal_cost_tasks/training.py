@@ -5,6 +5,7 @@ import time
 
 import keras
 import numpy as np
+from _user_files import read_arrays
 
 import keras_ban
 from equal_cost_tasks.member import MixedMember
@@ -55,8 +56,8 @@ class Trainer:
             for each in member.needs:
                 self._get(each)
             self._train(member, path)
-        with np.load(path) as stored:
-            return dict(stored)
+        names = ["outputs", "examples", "seconds", *(f"weight_{place}" for place in range(len(self._model.weights)))]
+        return read_arrays(path, names, "a trained member: remove it, and it is trained again")
 
     def _weights(self, member):
         stored = self._get(member)

@@ -7,10 +7,10 @@ and an interrupted run goes on with the very same batches. Every image has three
 import dataclasses
 import pathlib
 import sys
-import zipfile
 from collections import Counter
 
 import numpy as np
+import user_files
 
 from kerascv import folder, pictures, tfds_data
 
@@ -80,16 +80,15 @@ def npz(path):
     """`x_train`, `y_train`; where they are there `x_val`, `y_val`, `x_test`, `y_test` and `classes`."""
     names = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
     parts = {}
-    try:
-        with np.load(path) as file:
-            for part, (x, y) in names.items():
-                if part == "train" or x in file:
-                    parts[part] = (file[x], file[y].squeeze())
-            classes = [str(name) for name in file["classes"]] if "classes" in file else None
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        sys.exit(
-            f"{path} must be a .npz file of the arrays x_train, y_train and, if there are, x_test, y_test: {error}"
-        )
+    wanted = "a .npz file of the arrays x_train, y_train and, if there are, x_test, y_test"
+    of_parts = [name for pair in names.values() for name in pair]
+    arrays = user_files.read_arrays(path, of_parts[:2], wanted, optional=[*of_parts[2:], "classes"])
+    for part, (x, y) in names.items():
+        if x in arrays:
+            if y not in arrays:
+                sys.exit(f"{path} must be {wanted}: there is no {y}")
+            parts[part] = (arrays[x], arrays[y].squeeze())
+    classes = [str(name) for name in arrays["classes"].ravel()] if "classes" in arrays else None
     for part, (x, y) in parts.items():
         if x.ndim not in (3, 4) or y.ndim != 1 or len(x) != len(y) or not np.issubdtype(y.dtype, np.integer):
             sys.exit(

@@ -10,6 +10,7 @@ import struct
 import sys
 
 import numpy as np
+import user_files
 
 from kerascv import pictures
 
@@ -80,6 +81,7 @@ def read_one(file, size, notes):
     from PIL import Image
 
     try:
+        user_files.open_regular(file).close()  # Pillow would wait for a pipe.
         with Image.open(file) as picture:
             return pictures.from_picture(picture, size, notes)
     # What Pillow raises on damaged files; an image too large to be one is among them.

@@ -2,6 +2,8 @@
 
 import sys
 
+import user_files
+
 # Numbers of weights with ten classes and images of 32x32.
 
 
@@ -32,10 +34,9 @@ def build(name, image_shape, classes, weights=None):
     hub = keras_hub()
     backbone = BACKBONES[name](hub.models, image_shape)
     if weights is not None:
-        try:
-            backbone.load_weights(weights)
-        except (OSError, ValueError) as error:
-            sys.exit(f"--weights {weights}: {error}")
+        wanted = f"weights of {name}, as its `backbone.save_weights` writes them"
+        # Keras wants the path: its ending says the format.
+        user_files.read(weights, lambda _: backbone.load_weights(weights), wanted, user_files.option("--weights"))
     converter = hub.layers.ImageConverter(image_size=image_shape[:2], scale=1 / 255)
     preprocessor = hub.models.ImageClassifierPreprocessor(image_converter=converter)
     make = hub.models.ViTImageClassifier if name == "vit" else hub.models.ImageClassifier

@@ -4,7 +4,8 @@ import argparse
 import json
 import pathlib
 import sys
-import tomllib
+
+import user_files
 
 from kerascv.models import NAMES, PRESET
 
@@ -185,10 +186,8 @@ def complete(parser, options):
 
 def read_toml(parser, path):
     """A file of options as command line arguments."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        parser.error(f"--config {path}: {error}")
+    end = user_files.option("--config", parser.error)
+    content = user_files.read_toml(path, f"a TOML file of options, as {OPTIONS_FILE} in every run", end)
     arguments = []
     for name, value in content.items():
         if isinstance(value, bool):

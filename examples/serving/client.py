@@ -7,10 +7,19 @@ Prints for each image its label, what the ensemble says, and how far its members
 """
 
 import argparse
+import http.client
 import json
+import pathlib
+import sys
+import urllib.error
 import urllib.request
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import user_files
+
+ANSWER = {"outputs": object}
 
 
 def main():
@@ -34,9 +43,33 @@ def main():
 def ask(url, model, inputs, protocol="open-inference"):
     """The outputs of a served model, by their names."""
     path, body, read = PROTOCOLS[protocol](model, inputs)
-    request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return read(json.load(response))
+    try:
+        request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return outputs_of(response.read(), read, len(inputs))
+    except urllib.error.HTTPError as error:
+        with error:
+            said = user_files.short(error.read(500).decode(errors="replace"))
+        sys.exit(f"{url}{path} answered {error.code}: {said}")
+    except (OSError, http.client.HTTPException) as error:
+        message = user_files.reason(getattr(error, "reason", error))
+        sys.exit(f"{url}{path} gave no answer ({message}). Is the server running, and does it serve {model!r}?")
+    except ValueError as error:
+        sys.exit(f"{url}{path} must answer as {protocol} has it: {user_files.reason(error)}")
+
+
+def outputs_of(answer, read, count):
+    """The outputs in an answer to so many inputs, by their names. Raise `ValueError` if there are none."""
+    try:
+        outputs = {name: np.asarray(value) for name, value in read(user_files.parse_json(answer, ANSWER)).items()}
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {user_files.reason(error)}") from error
+    if "output_0" not in outputs:
+        raise ValueError(f"there is no output_0 among the outputs {sorted(outputs)}")
+    for name, value in outputs.items():
+        if value.dtype.kind not in "biuf" or value.shape[:1] != (count,):
+            raise ValueError(f"{name} must be numbers, {count} rows, received: {value.dtype} {value.shape}")
+    return outputs
 
 
 def open_inference(model, inputs):

@@ -17,7 +17,7 @@ import time
 import urllib.parse
 
 import numpy as np
-from client import PROTOCOLS
+from client import PROTOCOLS, outputs_of, user_files
 
 HEADERS = {"Content-Type": "application/json"}
 
@@ -33,20 +33,22 @@ def main():
     image = np.random.default_rng(0).random((1, 8, 8, 1), "float32")
     path, body, read = PROTOCOLS[arguments.protocol](arguments.model, image)
     good = json.dumps(body).encode()
-    status, answer = send(arguments.url, path, good)
-    if status != 200:
-        sys.exit(f"The server answered {status}: {answer[:500]}")
-    expected = read(json.loads(answer))["output_0"]
+    try:
+        status, answer = send(arguments.url, path, good)
+        if status != 200:
+            sys.exit(f"The server answered {status}: {answer[:500]}")
+        expected = outputs_of(answer, read, len(image))["output_0"]
+    except (OSError, http.client.HTTPException) as error:
+        sys.exit(f"{arguments.url} gave no answer ({user_files.reason(error)}). Is the server running?")
+    except ValueError as error:
+        sys.exit(f"{arguments.url}{path} must answer as {arguments.protocol} has it: {user_files.reason(error)}")
 
     failed = False
     for clients in arguments.clients:
         failed |= load(arguments, clients, path, good, expected) > 0
     for name, bad in wrong_requests(body).items():
-        try:
-            status = send(arguments.url, path, bad)[0]
-        except OSError as error:
-            status = f"no answer ({type(error).__name__})"
-        alive = send(arguments.url, path, good)[0] == 200
+        status = status_of(arguments.url, path, bad)
+        alive = status_of(arguments.url, path, good) == 200
         failed |= not alive or status not in range(400, 500)
         print(f"{name}: {status}, and the server is {'alive' if alive else 'dead'}")
     return int(failed)
@@ -90,8 +92,11 @@ def keep_asking(job):
                 response = connection.getresponse()
                 text = response.read()
                 seconds.append(time.perf_counter() - start)
-                if response.status != 200 or np.abs(read(json.loads(text))["output_0"] - expected).max() > 1e-5:
+                outputs = outputs_of(text, read, len(expected))["output_0"] if response.status == 200 else None
+                if outputs is None or outputs.shape != expected.shape or not np.abs(outputs - expected).max() <= 1e-5:
                     errors.append(response.status)
+            except ValueError as error:
+                errors.append(error)
             except (OSError, http.client.HTTPException) as error:
                 errors.append(error)
                 connection = connect(url)
@@ -117,6 +122,7 @@ def wrong_requests(body):
             "wrong name": {**tensor, "name": "picture"},
         }
         wrong = {name: {"inputs": [each]} for name, each in wrong.items()}
+        wrong["an input twice"] = {"inputs": [tensor, tensor]}
     else:
         wrong = {
             "wrong shape": {"inputs": {"input_0": [[[[0.0]] * 4] * 4]}},
@@ -139,6 +145,14 @@ def send(url, path, body):
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def status_of(url, path, body):
+    """The status of an answer; in words, that there is none."""
+    try:
+        return send(url, path, body)[0]
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({type(error).__name__})"
 
 
 def connect(url):

@@ -22,8 +22,10 @@ class SavedModelRuntime(MLModel):
 
     async def predict(self, payload):
         received = {each.name: each for each in payload.inputs}
-        if set(received) != set(self._inputs):
-            raise InferenceError(f"The inputs are {sorted(self._inputs)}, received: {sorted(received)}.")
+        # As a list: a name that comes twice would hide one of the two.
+        if sorted(each.name for each in payload.inputs) != sorted(self._inputs):
+            names = sorted(each.name for each in payload.inputs)
+            raise InferenceError(f"The inputs are {sorted(self._inputs)}, each once, received: {names}.")
         inputs = {name: to_tensor(received[name], spec) for name, spec in self._inputs.items()}
         outputs = self._signature(**inputs)
         return InferenceResponse(model_name=self.name, outputs=[encode(*each) for each in outputs.items()])

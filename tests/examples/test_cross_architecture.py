@@ -197,11 +197,15 @@ def test_the_example_trains_a_teacher_of_one_kind_and_students_of_another(monkey
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        (None, "must be a .npz file of the arrays x_train, y_train, x_test, y_test: .*No such file"),
-        ({"x_train": X}, "must be a .npz file of the arrays x_train, y_train, x_test, y_test: 'y_train"),
+        (None, "must be a .npz file of the arrays x_train, y_train: .*No such file"),
+        ({"x_train": X}, "must be a .npz file of the arrays x_train, y_train: there is no y_train"),
+        (
+            {"x_train": X, "y_train": np.arange(6), "x_test": X[:, :4], "y_test": np.arange(6)},
+            r"must hold images \(n, height, width, channels\) of one size: x_train is \(6, 8, 8, 3\), x_test \(6, 4",
+        ),
         (
             dict.fromkeys(["x_train", "y_train", "x_test", "y_test"], X),
-            r"must hold images \(n, height, width, channels\) and a label of each: \(6, 8, 8, 3\), \(6, 8, 8, 3\) came",
+            r"channels\), and a label of each: x_train is \(6, 8, 8, 3\), y_train is \(6, 8, 8, 3\)",
         ),
     ],
 )

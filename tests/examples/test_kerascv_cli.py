@@ -119,7 +119,7 @@ def test_the_report_needs_nothing_else_and_its_numbers_are_those_on_disk(run):
         (["--label-weight", "1.5"], "between 0 and 1, received: 1.5"),
         (["--learning-rate", "nan"], "positive number, received: nan"),
         (["--resume"], "--resume needs --out"),
-        (["--config", "nowhere.toml"], "nowhere.toml: .*No such file"),
+        (["--config", "nowhere.toml"], "--config nowhere.toml must be .*No such file"),
         (["--out", __file__], "is a file"),
         (["--epoch", "3"], "unrecognized arguments: --epoch"),
     ],

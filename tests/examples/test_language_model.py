@@ -130,7 +130,7 @@ def test_a_text_without_blank_lines_is_one_of_lines(tmp_path):
         (None, "No such file or directory"),
         (b"", "has 0 different paragraphs"),
         (b"To be.\n\nTo be.\n\nOr not to be.", "has 2 different paragraphs"),
-        (b"\xff\xfe\x00", "is not UTF-8"),
+        (b"\xff\xfe\x00", "must be a text file in UTF-8"),
     ],
 )
 def test_a_text_that_cannot_be_used_is_refused_by_its_path(tmp_path, content, message):

@@ -44,6 +44,8 @@ steps_see_values = _chosen.steps_see_values
 build_optimizer = _chosen.build_optimizer
 # Whether the `call` of a model can update metrics in a step.
 calls_update_metrics = _chosen.calls_update_metrics
+# Whether the mean loss of a batch without examples is 0. Otherwise it is NaN, or an error.
+trains_on_no_examples = _chosen.trains_on_no_examples
 # Calls a function with each example of nested tensors `(examples, ...)`. Returns the stacked results.
 for_each_example = _chosen.for_each_example
 # Whether image layers of Keras can be compiled although their `supports_jit` is `False`.

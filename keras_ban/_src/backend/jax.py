@@ -48,6 +48,10 @@ def calls_update_metrics():
     return False
 
 
+def trains_on_no_examples():
+    return False
+
+
 def for_each_example(function, examples):
     """Vectorize the function, so that all examples are computed at once."""
     return keras.ops.vectorized_map(function, examples)

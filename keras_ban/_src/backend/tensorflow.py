@@ -60,6 +60,10 @@ def calls_update_metrics():
     return True
 
 
+def trains_on_no_examples():
+    return True
+
+
 def for_each_example(function, examples):
     """Loop over the examples inside the graph."""
     return keras.ops.map(function, examples)

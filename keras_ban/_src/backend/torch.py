@@ -48,6 +48,10 @@ def calls_update_metrics():
     return True
 
 
+def trains_on_no_examples():
+    return False
+
+
 def for_each_example(function, examples):
     """Loop over the examples: torch cannot vectorize random numbers and many operations."""
     return keras.ops.map(function, examples)

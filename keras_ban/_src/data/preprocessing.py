@@ -28,7 +28,7 @@ from keras_ban._src.data.batch import (
     with_labels,
 )
 from keras_ban._src.data.dataset import Stream
-from keras_ban._src.data.fingerprints import layer_fingerprint
+from keras_ban._src.data.fingerprints import layer_fingerprint, model_fingerprint
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import Wrapped
 
@@ -60,6 +60,23 @@ def are_alike(task, other):
     if type(task).preprocess_samples is not type(other).preprocess_samples:
         return False
     return task.preprocessor is other.preprocessor or _fingerprint(task) == _fingerprint(other)
+
+
+def preprocessor_fingerprint(model):
+    """The SHA-256 of a model's preprocessor and its assets. `None` if it has none, or one that cannot be serialized."""
+    task = task_within(model)
+    found = None if task is None else _fingerprint(task)
+    return found if isinstance(found, str) else None
+
+
+def teacher_fingerprint(model):
+    """The SHA-256 of a teacher's weights, followed by that of its preprocessor, if it has one."""
+    return model_fingerprint(model) + (preprocessor_fingerprint(model) or "")
+
+
+def is_fingerprint_of(fingerprint, model):
+    """Whether a `teacher_fingerprint` is that of a model. Old files have that of the weights alone."""
+    return fingerprint is not None and fingerprint in (model_fingerprint(model), teacher_fingerprint(model))
 
 
 def _fingerprint(task):

@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._src.data import fit_arguments
-from keras_ban._src.data.fingerprints import model_fingerprint
+from keras_ban._src.data.preprocessing import is_fingerprint_of
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.targets.soft_targets import SoftTargets
 
@@ -39,10 +39,11 @@ def check_stored(distiller, soft_targets, data):
             f"The soft targets were made by a function, {soft_targets.teacher_name!r}, so that nothing tells whether "
             f"it is this Distiller's teacher, {teacher.name!r}. Leave `teacher` out: `Distiller(student=student)`."
         )
-    if teacher is not None and model_fingerprint(teacher) != soft_targets.teacher_fingerprint:
+    if teacher is not None and not is_fingerprint_of(soft_targets.teacher_fingerprint, teacher):
         raise ValueError(
-            f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights are not those "
-            f"of this Distiller's teacher, {teacher.name!r}. Compute them again, or leave `teacher` out."
+            f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights or "
+            f"preprocessor are not those of this Distiller's teacher, {teacher.name!r}. Compute them again, or leave "
+            "`teacher` out."
         )
     if keras.tree.is_nested(distiller.distillation_loss):
         raise ValueError("`soft_targets` are of one output, but `distillation_loss` is a list or dict of losses.")

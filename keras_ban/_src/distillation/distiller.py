@@ -141,7 +141,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     ):
         check_distillation_loss(distillation_loss)
         checks.check_model("student", student)
-        warn_of_own_steps(student, type(self))
+        self._warn_of_own_steps(student)
         if teacher is not None:
             checks.check_model("teacher", teacher)
             check_independent(student, teacher)
@@ -323,6 +323,9 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 raise of_pipeline from error
             trial.explain(self, data, validation_data)
             raise
+
+    def _warn_of_own_steps(self, student):
+        warn_of_own_steps(student, type(self))
 
     def _check_labels(self, data):
         """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""

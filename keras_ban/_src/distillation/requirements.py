@@ -113,23 +113,31 @@ def metrics_of_call(model):
 _LOSS_STEPS = ("train_step", "test_step", "compute_loss")
 
 
-def warn_of_own_steps(student, distiller_class):
-    """Warn of methods and metrics of a student that a Distiller of a class does not use."""
+# What to do about a student's own loss, with a Distiller and in a sequence.
+HOOK = "For a loss of its own, override `Distiller.compute_label_loss` in a subclass."
+NO_HOOK = (
+    "A sequence has no hook for a loss of its own. Train the generations one by one instead, each with "
+    "`keras_ban.reborn(model)`, `SoftTargets.from_teacher` and a subclass of `Distiller` that overrides "
+    "`compute_label_loss`."
+)
+
+
+def warn_of_own_steps(student, distiller_class, hook=HOOK):
+    """Warn of methods and metrics of a student that a Distiller of a class does not use. `hook` says what to do."""
     replaced = _LOSS_STEPS if has_own_label_loss(distiller_class) else ()
     names = [f"`{name}`" for name in own_steps(student) if name not in replaced]
     if names:
         listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        hook = " For a loss of its own, override `Distiller.compute_label_loss` in a subclass."
         warnings.warn(
             f"The student, a {type(student).__name__}, has {listed} of its own, which no Distiller calls. Use the "
-            f"compiled loss and metrics, or `add_loss`.{'' if replaced else hook} After training, `distiller.student` "
+            f"compiled loss and metrics, or `add_loss`.{'' if replaced else f' {hook}'} After training, the student "
             "can use its own methods.",
-            stacklevel=3,
+            stacklevel=4,
         )
     dropped = [] if backend.calls_update_metrics() else [metric.name for metric in metrics_of_call(student)]
     if dropped:
         warnings.warn(
             f"The student, a {type(student).__name__}, has the metrics {dropped}. Keras on JAX cannot update metrics "
             "in `call`, so they are not reported.",
-            stacklevel=3,
+            stacklevel=4,
         )

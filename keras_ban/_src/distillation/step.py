@@ -12,6 +12,7 @@ from keras_ban._src.data.batch import (
     weights_of_labels,
     weights_without_labels,
 )
+from keras_ban._src.data.empty_batches import check_has_examples
 from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
@@ -70,6 +71,7 @@ class DistillationStep:
             self._hidden.moment, self._hidden.observes = None, False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        check_has_examples(x)
         labels, soft_targets = split_targets(y)
         y_pred, features = split_observed(y_pred)
         sample_weight = weights_of_labels(sample_weight)

@@ -116,7 +116,7 @@ def export(
         if examples is not None:
             inputs = keras.tree.map_structure(lambda *rows: np.concatenate(rows), inputs, examples)
         expected = expected_outputs(served, inputs)
-        _check_count(labels, expected)
+        _check_outputs(labels, specs, expected, format)
 
     say = print if verbose else lambda *_: None
     with temporary_folder(path) as folder:
@@ -200,6 +200,16 @@ def _check_count(labels, outputs):
     classes = outputs["output_0"].shape[-1] if labels is not None and "output_0" in outputs else 1
     if classes > 1 and len(labels) != classes:
         raise ValueError(f"`labels` must name each of the {classes} classes, received {len(labels)}: {list(labels)}.")
+
+
+def _check_outputs(labels, specs, outputs, format):
+    """Raise `ValueError` if labels are not those of the outputs, or ONNX does not allow the names of the outputs."""
+    _check_count(labels, outputs)
+    both = sorted({spec.name for spec in keras.tree.flatten(specs)} & set(outputs))
+    if format == "onnx" and both:
+        raise ValueError(
+            f"ONNX gives inputs and outputs different names, but the model has both named {both}. Rename one."
+        )
 
 
 def _split(examples):

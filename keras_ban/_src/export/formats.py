@@ -26,6 +26,7 @@ def write(served, specs, format, folder, representative=None):
     """
     saved_model, converted = folder / "saved_model", folder / f"converted.{format}"
     job = {"format": format, "saved_model": str(saved_model), "converted": str(converted), "model": None}
+    job["inputs"] = list(named_inputs(specs, specs))
     if backend.writes_saved_models():
         write_saved_model(served, specs, saved_model)
     else:
@@ -102,6 +103,38 @@ def litert_from(saved_model, representative=None):
     return converter.convert()
 
 
+def _mend_onnx(path, names):
+    """Mend what tf2onnx writes: the names of inputs, which TensorFlow has in lower case, and batches of no rows."""
+    # Optional: for this format alone.
+    import onnx
+
+    model = onnx.load(path)
+    wanted = {name.lower(): name for name in names}
+    for graph in _graphs(model.graph):
+        constants = {each.name for each in graph.initializer}
+        constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+        for value in graph.input:
+            value.name = wanted.get(value.name, value.name)
+        for node in graph.node:
+            node.input[:] = [wanted.get(name, name) for name in node.input]
+            if node.op_type == "Reshape" and node.input[1] not in constants:
+                # A size of 0 that was computed is that of an empty batch. Else ONNX reads "as it was" there.
+                others = [each for each in node.attribute if each.name != "allowzero"]
+                del node.attribute[:]
+                node.attribute.extend([*others, onnx.helper.make_attribute("allowzero", 1)])
+    onnx.save(model, path)
+
+
+def _graphs(graph):
+    """Yield a graph and those within it, of loops and conditions."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for each in [attribute.g, *attribute.graphs]:
+                if each.node:
+                    yield from _graphs(each)
+
+
 def _run(job):
     """Do the work of the process that `write` starts."""
     if job["model"]:
@@ -119,6 +152,7 @@ def _run(job):
         sys.argv[1:] = ["--saved-model", job["saved_model"], "--signature_def", "serving_default"]
         sys.argv += ["--opset", "18", "--output", job["converted"]]
         convert.main()
+        _mend_onnx(job["converted"], job["inputs"])
     if job["format"] == "litert":
         representative = job.get("representative")
         representative = None if representative is None else dict(np.load(representative))

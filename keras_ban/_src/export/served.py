@@ -155,8 +155,11 @@ def _give_names(specs):
         specs = {key: keras.InputSpec(spec.dtype, spec.shape, name=key) for key, spec in specs.items()}
     flat = keras.tree.flatten(specs)
     names = [_name_of(spec.name, i) for i, spec in enumerate(flat)]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Inputs must have names that differ as identifiers: in the graph these would be {names}.")
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError(
+            f"Inputs must have names that differ as identifiers: in the graph these would be {names}. (Upper and lower "
+            "case are the same.) Give each `keras.Input` a `name` of its own. Let a model take each input once."
+        )
     named = [keras.InputSpec(spec.dtype, spec.shape, name=name) for spec, name in zip(flat, names, strict=True)]
     return keras.tree.pack_sequence_as(specs, named)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_ban._src.history.loss_scores import LossScores
+from keras_ban._src.history.plain_data import entries, entry, from_plain
 from keras_ban._src.history.scores import Scores, better, scores_from, significance_in_words
 
 LONGER, INDEPENDENT = "longer", "independent"
@@ -25,8 +26,8 @@ class ControlRecord:
     seed: int | None = None
     epochs: int = 0
     seconds: float = 0.0
-    metrics: dict = dataclasses.field(default_factory=dict)
-    logs: dict = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
+    logs: dict[str, list] = dataclasses.field(default_factory=dict)
     scores: Scores | LossScores | dict | None = None
 
     def to_dict(self):
@@ -51,7 +52,7 @@ class Controls:
 
     records: list = dataclasses.field(default_factory=list)
     ensemble: Scores | LossScores | dict | None = None
-    ensemble_metrics: dict = dataclasses.field(default_factory=dict)
+    ensemble_metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
 
     @property
     def longer(self):
@@ -64,10 +65,14 @@ class Controls:
         return [record for record in self.records if record.control == INDEPENDENT]
 
     @classmethod
-    def from_dict(cls, data):
-        """Create controls from plain data."""
-        records = [ControlRecord(**{**record, "scores": scores_from(record["scores"])}) for record in data["records"]]
-        return cls(records, scores_from(data["ensemble"]), data.get("ensemble_metrics", {}))
+    def from_dict(cls, data, where="controls"):
+        """Create controls from plain data. Raise `ValueError` if it is not that of controls."""
+        records = []
+        for name, record in entries(where, data, "records"):
+            scores = scores_from(f"the scores of {name}", entry(name, record, "scores"))
+            records.append(from_plain(name, ControlRecord, {**record, "scores": scores}))
+        ensemble = scores_from(f"the ensemble of {where}", entry(where, data, "ensemble"))
+        return from_plain(where, cls, {**data, "records": records, "ensemble": ensemble})
 
 
 def rows(history):

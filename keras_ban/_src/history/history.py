@@ -7,6 +7,7 @@ import math
 from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
+from keras_ban._src.history.plain_data import entries, entry, from_plain
 from keras_ban._src.history.scores import Scores, scores_from
 
 
@@ -33,11 +34,11 @@ class GenerationRecord:
     seed: int | None = None
     epochs: int = 0
     seconds: float = 0.0
-    metrics: dict = dataclasses.field(default_factory=dict)
-    logs: dict = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
+    logs: dict[str, list] = dataclasses.field(default_factory=dict)
     scores: Scores | LossScores | dict | None = None
     distilled: bool = False
-    evaluation: dict = dataclasses.field(default_factory=dict)
+    evaluation: dict[str, float | list] = dataclasses.field(default_factory=dict)
 
     @property
     def measured(self):
@@ -72,7 +73,7 @@ class BornAgainHistory:
     data: str = "validation"
     ensemble: Scores | LossScores | dict | None = None
     controls: Controls | None = None
-    ensemble_metrics: dict = dataclasses.field(default_factory=dict)
+    ensemble_metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
     notes: list = dataclasses.field(default_factory=list)
 
     @property
@@ -186,12 +187,23 @@ class BornAgainHistory:
 
     @classmethod
     def from_dict(cls, data):
-        """Create a history from the result of `to_dict`."""
-        records = [GenerationRecord(**{**r, "scores": scores_from(r["scores"])}) for r in data["records"]]
-        more = {"records": records, "ensemble": scores_from(data["ensemble"])}
+        """Create a history from the result of `to_dict`.
+
+        Raises:
+            ValueError: if `data` is not the result of `to_dict`: an entry is missing, unknown, or of another type.
+        """
+        where = "the history"
+        if entry(where, data, "mode", "min") not in ("min", "max"):
+            raise ValueError(f"'mode' of {where} must be 'min' or 'max', received: {data['mode']!r}.")
+        records = []
+        for name, record in entries(where, data, "records"):
+            scores = scores_from(f"the scores of {name}", entry(name, record, "scores"))
+            records.append(from_plain(name, GenerationRecord, {**record, "scores": scores}))
+        ensemble = scores_from(f"the ensemble of {where}", entry(where, data, "ensemble"))
+        more = {"records": records, "ensemble": ensemble}
         if "controls" in data:
             more["controls"] = Controls.from_dict(data["controls"])
-        return cls(**{**data, **more})
+        return from_plain(where, cls, {**data, **more})
 
     def to_json(self):
         """Return the history as JSON text, with `NaN` and `Infinity` as Python's `json` reads them."""
@@ -199,8 +211,16 @@ class BornAgainHistory:
 
     @classmethod
     def from_json(cls, text):
-        """Create a history from the result of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        """Create a history from the result of `to_json`.
+
+        Raises:
+            ValueError: if `text` is not JSON, or not that of a history.
+        """
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("The text is not that of a history: its values are nested too deeply.") from error
+        return cls.from_dict(data)
 
 
 def _without_empty(data, *names):

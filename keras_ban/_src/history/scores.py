@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from keras_ban._src.history.loss_scores import LossScores
+from keras_ban._src.history.plain_data import from_plain
 from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
 
 CALIBRATION_BINS = 15
@@ -163,10 +164,12 @@ def better(mode, value, best):
     return value < best if mode == "min" else value > best
 
 
-def scores_from(data):
+def scores_from(where, data):
     """Return `Scores`, `LossScores`, or a dict of them by output, of plain data. Return `None` of `None`."""
     if data is None:
         return None
-    if isinstance(data.get("examples"), int):
-        return (Scores if "accuracy" in data else LossScores)(**data)
-    return {name: scores_from(each) for name, each in data.items()}
+    if isinstance(data, dict) and not all(isinstance(each, dict) for each in data.values()):
+        return from_plain(where, Scores if "accuracy" in data else LossScores, data)
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} must be a dict or None, received: {data!r}.")
+    return {name: scores_from(f"{name!r} of {where}", each) for name, each in data.items()}

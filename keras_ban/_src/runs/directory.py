@@ -55,9 +55,9 @@ from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.differences import differences
 from keras_ban._src.runs.lock import release_lock, take_lock
-from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, OF_MODEL, PREVIOUS
+from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, MODEL, OF_MODEL, PREVIOUS, RECORD
 
-MODEL, LOGS, RECORD = "model.keras", "history.csv", "record.json"
+LOGS = "history.csv"
 EPOCH, LOCK = "epoch.npz", ".lock"
 _FOLDER = re.compile(OF_MODEL)
 _FILES = r"run\.json|run\.previous\.json|epoch\.npz|soft-targets-\d+\.npy\.[0-9a-f]+"

@@ -13,6 +13,8 @@ from keras_ban._src.files.writing import flush, writing
 
 FORMAT = 2
 MANIFEST, PREVIOUS = "run.json", "run.previous.json"
+# The files of a generation, or of a control.
+MODEL, RECORD = "model.keras", "record.json"
 ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
 # The folders of generations and controls.
 OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
@@ -32,7 +34,7 @@ def read(folder):
         newer, written_by = manifest["format"] > FORMAT, manifest["versions"]["keras_ban"]
         if not newer:
             _check(manifest)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}). Restore it from a copy, {ELSEWHERE} ({PREVIOUS} is as it was before the "
             "last generation was added: if you take it, the folders of later generations are set aside.) The models in "
@@ -97,6 +99,9 @@ def _check_entry(entry, of, folder):
     expected = {**of, "folder": folder, "files": entry["files"]}
     if entry != expected or not re.fullmatch(OF_MODEL, folder):
         raise ValueError(f"expected an entry {expected}, received: {entry}")
+    missing = {MODEL, RECORD} - set(entry["files"])
+    if missing:
+        raise ValueError(f"the entry of {folder} lacks the files {sorted(missing)}")
     for name, file in entry["files"].items():
         if os.path.basename(name) != name or type(file["bytes"]) is not int or not _is_sha256(file["sha256"]):
             raise ValueError(f"expected the size and checksum of a file in {folder}, received: {name!r}: {file}")

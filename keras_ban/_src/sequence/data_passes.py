@@ -188,6 +188,9 @@ class DataPasses:
         with reading.watched(data) as (data,):
             for batch in itertools.islice(data.iterate(), self._steps):
                 x, y, sample_weight = keras.tree.map_structure(leaves.numeric, unpack(batch))
+                if size_of(x) == 0:
+                    self._note_empty_batch()
+                    continue
                 count += size_of(x)
                 if not data.fixed:
                     digest.update(example_keys(keras.tree.map_structure(leaves.as_array, x)).tobytes())
@@ -200,6 +203,10 @@ class DataPasses:
                 "are read"
             )
         self._order = order
+
+    def _note_empty_batch(self):
+        if not backend.trains_on_no_examples():
+            self.note("the data have a batch without examples, on which the loss of Keras is NaN: leave it out")
 
     def _first_labels(self):
         return _labels(self._data.first_batch()[1])

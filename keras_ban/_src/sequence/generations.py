@@ -5,7 +5,7 @@ import time
 
 import keras
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.preprocessing import inputs_in_steps
 from keras_ban._src.data.unlabeled import with_unlabeled
@@ -30,7 +30,7 @@ from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
 from keras_ban._src.sequence.scorer import meaning_of, of_validation
 from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
-from keras_ban._src.sequence.teachers import average_of, taught_by
+from keras_ban._src.sequence.teachers import average_of, check_teacher, taught_by
 from keras_ban._src.targets import augmented_views
 
 
@@ -70,10 +70,7 @@ class Generations:
         self._teacher = teacher
         first = 0 if teacher is None else 1
         if teacher is not None:
-            checks.check_model("teacher", teacher)
-            if not teacher.built:
-                raise ValueError("`teacher` has no weights yet: it must be a trained model.")
-            starts[0] = teacher
+            starts[0] = check_teacher(teacher)
         # The copies of a model are alike: the first one is checked for all.
         last = first if isinstance(sequence.model, keras.Model) else sequence.generations + sequence.distill_ensemble
         for place in range(first, last + 1):

@@ -1,5 +1,6 @@
 """The settings of a run as plain data: a run is continued with the same settings, and loaded from them."""
 
+import functools
 import hashlib
 import itertools
 import warnings
@@ -9,6 +10,7 @@ import numpy as np
 
 import keras_ban
 from keras_ban._src.data.fingerprints import HASHES, INESSENTIAL, essence, model_fingerprint
+from keras_ban._src.data.preprocessing import preprocessor_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.output_checks import resolved_loss
@@ -43,6 +45,7 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
     fresh = run.manifest is None or run.holds_nothing
     hashes = HASHES if fresh else run.manifest["begun_with"].get("hashes", 1)
     description = _describe(sequence, compile_arguments, data, options, teacher, starts, hashes)
+    _describe_preprocessors(description, teacher, starts, None if fresh else run.manifest["begun_with"])
     run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), entropy, versions)
 
 
@@ -98,6 +101,23 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         "teacher": None if teacher is None else {"weights": model_fingerprint(teacher)},
         "model": {str(number): _describe_model(each) | weights.get(number, {}) for number, each in models.items()},
     }
+
+
+def _describe_preprocessors(description, teacher, starts, begun_with):
+    """Add the preprocessors of models that have one, with their vocabularies. Runs of older versions do not say them.
+
+    `begun_with` describes the run that is continued. `None` for a new one.
+    """
+    places = {("teacher",): teacher, **{("model", str(place)): model for place, model in starts.items()}}
+    for place, model in places.items():
+        here, there = (functools.reduce(_entry, place, each) for each in (description, begun_with))
+        found = None if here is None else preprocessor_fingerprint(model)
+        if found is not None and (begun_with is None or "preprocessor" in (there or {})):
+            here["preprocessor"] = found
+
+
+def _entry(part, name):
+    return part.get(name) if isinstance(part, dict) else None
 
 
 def _describe_model(model):

@@ -120,6 +120,6 @@ def _class_indices(labels, classes):
     if labels.ndim == 2 and labels.shape[-1] == classes and set(np.unique(labels)) <= {0, 1}:
         return labels.argmax(axis=-1) if (labels.sum(axis=-1) == 1).all() else None
     whole = labels.ndim == 1 and labels.dtype.kind in "biuf" and (labels == np.floor(labels)).all()
-    if not whole or classes < 2 or labels.min() < 0 or labels.max() >= classes:
+    if not whole or classes < 2 or (labels < 0).any() or (labels >= classes).any():
         return None
     return labels.astype("int64")

@@ -8,6 +8,7 @@ from keras_ban._src import backend
 from keras_ban._src.data.preprocessing import preprocessed
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
+from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.outputs import Outputs
@@ -19,6 +20,9 @@ class StudentDistiller(Distiller):
 
     def _check_outputs(self):
         pass
+
+    def _warn_of_own_steps(self, student):
+        warn_of_own_steps(student, type(self), NO_HOOK)
 
 
 def check_outputs(sequence, compile_arguments, starts, label_weights):

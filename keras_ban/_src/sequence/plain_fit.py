@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import fit_arguments, reading
+from keras_ban._src.data import empty_batches, fit_arguments, reading
 from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.preprocessing import method_and_data, validation_in_steps
 from keras_ban._src.history.controls import ControlRecord
@@ -22,7 +22,11 @@ def fit(model, data, options):
     with reading.watched(data, validation_data) as (data, validation_data):
         arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
         with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
-            return method(**arguments)
+            try:
+                return method(**arguments)
+            except (RuntimeError, TypeError) as error:
+                empty_batches.explain(error, data)
+                raise
 
 
 def check_finite(model, record):

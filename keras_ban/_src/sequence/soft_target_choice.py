@@ -4,8 +4,7 @@ import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.fingerprints import model_fingerprint
-from keras_ban._src.data.preprocessing import inputs_in_steps, is_random
+from keras_ban._src.data.preprocessing import inputs_in_steps, is_fingerprint_of, is_random
 from keras_ban._src.data.symbols import output_spec
 from keras_ban._src.targets import top_k_rows
 from keras_ban._src.targets.computation import UnequalRows
@@ -67,7 +66,7 @@ def _read_again(path, sequence, teacher, data):
     except ValueError:
         return None
     own = (soft_targets.views, soft_targets.top_k) == (sequence.views, sequence.top_k)
-    return soft_targets if own and soft_targets.teacher_fingerprint == model_fingerprint(teacher) else None
+    return soft_targets if own and is_fingerprint_of(soft_targets.teacher_fingerprint, teacher) else None
 
 
 def _worth_keeping(sequence, teacher, data, options, path):

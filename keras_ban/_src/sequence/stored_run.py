@@ -1,5 +1,6 @@
 """A run on disk, as a sequence is restored from it."""
 
+import contextlib
 import functools
 
 from keras_ban._src.files import model_file
@@ -41,33 +42,53 @@ class StoredRun:
         model_file.check_configurations(paths, custom_objects)
         readers = [functools.partial(_read, run, generation, custom_objects) for generation in generations]
         self.models = StoredModels(readers)
+        self.history, self.seed = run.history(), run.manifest["seed"]
+        self._directory, self._custom_objects = directory, custom_objects
+        with _as_written(directory):
+            self._read_settings(begun_with, paths)
+
+    def _read_settings(self, begun_with, paths):
         self.settings = {name: begun_with[name] for name in _PLAIN if name in begun_with}
         starts = self.settings.setdefault("initial_weights", FRESH)
         for name in ("distillation_loss", "label_weight", "feature_matching"):
             try:
-                self.settings[name] = from_config(name, begun_with.get(name), custom_objects)
+                self.settings[name] = from_config(name, begun_with.get(name), self._custom_objects)
             except ValueError as error:
                 raise ValueError(
-                    f"{directory} cannot be loaded as a sequence: {error}. Register your own classes and functions "
-                    "with `keras.saving.register_keras_serializable`, or pass them as `custom_objects`. Where that "
-                    "does not help, make the sequence as it was made, with this `directory`, and call `fit`, which "
-                    "loads what is finished. The models are whole, and need none of it: "
+                    f"{self._directory} cannot be loaded as a sequence: {error}. Register your own classes and "
+                    "functions with `keras.saving.register_keras_serializable`, or pass them as `custom_objects`. "
+                    "Where that does not help, make the sequence as it was made, with this `directory`, and call "
+                    "`fit`, which loads what is finished. The models are whole, and need none of it: "
                     f"`keras.saving.load_model('{paths[0]}')`."
                 ) from error
         self.trained_on = TrainingData.of_run(begun_with)
         self.last_fit = LastFit.of_run(begun_with)
-        self.history, self.seed = run.history(), run.manifest["seed"]
         lacks = {
             "a callable `model`": len(begun_with["model"]) > 1,
             "an `augmentation`": begun_with["augmentation"] is not None,
             f"the weights of `model` (initial_weights={starts!r})": starts != FRESH,
         }
         self.lacks = [name for name, is_so in lacks.items() if is_so]
-        self._compile, self._custom_objects = begun_with["compile"], custom_objects
+        self._compile = begun_with["compile"]
 
     def compile_arguments(self):
         """The arguments of `compile`; `ValueError` if one could not be serialized or is not known."""
-        return CompileArguments.from_config(self._compile, self._custom_objects)
+        with _as_written(self._directory):
+            if self._compile["optimizer"] is None:
+                raise TypeError("`optimizer` is None")
+            return CompileArguments.from_config(self._compile, self._custom_objects)
+
+
+@contextlib.contextmanager
+def _as_written(directory):
+    """Raise `ValueError` if settings are missing, or of other types than a run writes."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{directory}/run.json holds settings that no run has written ({error!r}). Restore it from a copy. The "
+            "models can still be loaded with `keras.saving.load_model`."
+        ) from error
 
 
 def _read(run, generation, custom_objects):

@@ -1,7 +1,25 @@
 """The teacher of each generation."""
 
+import keras
+
+from keras_ban._src import checks
 from keras_ban._src.history.scores import ENSEMBLE
 from keras_ban._src.sequence.ensemble import EnsembleModel
+
+
+def check_teacher(teacher):
+    """Return the teacher that was passed to `fit`. Raise an error if it is no trained model."""
+    if not isinstance(teacher, keras.Model) and callable(teacher):
+        raise TypeError(
+            "`teacher` becomes generation 0, so it must be a trained `keras.Model`, received a function: "
+            f"{teacher!r}. To learn from any function of a batch, train one student by "
+            "`SoftTargets.from_teacher(function, x)` and `Distiller.fit(x, y, soft_targets=...)`, and pass that "
+            "student as `teacher`."
+        )
+    checks.check_model("teacher", teacher)
+    if not teacher.built:
+        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+    return teacher
 
 
 def taught_by(teach_from, record):

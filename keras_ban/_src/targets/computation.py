@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
+from keras_ban._src.data.empty_batches import with_examples
 from keras_ban._src.data.fingerprints import example_form, example_keys
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import size_of, take
@@ -44,7 +45,7 @@ class RowsInMemory(contextlib.nullcontext):
 def compute(teacher, data, batch_size, path, verbose, augmentation, views, **options):
     """Compute the `StoredRows` of `SoftTargets.from_teacher`, whose arguments are checked."""
     check_repeatable(teacher, data)
-    batches, count = data.batches(batch_size), data.check_finite()
+    batches, count = with_examples(data.batches(batch_size)), data.check_finite()
     if verbose:
         print("Computing soft targets", flush=True)  # As Keras prints "Epoch 1/3" above its bar.
     progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
@@ -139,7 +140,7 @@ def compute_again(teacher, x, wanted, stored, batch_size, augmentation):
         ValueError: `x` holds another number of examples.
     """
     found, rows, start = [], [], 0
-    for x_batch, key in as_data(x, batch_size=batch_size).batches(batch_size):
+    for x_batch, key in with_examples(as_data(x, batch_size=batch_size).batches(batch_size)):
         if stored.by_key and key is None:
             stored.check(x_batch)
         size = size_of(x_batch)

@@ -53,7 +53,7 @@ class SoftTargets:
         keys: uint64 `(examples,)`: hashes of the examples; with `by_key` the keys of the data, whole numbers as they
             are and texts as their BLAKE2b hash.
         by_key: whether rows are found by a key of the data, not by position.
-        teacher_name, teacher_fingerprint: the teacher's name, and the SHA-256 of its weights (`None` for a function).
+        teacher_name, teacher_fingerprint: its name, and the SHA-256 of its weights and preprocessor (function: `None`).
         data_fingerprint: the SHA-256 of the keys in their order.
         version: the version of keras_ban that computed them.
     """

@@ -5,9 +5,9 @@ import numpy as np
 
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint, model_fingerprint
+from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint
 from keras_ban._src.data.leaves import size_of
-from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch
+from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch, teacher_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
@@ -158,7 +158,7 @@ def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, vi
         "dtype": dtype or ("float32" if top_k is None else "float16"),
         "from_logits": bool(from_logits),
         "teacher_name": teacher.name,
-        "teacher_fingerprint": None if of_function else model_fingerprint(teacher),
+        "teacher_fingerprint": None if of_function else teacher_fingerprint(teacher),
         "example_form": form,
         "views": views,
         "augmentation_fingerprint": None if views is None else layer_fingerprint(augmentation),
