@@ -320,6 +320,22 @@ def test_an_ensemble_is_a_layer_of_a_functional_model():
     np.testing.assert_allclose(model.predict(X, verbose=0), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def test_what_a_compiled_ensemble_would_not_notice_cannot_be_replaced():
+    ensemble = EnsembleModel([functional(), functional()], average="logits", from_logits=True)
+    expected = ensemble.predict(X, verbose=0)
+    new = {"members": [functional()], "average": "outputs", "from_logits": False, "activation": "sigmoid"}
+
+    for name, value in new.items():
+        before = getattr(ensemble, name)
+        with pytest.raises(AttributeError, match=f"`{name}` cannot be replaced in `EnsembleModel`"):
+            setattr(ensemble, name, value)
+        setattr(ensemble, name, before)
+        assert before is getattr(ensemble, name)
+    with pytest.raises(TypeError):
+        ensemble.members[0] = functional()
+    np.testing.assert_array_equal(expected, ensemble.predict(X, verbose=0))
+
+
 @ONE_BACKEND
 def test_the_members_are_held_and_not_copied():
     members = [functional(), functional()]

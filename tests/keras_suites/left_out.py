@@ -43,7 +43,7 @@ LEFT_OUT = (
         ),
     ),
     LeftOut(
-        "The configuration of a Distiller or an ensemble names the class of its model, which Keras must be able to find.",
+        "Their configuration names the class of the model within, which Keras must be able to find.",
         "Could not deserialize 'keras.src.models.cloning_test.ExampleModel'",
         ("cloning_test.py::test_cloning_correctness_subclassed",),
     ),
@@ -53,7 +53,7 @@ LEFT_OUT = (
         ("model_test.py::test_reviving_functional_from_config_custom_model",),
     ),
     LeftOut(
-        "A Distiller says which labels and outputs do not fit a loss: a `ValueError` with the text of Keras's `KeyError`.",
+        "A Distiller raises a `ValueError` with the text of the `KeyError`: it says which labels and outputs do not fit.",
         "does not fit the loss .* can't be found in either the model's output",
         ("model_test.py::test_functional_dict_outputs_dict_losses_invalid_keys",),
         DISTILLER,
