@@ -19,6 +19,11 @@ class Access:
 
     layers = property(lambda self: unwrapped(self).layers, keras.Model.layers.fset)
 
+    @property
+    def output(self):
+        # Of its own, once it is a layer of another graph.
+        return super().output if self._inbound_nodes else unwrapped(self).output
+
     def add(self, layer):
         unwrapped(self).add(layer)
 
@@ -27,7 +32,7 @@ def _forward(name):
     setattr(Access, name, property(lambda self: getattr(unwrapped(self), name)))
 
 
-for own in ("output", "outputs", "iterations", "train_counter", "test_counter", "predict_counter"):
+for own in ("outputs", "iterations", "train_counter", "test_counter", "predict_counter"):
     _forward(own)
 
 

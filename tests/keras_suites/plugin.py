@@ -21,12 +21,6 @@ from keras_suites.left_out import LEFT_OUT
 # Of one test, in seconds. The slowest take 20 on two loaded cores.
 LIMIT = 120
 
-if keras.backend.backend() == "torch":
-    import torch
-
-    # Half the tests compile. C++ takes half a minute for each, which says nothing about a Distiller: tracing does.
-    torch.compile = functools.partial(torch.compile, backend="eager")
-
 ENTRY, MADE = pytest.StashKey(), pytest.StashKey()
 
 
@@ -51,6 +45,22 @@ def pytest_collection_modifyitems(config, items):
     unknown = {test for test in entries if test.split("::")[0] in files} - {name_of(item) for item in items}
     if unknown:
         raise pytest.UsageError(f"`left_out.py` names tests that do not exist: {sorted(unknown)}")
+
+
+@pytest.fixture(autouse=True)
+def compile_less(request, monkeypatch):
+    """Trace on torch the tests of compiled steps alone, and compile no C++.
+
+    Every third test of a file compiles, whatever it is about. torch traces a step of a plain model for 10 seconds, too,
+    and C++ takes as long again.
+    """
+    if keras.backend.backend() == "torch":
+        # Other backends have no torch.
+        import torch
+
+        traced = functools.partial(torch.compile, backend="eager")
+        is_traced = re.search("(?<!non)_jit", request.node.name)
+        monkeypatch.setattr(torch, "compile", traced if is_traced else lambda function: function)
 
 
 @pytest.hookimpl(wrapper=True)
