@@ -90,6 +90,18 @@ LEFT_OUT = (
         DISTILLER,
     ),
     LeftOut(
+        "The test counts variables, and an ensemble has three more: its weights and its temperature.",
+        "'average': .* != {}|9 != 6|19 != 16",
+        (*_named("model_test.py::test_quantize", "int8", "float8"), "model_test.py::test_get_state_tree"),
+        ENSEMBLE,
+    ),
+    LeftOut(
+        "Ragged tensors are refused, with the advice to pad them.",
+        "`x` is a ragged tensor",
+        _named("trainer_test.py::test_trainer_with_raggeds", "model", "layer", "functional"),
+        backends=("tensorflow",),
+    ),
+    LeftOut(
         "A Distiller refuses labels that hold inf, before training.",
         "`y` holds NaN or inf",
         (
