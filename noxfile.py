@@ -141,7 +141,7 @@ def keras_suites(session: nox.Session, backend: str, model: str) -> None:
     options = ["-p", "keras_suites.plugin", "-p", "no:cacheprovider", "-W", "ignore"]
     options += ["-c", Path("tests/keras_suites/pytest.ini").absolute(), "--rootdir", source]
     options += [f"--ignore={path}" for path in ignored]
-    env = {"KERAS_SUITES_MODEL": model, "PYTHONPATH": str(Path("tests").absolute())}
+    env = {"KERAS_SUITES_MODEL": model, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "tests")])}
     run_pytest(session, programs, backend, *options, *files, env=env)
 
 
