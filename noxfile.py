@@ -46,14 +46,16 @@ assert resources.files("keras_ban").joinpath("py.typed").is_file()
 """
 
 
-def run_pytest(session: nox.Session, programs: Path, backend: str, *options: str) -> None:
+def run_pytest(
+    session: nox.Session, programs: Path, backend: str, *options: str | Path, env: dict[str, str] | None = None
+) -> None:
     # Agg needs no display. The models are too small for more than one thread each.
-    env: dict[str, str | None] = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    variables: dict[str, str | None] = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     # A new interpreter that finds no bytecode compiles all of Keras, TensorFlow and torch, which takes 15 seconds.
-    env |= {"PYTHONDONTWRITEBYTECODE": None}
+    variables |= {"PYTHONDONTWRITEBYTECODE": None}
     # JAX spends most of the time in its compiler, which need not make fast programs here.
     # The sessions of JAX share what it compiled.
-    env |= {
+    variables |= {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str((session.cache_dir / "jax").absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -63,7 +65,8 @@ def run_pytest(session: nox.Session, programs: Path, backend: str, *options: str
     if not pytest.exists():
         session.error("The environment of the tests is missing. Run `nox -s environment` first.")
     two_workers = ["-n", "2", "--dist", "worksteal"]
-    session.run(pytest, "-q", *two_workers, "--durations=10", *options, *session.posargs, env=env, external=True)
+    arguments = ["-q", *two_workers, "--durations=10", *options, *session.posargs]
+    session.run(pytest, *arguments, env=variables | (env or {}), external=True)
 
 
 def shared_programs(session: nox.Session) -> Path:
@@ -124,28 +127,22 @@ def full(session: nox.Session, backend: str) -> None:
 @nox.parametrize("model", ["distiller", "ensemble"], ids=["distiller", "ensemble"])
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def keras_suites(session: nox.Session, backend: str, model: str) -> None:
-    """Run Keras's own tests with a Distiller or an ensemble in place of the model. For the night: it takes long."""
-    python = shared_programs(session).absolute() / "python"
+    """Run Keras's own tests with a Distiller or an ensemble in place of the model. For the night."""
+    programs = shared_programs(session)
     find = "import pathlib, importlib.util as u; print(pathlib.Path(u.find_spec('keras').origin).parent / 'src')"
-    source = Path(session.run(python, "-c", find, external=True, silent=True).strip())
-    files = [source / "trainers/trainer_test.py", source / "callbacks"]
-    files += [source / "models" / name for name in ("model_test.py", "cloning_test.py")]
-    tests = Path("tests").absolute()
-    env = {"KERAS_BACKEND": backend, "KERAS_SUITES_MODEL": model, "PYTHONPATH": str(tests), "MPLBACKEND": "Agg"}
-    options = [
-        "-q",
-        "-n",
-        "2",
-        "-p",
-        "keras_suites.plugin",
-        "-c",
-        tests / "keras_suites/pytest.ini",
-        "--rootdir",
-        source,
-    ]
-    # It imports a package that need not be installed.
-    options += ["--ignore", source / "callbacks/remote_monitor_test.py", "-p", "no:cacheprovider"]
-    session.run(python, "-m", "pytest", *options, *files, *session.posargs, env=env, external=True)
+    source = Path(session.run(programs.absolute() / "python", "-c", find, external=True, silent=True).strip())
+    files = [source / name for name in ("trainers/trainer_test.py", "callbacks", "models/model_test.py")]
+    files += [source / "models/cloning_test.py"]
+    # Keras's own Distiller, of which ours takes the place.
+    files += [source / "distillation"] if model == "distiller" else []
+    # One needs orbax, the other a file of Keras's repository.
+    ignored = [source / "callbacks" / name for name in ("orbax_checkpoint_test.py", "remote_monitor_test.py")]
+    # Keras's tests warn on purpose.
+    options = ["-p", "keras_suites.plugin", "-p", "no:cacheprovider", "-W", "ignore"]
+    options += ["-c", Path("tests/keras_suites/pytest.ini").absolute(), "--rootdir", source]
+    options += [f"--ignore={path}" for path in ignored]
+    env = {"KERAS_SUITES_MODEL": model, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "tests")])}
+    run_pytest(session, programs, backend, *options, *files, env=env)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -320,6 +320,37 @@ def test_an_ensemble_is_a_layer_of_a_functional_model():
     np.testing.assert_allclose(model.predict(X, verbose=0), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("average, from_logits", [("outputs", True), ("probabilities", True), ("probabilities", False)])
+def test_whole_numbers_are_averaged_as_floats(average, from_logits):
+    given = np.random.default_rng(2).integers(0, 2 if not from_logits else 9, (2, 4, 3))
+    inputs = keras.Input((2, 3), dtype="int32")
+    members = [keras.Model(inputs, inputs[:, i]) for i in range(2)]
+    ensemble = EnsembleModel(members, average=average, from_logits=from_logits, activation="softmax")
+
+    actual = ensemble.predict(np.stack(given, 1).astype("int32"), verbose=0)
+
+    of_logits = (average, from_logits) == ("probabilities", True)
+    expected = np.log(oracles.softmax(given.astype("float64")).mean(0)) if of_logits else given.mean(0)
+    assert "float32" == actual.dtype
+    np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_what_a_compiled_ensemble_would_not_notice_cannot_be_replaced():
+    ensemble = EnsembleModel([functional(), functional()], average="logits", from_logits=True)
+    expected = ensemble.predict(X, verbose=0)
+    new = {"members": [functional()], "average": "outputs", "from_logits": False, "activation": "sigmoid"}
+
+    for name, value in new.items():
+        before = getattr(ensemble, name)
+        with pytest.raises(AttributeError, match=f"`{name}` cannot be replaced in `EnsembleModel`"):
+            setattr(ensemble, name, value)
+        setattr(ensemble, name, before)
+        assert before is getattr(ensemble, name)
+    with pytest.raises(TypeError):
+        ensemble.members[0] = functional()
+    np.testing.assert_array_equal(expected, ensemble.predict(X, verbose=0))
+
+
 @ONE_BACKEND
 def test_the_members_are_held_and_not_copied():
     members = [functional(), functional()]

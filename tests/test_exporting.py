@@ -354,7 +354,7 @@ def test_a_sequence_is_its_ensemble_or_its_best_model_and_a_distiller_its_studen
     keras_ban.export(sequence, tmp_path / "2", choose="best", verify=False)
     keras_ban.export(distiller, tmp_path / "3", verify=False)
 
-    assert sequence.models == without_writing[0].members
+    assert sequence.models == list(without_writing[0].members)
     assert sequence.best_model is without_writing[1]
     assert student is without_writing[2]
 

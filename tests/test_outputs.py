@@ -303,7 +303,7 @@ def test_an_ensemble_and_a_decomposition_ask_the_last_layer_too():
     with pytest.warns(UserWarning, match=r"Pass `from_logits=False, activation='sigmoid'`"):
         keras_ban.EnsembleModel(members, from_logits=True)
     with pytest.raises(ValueError, match="`distillation_loss` contradicts the student"):
-        keras_ban.gradient_decomposition(dense(CLASSES, "softmax"), dense(), X, Y)
+        keras_ban.gradient_decomposition(dense(CLASSES, "softmax"), dense(), X, Y, from_logits=True)
 
 
 # Losses of Keras as distillation losses: soft targets are probabilities

@@ -46,7 +46,7 @@ def test_no_part_can_be_replaced(name):
     distiller = compiled()
     distiller.fit(X, Y, verbose=0)
     before = getattr(distiller, name)
-    with pytest.raises(AttributeError, match=f"`{name}` of a Distiller cannot be replaced"):
+    with pytest.raises(AttributeError, match=f"`{name}` cannot be replaced in `Distiller`"):
         setattr(distiller, name, NEW[name]())
     assert before is getattr(distiller, name)
     setattr(distiller, name, before)

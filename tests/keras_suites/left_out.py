@@ -1,31 +1,137 @@
-"""The tests of Keras that do not run with a Distiller or an ensemble in place of the model, and why."""
+"""The tests of Keras that cannot hold for a Distiller or an ensemble, and why."""
 
-import re
+import dataclasses
 
-# `(model, pattern of the test's file and name, reason)`. A model of `None` is both.
+DISTILLER, ENSEMBLE = ("distiller",), ("ensemble",)
+BACKENDS = ("torch", "tensorflow", "jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """Tests that must fail, and the error (a regular expression) with which they do."""
+
+    reason: str
+    error: str
+    tests: tuple
+    models: tuple = DISTILLER + ENSEMBLE
+    backends: tuple = BACKENDS
+
+
+def _named(start, *ends):
+    return tuple(f"{start}_{end}" for end in ends)
+
+
 LEFT_OUT = (
-    (None, r"jit", "It compiles for minutes on torch."),
-    (None, r"callbacks/(remote_monitor|orbax|tensorboard)", "It needs a package or a service that is not installed."),
-    (None, r"cloning_test.*(custom_clone_function|input_tensors|call_fn|shared_layers|recursive)", "Of graphs alone."),
-    (None, r"cloning_test.*(structured_io|compiled_model)", "It looks at the layers of a graph."),
-    (None, r"cloning_test.*cloning_correctness_(deferred_)?sequential", "It calls `add` of a Sequential model."),
-    (None, r"model_test.*reviving", "It revives the model by the class of its student."),
-    ("ensemble", r"model_test.*(quantize_(float8|int8)|get_state_tree)", "It looks at layers by their names."),
-    (None, r"model_test.*(struct_losses|struct_outputs|single_tensor)", "It asks a graph for its symbolic `outputs`."),
-    ("distiller", r"model_test.*invalid_keys", "A Distiller raises `ValueError` with the text of Keras's `KeyError`."),
-    ("ensemble", r"single_(list_)?output_[34]$", "It names a symbolic output, which a model without a graph has not."),
-    (None, r"trainer_test.*callback_methods_keys", "A Distiller reports `label_loss`, too."),
-    (
-        "distiller",
-        r"trainer_test.*(multiple_compiles|nested_trainer_metrics|on_batch_methods)",
-        "It counts the metrics, and a Distiller has `label_loss`, too.",
+    LeftOut(
+        "Keras clones with these arguments functional and Sequential models alone.",
+        "only supported for Sequential models or Functional models",
+        (
+            *_named("cloning_test.py::test_custom_clone_function", "mlp_functional", "cnn_functional", "sequential"),
+            "cloning_test.py::test_call_fn",
+            "cloning_test.py::test_recursive",
+            "cloning_test.py::test_recursive_multi_level",
+        ),
     ),
-    (None, r"trainer_test.*constraints_are_applied", "It looks for an attribute of its own model class."),
-    (None, r"trainer_test.*adapter_generator", "A generator is used up after one of three epochs, which is refused."),
+    LeftOut(
+        "A Distiller and an ensemble have no symbolic inputs.",
+        "has no attribute 'inputs?'|has no defined input",
+        (
+            *_named(
+                "cloning_test.py::test_input_tensors", "cnn_functional", "cnn_sequential", "cnn_sequential_noinputlayer"
+            ),
+            "cloning_test.py::test_structured_io_cloning",
+        ),
+    ),
+    LeftOut(
+        "Their configuration names the class of the model within, which Keras must be able to find.",
+        "Could not deserialize 'keras.src.models.cloning_test.ExampleModel'",
+        ("cloning_test.py::test_cloning_correctness_subclassed",),
+    ),
+    LeftOut(
+        "The test gives the configuration of a Distiller or an ensemble to the class of the model within.",
+        "Unable to revive model from config",
+        ("model_test.py::test_reviving_functional_from_config_custom_model",),
+    ),
+    LeftOut(
+        "A Distiller raises a `ValueError` with the text of the `KeyError`, and says which labels do not fit.",
+        "does not fit the loss .* can't be found in either the model's output",
+        ("model_test.py::test_functional_dict_outputs_dict_losses_invalid_keys",),
+        DISTILLER,
+    ),
+    LeftOut(
+        "A model within does not compute the loss. A Distiller warns of it.",
+        "expected <class 'list'>|Expected an instance of list",
+        ("model_test.py::test_functional_list_outputs_with_custom_compute_loss",),
+    ),
+    LeftOut(
+        "A model within does not compute the loss, in which it updates a metric.",
+        "'custom'",
+        (
+            "trainer_test.py::test_metric_update_in_compute_loss",
+            "trainer_test.py::test_fwd_pass_loss_presence_in_compute_loss",
+            "trainer_test.py::test_evaluate_with_custom_compute_loss",
+            "trainer_test.py::test_compute_loss_no_training_backwards_compatibility",
+        ),
+    ),
+    LeftOut(
+        "The test counts metrics, and a Distiller has one more, `label_loss`.",
+        "3 != 2|1 != 0",
+        (
+            "trainer_test.py::test_nested_trainer_metrics",
+            "trainer_test.py::test_nested_trainer_metrics_without_compile",
+            "trainer_test.py::test_multiple_compiles",
+        ),
+        DISTILLER,
+    ),
+    LeftOut(
+        "A Distiller refuses a generator that is used up after one of several epochs. Keras ends the training early.",
+        "is used up after one of 3 epochs",
+        ("trainer_test.py::test_fit_with_data_adapter_generator",),
+        DISTILLER,
+    ),
+    LeftOut(
+        "The test counts variables, and an ensemble has three more: its weights and its temperature.",
+        "'average': .* != {}|9 != 6|19 != 16",
+        (*_named("model_test.py::test_quantize", "int8", "float8"), "model_test.py::test_get_state_tree"),
+        ENSEMBLE,
+    ),
+    LeftOut(
+        "Ragged tensors are refused, with the advice to pad them.",
+        "`x` is a ragged tensor",
+        _named("trainer_test.py::test_trainer_with_raggeds", "model", "layer", "functional"),
+        backends=("tensorflow",),
+    ),
+    LeftOut(
+        "A Distiller refuses labels that hold inf, before training.",
+        "`y` holds NaN or inf",
+        (
+            "terminate_on_nan_test.py::test_terminate_on_nan_graceful_stop",
+            "terminate_on_nan_test.py::test_terminate_on_nan_raise_error_raises_error",
+            "terminate_on_nan_test.py::test_raise_error_terminate_does_not_trigger_on_train_end",
+            "terminate_on_nan_test.py::test_raise_error_terminate_preserves_backup",
+            "terminate_on_nan_test.py::test_raise_error_terminate_stops_on_later_batch",
+        ),
+        DISTILLER,
+    ),
+    LeftOut(
+        "Keras freezes the teacher. We never change it, not even its `trainable`: its weights are not among ours.",
+        "True is not false",
+        ("distiller_test.py::test_distiller_initialization", "distiller_test.py::test_teacher_freezing"),
+        DISTILLER,
+    ),
+    LeftOut(
+        "What is not a model is a `TypeError`.",
+        "`teacher` must be a `keras.Model`",
+        ("distiller_test.py::test_model_compatibility_validation",),
+        DISTILLER,
+    ),
+    LeftOut(
+        "After training, the test looks at a private attribute of Keras's Distiller.",
+        "has no attribute '_teacher_feature_extractor'",
+        (
+            "distillation_loss_test.py::test_feature_distillation_end_to_end",
+            "distillation_loss_test.py::test_multi_distillation_loss_distillation_end_to_end",
+        ),
+        DISTILLER,
+    ),
 )
-
-
-def reason(model, item):
-    """Return why a test is left out, or `None`."""
-    name = f"{item.path.parent.name}/{item.path.name}::{item.name}"
-    return next((why for of, pattern, why in LEFT_OUT if of in (None, model) and re.search(pattern, name)), None)

@@ -15,8 +15,8 @@ class FixedAttributes:
             if getattr(self, name) is value:
                 return
             raise AttributeError(
-                f"`{name}` of a {type(self).__name__} cannot be replaced: what is compiled would go on with the old "
-                f"one. Create a new {type(self).__name__}, or change the weights of the model in place with "
+                f"`{name}` cannot be replaced in `{type(self).__name__}`: what is compiled would go on with the old "
+                f"one. Create a new `{type(self).__name__}`, or change the weights of the model in place with "
                 "`set_weights`."
             )
         super().__setattr__(name, value)

@@ -11,7 +11,8 @@ from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.data.leaves import as_array
 from keras_ban._src.data.preprocessing import predict, preprocessed
 from keras_ban._src.losses import KnowledgeDistillation
-from keras_ban._src.losses.base import check_temperature
+from keras_ban._src.losses.base import AUTO, check_from_logits, check_temperature
+from keras_ban._src.losses.contradictions import logits_or_probabilities
 from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets.soft_targets import SoftTargets
@@ -66,7 +67,7 @@ class GradientDecomposition:
         return float(_share(np.square(self.dark_knowledge).sum(), np.square(self.ground_truth).sum()))
 
 
-def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logits=True, batch_size=None):
+def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logits="auto", batch_size=None):
     """Split the distillation gradient into the true classes' part and the dark knowledge.
 
     Example:
@@ -83,7 +84,9 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
         x: the batch, arrays as in `predict`.
         y: labels, whole numbers `(batch, ...)` or `(batch, ..., 1)`, or one-hot `(batch, ..., classes)`.
         temperature: the temperature of `KnowledgeDistillation`.
-        from_logits: whether outputs are logits. Otherwise probabilities. The gradient is always that of the logits.
+        from_logits: whether outputs are logits. Otherwise probabilities. `"auto"`: read from the last layer of each
+            model, else from the loss with which it is compiled, else logits; an array is of the student's form. The
+            gradient is always that of the logits.
         batch_size: as in `keras.Model.predict`.
 
     Returns:
@@ -92,31 +95,29 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
     Raises:
         TypeError: the student is not a `keras.Model`.
         ValueError: the student has several outputs or one class, the teacher's outputs have another shape, the labels
-            do not fit, `SoftTargets` belong to other data or to another `from_logits`, or `from_logits` contradicts the
-            last layer of a model.
+            do not fit, `SoftTargets` belong to other data or to another `from_logits`, a model ends in a sigmoid or in
+            a softmax over another axis, or `from_logits` contradicts the last layer of a model.
+
+    Warns:
+        UserWarning: with `"auto"` nothing tells whether the student gives logits.
     """
     checks.check_model("student", student)
     temperature = check_temperature(temperature)
-    from_logits = checks.check_flag("from_logits", from_logits)
+    from_logits = check_from_logits(from_logits)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, below=2**31)
     models = [model for model in (student, teacher) if isinstance(model, keras.Model)]
     data = as_arrays(x, batch_size=batch_size, models=models)
-    loss = KnowledgeDistillation(temperature, from_logits)
     outputs = _predict(student, data)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
         shapes = keras.tree.map_structure(np.shape, outputs)
         raise ValueError(f"This is for one output `(batch, ..., classes)` of a softmax, the student gives: {shapes}.")
-    Outputs(loss, None, student, teacher if isinstance(teacher, keras.Model) else None).check()
+    if isinstance(teacher, SoftTargets):
+        teacher.check(data.x)
+    of_student, of_teacher = _forms(student, teacher, temperature, from_logits)
     if isinstance(teacher, keras.Model):
         soft_targets = _predict(teacher, data)
     elif isinstance(teacher, SoftTargets):
-        teacher.check(data.x)
-        if teacher.from_logits != from_logits:
-            raise ValueError(
-                f"The teacher gave {'logits' if teacher.from_logits else 'probabilities'}, but "
-                f"from_logits={from_logits}: pass `from_logits={teacher.from_logits}`, if the student gives the same."
-            )
         soft_targets = teacher.to_dense()
     else:
         soft_targets = _array("teacher", teacher)
@@ -124,9 +125,31 @@ def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logi
         shapes = f"shape {np.shape(soft_targets)}, the student's {outputs.shape}"
         raise ValueError(f"The teacher's outputs have {shapes}: they must be equal.")
     is_target = _one_hot(_array("y", y), outputs.shape)
-    q, p = _softened(outputs, temperature, from_logits), _softened(soft_targets, temperature, from_logits)
+    q, p = _softened(outputs, temperature, of_student), _softened(soft_targets, temperature, of_teacher)
     gradient = temperature * (q - p)
     return GradientDecomposition(gradient[is_target].reshape(outputs.shape[:-1]), np.where(is_target, 0.0, gradient))
+
+
+def _forms(student, teacher, temperature, from_logits):
+    """Return whether student and teacher give logits, as a Distiller reads them."""
+    stored = teacher.from_logits if isinstance(teacher, SoftTargets) else None
+    if stored is not None and from_logits not in (AUTO, stored):
+        raise ValueError(
+            f"The teacher gave {logits_or_probabilities(stored)}, but from_logits={from_logits}: leave `from_logits` "
+            "out, and what each of them gives is read."
+        )
+    # The compiled loss tells what outputs mean, and is not trained.
+    label_loss = getattr(student, "loss", None) if from_logits == AUTO else None
+    models = student, teacher if isinstance(teacher, keras.Model) else None
+    read = Outputs(KnowledgeDistillation(temperature, from_logits), label_loss, *models, False, stored)
+    read.check()
+    (resolved,) = read.resolved
+    if resolved.axis is not None:
+        raise ValueError(
+            f"This is for a softmax over the last axis, the student's is over axis={resolved.axis}. Move the classes "
+            "to the last axis (`keras.layers.Permute`)."
+        )
+    return resolved.outputs.from_logits, resolved.given
 
 
 def _array(name, value):

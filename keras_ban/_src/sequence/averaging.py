@@ -74,7 +74,7 @@ class Averaging(keras.layers.Layer):
 
     def call(self, outputs):
         """Average the outputs of `members_that_run`."""
-        result = self._tempered_average(outputs)
+        result = self._tempered_average([self._as_float(output) for output in outputs])
         absent = [i for i in range(len(self.shares)) if i not in self.members_that_run]
         if not absent:
             return result
@@ -82,6 +82,11 @@ class Averaging(keras.layers.Layer):
         shares = ops.convert_to_tensor(self._values[1])
         missing = sum(shares[i] for i in absent)
         return ops.where(missing > 0, ops.full_like(result, float("nan")), result)
+
+    def _as_float(self, output):
+        # Keras casts floats alone, and TensorFlow does not multiply an integer by a float.
+        is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.dtype))
+        return output if is_float else ops.cast(output, self.compute_dtype)
 
     def compute_mask(self, inputs, previous_mask):
         return next((mask for mask in keras.tree.flatten(previous_mask) if mask is not None), None)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
+from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
@@ -22,7 +23,7 @@ AVERAGES = ("probabilities", "logits", "outputs")
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
-class EnsembleModel(AnyData, keras.Model):
+class EnsembleModel(FixedAttributes, AnyData, keras.Model):
     """The (weighted) average of models with the same inputs and outputs (BAN eq. 4: BANE).
 
     It returns outputs like those of its members. So it can be compiled, evaluated, saved and exported like any of them,
@@ -74,8 +75,11 @@ class EnsembleModel(AnyData, keras.Model):
             nothing tells whether members give logits.
 
     Attributes:
+        members: the models, a tuple. Cannot be replaced, as `average`, `from_logits` and `activation` cannot.
         from_logits, activation: what members give, never `"auto"`.
     """
+
+    FIXED = ("members", "average", "from_logits", "activation")
 
     def __init__(
         self,
@@ -95,7 +99,8 @@ class EnsembleModel(AnyData, keras.Model):
         from_logits, activation = members_give(members, average, from_logits, activation)
         # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
         super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
-        self.members = members
+        # No list, which could be changed in place.
+        self.members = tuple(members)
         self.average = average
         self.from_logits = from_logits
         self.activation = activation
@@ -103,6 +108,7 @@ class EnsembleModel(AnyData, keras.Model):
         self.trained_on = None
         self._averaging = Averaging(shares, temperature, average, from_logits, activation)
         self.built = all(member.built for member in members)
+        self._is_complete = True
 
     def call(self, inputs, training=None):
         which = self._averaging.members_that_run
