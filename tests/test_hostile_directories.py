@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from helpers.models import assert_same, classifier, crossentropy, values
 from helpers.runs import begun, content, record_of, write_model
 
+import keras_ban
 from keras_ban import SoftTargets
 from keras_ban._src.files import locks, model_file, row_file
 from keras_ban._src.runs import manifest_file
@@ -235,3 +238,40 @@ def test_without_its_manifest_a_run_is_not_begun_anew(directory):
     with pytest.warns(UserWarning, match=r"renamed to \['generation-01.set-aside'\]"), RunDirectory(directory) as run:
         assert 1 == len(run.entries)
     assert before["generation-01/model.keras"] == content(directory)["generation-01.set-aside/model.keras"]
+
+
+def test_a_second_thread_is_refused_until_the_first_has_ended(tmp_path):
+    errors = []
+
+    def second():
+        try:
+            with begun(tmp_path / "run"):
+                pass
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with begun(tmp_path / "run"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    second()
+
+    (refused,) = errors
+    assert f"is in use by process {os.getpid()}" in refused
+
+
+def test_a_directory_whose_name_is_no_text_holds_a_whole_run(tmp_path, blobs):
+    x, y = blobs
+    directory = os.path.join(tmp_path, os.fsdecode(b"run-\xff"))
+    sequence = keras_ban.BornAgainSequence(classifier(), generations=1, directory=directory, seed=0)
+    sequence.compile("sgd", crossentropy(), metrics=["accuracy"])
+
+    history = sequence.fit(x, y, epochs=1, validation_data=(x, y), verbose=0)
+
+    history.plot(os.path.join(directory, "plot.png"))
+    loaded = keras_ban.BornAgainSequence.load(directory)
+    assert history.summary() == loaded.history.summary()
+    assert_same(values(sequence.models[1]), values(loaded.models[1]))
+    assert os.path.exists(os.path.join(directory, "generation-01", "history.csv"))
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        sequence.fit(x, y, epochs=2, validation_data=(x, y), verbose=0)
