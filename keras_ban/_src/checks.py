@@ -1,12 +1,78 @@
 """Checks of arguments, made before training."""
 
+import difflib
 import dis
+import functools
+import inspect
 import math
 import numbers
 import os
 
 import keras
 import numpy as np
+
+# Where an argument of another name belongs, for those that are usual elsewhere.
+_LOSS = "a temperature belongs to the loss: `distillation_loss=keras_ban.losses.KnowledgeDistillation(temperature=...)`"
+_WEIGHT = "use `label_weight`, the share of the label loss. That of the distillation loss is `1 - label_weight`"
+_COMPILE, _FIT = "pass it to `compile`", "pass it to `fit`"
+_BELONGS = {
+    **dict.fromkeys(["temperature", "T", "tau"], _LOSS),
+    **dict.fromkeys(["alpha", "student_loss_weight", "distillation_loss_weights", "distillation_weight"], _WEIGHT),
+    **dict.fromkeys(["distillation_losses", "distillation_loss_fn", "strategy"], "use `distillation_loss`"),
+    **dict.fromkeys(["optimizer", "loss", "student_loss", "student_loss_fn", "metrics"], _COMPILE),
+    **dict.fromkeys(["x", "y", "epochs", "batch_size", "validation_data", "callbacks", "teacher"], _FIT),
+}
+
+
+def names_the_right_call(init):
+    """Decorate an `__init__`: arguments that it does not take raise a `TypeError` that says what to write instead."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked(self, *args, **kwargs):
+        try:
+            signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(_right_call(type(self).__name__, signature, args, kwargs, error)) from None
+        return init(self, *args, **kwargs)
+
+    return checked
+
+
+def _right_call(name, signature, args, kwargs, error):
+    known = list(signature.parameters)[1:]
+    unknown = [key for key in kwargs if key not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"use `{close[0]}`" if close else f"its arguments are {', '.join(known)}"
+        return f"{name} takes no argument `{unknown[0]}`: {_BELONGS.get(unknown[0], hint)}."
+    if args and all(each.kind is each.KEYWORD_ONLY for each in list(signature.parameters.values())[1:]):
+        return (
+            f"{name} takes no positional arguments, so that none are swapped: `{name}({known[0]}=..., {known[1]}=...)`."
+        )
+    return f"{name}: {error}."
+
+
+def check_model_or_builder(name, build):
+    """Raise `TypeError` unless it is a `keras.Model`, or can be called with the number of a generation."""
+    if isinstance(build, keras.Model):
+        return
+    if isinstance(build, type) or not callable(build):
+        raise TypeError(
+            f"`{name}` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
+            f"{build!r} (of type {type(build).__name__})."
+        )
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):
+        return  # Some callables of C have none.
+    try:
+        signature.bind(0)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` is called with the number of the generation, `build(generation)`, and {build!r} cannot be: "
+            f"{error}. Write `lambda generation: ...`."
+        ) from None
 
 
 def check_model(name, model):

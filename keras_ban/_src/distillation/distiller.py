@@ -128,6 +128,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             updates are reported.
     """
 
+    @checks.names_the_right_call
     def __init__(
         self,
         *,

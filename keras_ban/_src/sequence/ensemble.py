@@ -81,6 +81,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
 
     FIXED = ("members", "average", "from_logits", "activation")
 
+    @checks.names_the_right_call
     def __init__(
         self,
         members,

@@ -114,6 +114,7 @@ class BornAgainSequence(TrainedGenerations):
         TypeError, ValueError: an argument is not as above.
     """
 
+    @checks.names_the_right_call
     def __init__(
         self,
         model,
@@ -135,9 +136,8 @@ class BornAgainSequence(TrainedGenerations):
         controls=None,
         initial_weights=DEFAULT,
     ):
-        if not isinstance(model, (keras.Model, StoredModels)) and not callable(model):
-            message = "`model` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
-            raise TypeError(f"{message}{model!r} (of type {type(model).__name__}).")
+        if not isinstance(model, StoredModels):
+            checks.check_model_or_builder("model", model)
         check_distillation_loss(distillation_loss)
         self._model = model  # `load` passes `StoredModels`.
         self.generations = checks.check_count("generations", generations)
@@ -317,7 +317,7 @@ class BornAgainSequence(TrainedGenerations):
     def _check_can_fit(self, resume):
         checks.check_flag("resume", resume)
         if self._compile_arguments is None:
-            raise ValueError("You must call `compile()` before calling `fit()`.")
+            raise ValueError("You must call `compile()` before calling `fit()`. A model's own `compile` is not used.")
         if self._lacks:
             raise ValueError(
                 f"This sequence was loaded from {self.directory}, whose run was begun with {' and '.join(self._lacks)}"

@@ -11,8 +11,8 @@ def check_teacher(teacher):
     """Return the teacher that was passed to `fit`. Raise an error if it is no trained model."""
     if not isinstance(teacher, keras.Model) and callable(teacher):
         raise TypeError(
-            "`teacher` becomes generation 0, so it must be a trained `keras.Model`, received a function: "
-            f"{teacher!r}. To learn from any function of a batch, train one student by "
+            f"`teacher` must be a `keras.Model`, received: {teacher!r} (of type {type(teacher).__name__}), because it "
+            "becomes generation 0. To learn from any function of a batch, train one student by "
             "`SoftTargets.from_teacher(function, x)` and `Distiller.fit(x, y, soft_targets=...)`, and pass that "
             "student as `teacher`."
         )

@@ -1,0 +1,78 @@
+"""Calls that are right in other libraries: the error names the right call."""
+
+import inspect
+
+import keras
+import pytest
+from helpers.models import classifier
+
+import keras_ban
+
+pytestmark = pytest.mark.one_backend
+
+
+def make(kind, **arguments):
+    if kind == "Distiller":
+        return keras_ban.Distiller(student=classifier(), teacher=classifier(), **arguments)
+    if kind == "BornAgainSequence":
+        return keras_ban.BornAgainSequence(classifier(), **arguments)
+    return keras_ban.EnsembleModel([classifier()], **arguments)
+
+
+@pytest.mark.parametrize(
+    "argument, advice",
+    [
+        ("temperature", r"distillation_loss=keras_ban.losses.KnowledgeDistillation\(temperature=...\)"),
+        ("alpha", "use `label_weight`"),
+        ("optimizer", "pass it to `compile`"),
+        ("epochs", "pass it to `fit`"),
+        ("label_weigth", "use `label_weight`"),
+        ("distillation_losses", "use `distillation_loss`"),
+        ("quux", "its arguments are .*label_weight"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Distiller", "BornAgainSequence"])
+def test_an_argument_of_another_library_names_the_right_one(kind, argument, advice):
+    with pytest.raises(TypeError, match=f"{kind} takes no argument `{argument}`: .*{advice}"):
+        make(kind, **{argument: 3})
+
+
+def test_other_classes_and_subclasses_name_theirs():
+    class Mine(keras_ban.Distiller):
+        pass
+
+    with pytest.raises(TypeError, match="EnsembleModel takes no argument `weight`: use `weights`"):
+        make("EnsembleModel", weight=[1])
+    with pytest.raises(TypeError, match="BornAgainSequence takes no argument `teacher`: pass it to `fit`"):
+        make("BornAgainSequence", teacher=classifier())
+    with pytest.raises(TypeError, match="Mine takes no argument `temperature`"):
+        Mine(student=classifier(), temperature=2)
+
+
+def test_student_and_teacher_by_position_are_refused_with_their_names():
+    with pytest.raises(TypeError, match=r"no positional arguments.*`Distiller\(student=..., teacher=...\)`"):
+        keras_ban.Distiller(classifier(), classifier())
+
+
+def test_a_missing_argument_is_named():
+    with pytest.raises(TypeError, match="BornAgainSequence: missing a required argument: 'model'"):
+        keras_ban.BornAgainSequence()
+
+
+@pytest.mark.parametrize(
+    "model, advice",
+    [
+        (lambda: classifier(), r"cannot be: too many positional arguments. Write `lambda generation: ...`"),
+        (lambda generation, width: classifier(), "missing a required argument: 'width'"),
+        (keras.Sequential, "must be a `keras.Model`, or a callable"),
+        ("model", "must be a `keras.Model`, or a callable"),
+    ],
+)
+def test_a_builder_that_takes_no_generation_is_refused_before_anything_is_trained(model, advice):
+    with pytest.raises(TypeError, match=advice):
+        keras_ban.BornAgainSequence(model)
+
+
+def test_signatures_are_still_those_of_the_classes():
+    assert ["student", "teacher"] == list(inspect.signature(keras_ban.Distiller).parameters)[:2]
+    assert ["model", "generations"] == list(inspect.signature(keras_ban.BornAgainSequence).parameters)[:2]
