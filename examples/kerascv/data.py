@@ -14,7 +14,6 @@ import user_files
 
 from kerascv import folder, pictures, tfds_data
 
-DEFAULT_SIZE, LARGEST_OWN_SIZE = 64, 96
 PARTS = ("train", "validation", "test")
 
 
@@ -46,11 +45,12 @@ def load(options):
     elif kind == "npz":
         parts, classes = npz(place)
     elif kind == "folder":
-        parts, classes, skipped = folder.read(pathlib.Path(place), options.image_size or DEFAULT_SIZE, notes)
+        parts, classes, skipped = folder.read(pathlib.Path(place), options.image_size, notes)
     else:
         parts, classes = tfds_data.read(place, options.data_dir)
     if kind != "folder":
-        size = options.image_size or own_size([x for x, _ in parts.values()])
+        arrays = [x[:1] if isinstance(x, np.ndarray) else x for x, _ in parts.values()]
+        size = options.image_size or pictures.own_size(image.shape[:2] for x in arrays for image in x)
         parts = {name: (pictures.from_arrays(x, size, notes, place or kind), y) for name, (x, y) in parts.items()}
     check_classes(parts, classes, options.data)
     lines = notes.lines()
@@ -100,13 +100,6 @@ def npz(path):
     if least < 0 or (classes is not None and most >= len(classes)):
         sys.exit(f"{path} must number its classes from 0, its labels run from {least} to {most}.")
     return parts, classes or [str(n) for n in range(most + 1)]
-
-
-def own_size(images):
-    """The size that all have, where it is one, square, and small enough; else 64."""
-    sizes = {image.shape[:2] for x in images for image in (x[:1] if isinstance(x, np.ndarray) else x)}
-    height, width = next(iter(sizes))
-    return height if len(sizes) == 1 and height == width <= LARGEST_OWN_SIZE else DEFAULT_SIZE
 
 
 def check_classes(parts, classes, source):

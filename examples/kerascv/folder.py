@@ -5,6 +5,7 @@ midst of an epoch at the first file that is damaged, without its name.
 """
 
 import concurrent.futures
+import contextlib
 import os
 import struct
 import sys
@@ -18,9 +19,15 @@ ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 SPLITS |= {"validation": "validation", "test": "test"}
 
+# What Pillow raises on damaged files.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
 
 def read(path, size, notes):
-    """`(parts, classes, skipped)`: `{"train": (x, y), ...}`, the classes' names, and what could not be read."""
+    """`(parts, classes, skipped)`: `{"train": (x, y), ...}`, the classes' names, and what could not be read.
+
+    A `size` of `None` is the pictures' own.
+    """
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError:
@@ -37,6 +44,8 @@ def read(path, size, notes):
             f"{splits['train']} must hold a folder of images for each class, named as the class is. It holds "
             f"{len(os.listdir(splits['train']))} entries, and no folder."
         )
+    if size is None:
+        size = pictures.own_size(own_sizes(file for folder in splits.values() for file in image_files(folder)))
     parts, skipped = {}, []
     for name, folder in splits.items():
         unknown = {each.name for each in subfolders(folder)} - set(classes)
@@ -63,6 +72,17 @@ def image_files(path):
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith("."))
 
 
+def own_sizes(files):
+    """The sizes of pictures, by what their files say at their beginnings."""
+    from PIL import Image
+
+    for file in files:
+        with contextlib.suppress(*UNREADABLE, Image.DecompressionBombError):
+            user_files.open_regular(file).close()  # Pillow would wait for a pipe.
+            with Image.open(file) as picture:
+                yield picture.size
+
+
 def read_all(files, size, notes):
     """`(images, readable, broken)`: whether each file could be read, and why it could not."""
     x, readable, broken = np.empty((len(files), size, size, 3), "uint8"), np.zeros(len(files), bool), []
@@ -84,6 +104,5 @@ def read_one(file, size, notes):
         user_files.open_regular(file).close()  # Pillow would wait for a pipe.
         with Image.open(file) as picture:
             return pictures.from_picture(picture, size, notes)
-    # What Pillow raises on damaged files; an image too large to be one is among them.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         return (str(error) or type(error).__name__).replace(str(file), file.name)

@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 
+DEFAULT_SIZE, LARGEST_OWN_SIZE = 64, 96
+
 
 @dataclasses.dataclass
 class Notes:
@@ -43,6 +45,16 @@ class Notes:
                 "longer was cut off at both ends."
             )
         return lines
+
+
+def own_size(sizes):
+    """The height and width that all pictures have, if they are equal, and not too large; else 64.
+
+    `sizes` are pairs, read no further than to the first that is another.
+    """
+    first = next(iter(sizes := iter(sizes)), None)
+    is_own = first is not None and first[0] == first[1] <= LARGEST_OWN_SIZE and all(size == first for size in sizes)
+    return first[0] if is_own else DEFAULT_SIZE
 
 
 def from_picture(picture, size, notes):

@@ -126,6 +126,33 @@ def test_a_folder_for_each_class_is_read_and_what_cannot_be_is_named(photos):
     )
 
 
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [
+        ([(32, 32)], 32),
+        ([(96, 96)], 96),
+        ([(128, 128)], 64),
+        ([(32, 24)], 64),
+        ([(32, 32), (40, 40)], 64),
+    ],
+)
+def test_pictures_of_one_size_keep_it(tmp_path, sizes, expected):
+    image = pytest.importorskip("PIL.Image")
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(20):
+                # The last picture of the last folder is of the last size.
+                size = sizes[-1] if (split, name, i) == ("test", "dog", 19) else sizes[0]
+                image.fromarray(np.full((*size, 3), 100, "uint8")).save(tmp_path / split / name / f"{i:02d}.png")
+    (tmp_path / "train" / "cat" / "broken.png").write_bytes(b"no image")
+
+    loaded = load(f"folder:{tmp_path}")
+
+    assert (expected, expected, 3) == loaded.train[0].shape[1:] == loaded.test[0].shape[1:]
+    assert any("were scaled" in note for note in loaded.notes) == (expected == 64)
+
+
 def test_splits_of_a_folder_are_kept(photos, tmp_path_factory):
     root = tmp_path_factory.mktemp("splits")
     for split in ("train", "val", "test"):
