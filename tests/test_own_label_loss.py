@@ -186,5 +186,5 @@ def test_a_sequence_says_how_to_train_generations_with_a_loss_of_their_own():
 def test_a_function_is_no_generation_0_and_the_error_says_how_it_can_teach():
     sequence = BornAgainSequence(classifier(), generations=1)
     sequence.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(TypeError, match=r"received a function: .*SoftTargets.from_teacher\(function, x\)"):
+    with pytest.raises(TypeError, match=r"received: <function .*SoftTargets.from_teacher\(function, x\)"):
         sequence.fit(X, np.zeros(len(X), int), teacher=lambda x: x[:, :3], verbose=0)

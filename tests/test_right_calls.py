@@ -59,6 +59,21 @@ def test_a_missing_argument_is_named():
         keras_ban.BornAgainSequence()
 
 
+class Own(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+def test_warnings_of_a_constructor_name_the_line_that_called_it():
+    with pytest.warns(UserWarning, match="has `train_step` of its own") as caught:
+        keras_ban.Distiller(student=Own(), label_weight=1)
+
+    assert [__file__] == [each.filename for each in caught]
+
+
 @pytest.mark.parametrize(
     "model, advice",
     [

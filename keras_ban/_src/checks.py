@@ -25,7 +25,10 @@ _BELONGS = {
 
 
 def names_the_right_call(init):
-    """Decorate an `__init__`: arguments that it does not take raise a `TypeError` that says what to write instead."""
+    """Decorate an `__init__`: arguments that it does not take raise a `TypeError` that says what to write instead.
+
+    It is one more call for the `stacklevel` of warnings.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)

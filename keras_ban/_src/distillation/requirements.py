@@ -132,12 +132,12 @@ def warn_of_own_steps(student, distiller_class, hook=HOOK):
             f"The student, a {type(student).__name__}, has {listed} of its own, which no Distiller calls. Use the "
             f"compiled loss and metrics, or `add_loss`.{'' if replaced else f' {hook}'} After training, the student "
             "can use its own methods.",
-            stacklevel=4,
+            stacklevel=5,
         )
     dropped = [] if backend.calls_update_metrics() else [metric.name for metric in metrics_of_call(student)]
     if dropped:
         warnings.warn(
             f"The student, a {type(student).__name__}, has the metrics {dropped}. Keras on JAX cannot update metrics "
             "in `call`, so they are not reported.",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -29,7 +29,7 @@ def check_of_keras_distillation(loss, student=None, teacher=None):
         warnings.warn(
             "`LogitsDistillation(loss='kl_divergence')`, the default, compares logits without a softmax, which is no "
             f"divergence. What is meant is `keras_ban.losses.KnowledgeDistillation(temperature={loss.temperature})`.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if student is not None and teacher is not None:
         loss.validate_model_compatibility(teacher, student)

@@ -17,6 +17,7 @@ from keras_ban._src.sequence.calibration import fit_temperature
 from keras_ban._src.sequence.held_out import HeldOut
 from keras_ban._src.sequence.member_outputs import members_give
 from keras_ban._src.sequence.member_weights import fit_weights, loss_of
+from keras_ban._src.sequence.read_only_list import ReadOnlyList
 from keras_ban._src.sequence.stored_models import StoredModels
 
 AVERAGES = ("probabilities", "logits", "outputs")
@@ -75,7 +76,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             nothing tells whether members give logits.
 
     Attributes:
-        members: the models, a tuple. Cannot be replaced, as `average`, `from_logits` and `activation` cannot.
+        members: the models, a list that cannot be changed. `average`, `from_logits` and `activation` cannot be replaced.
         from_logits, activation: what members give, never `"auto"`.
     """
 
@@ -100,8 +101,9 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         from_logits, activation = members_give(members, average, from_logits, activation)
         # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
         super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
-        # No list, which could be changed in place.
-        self.members = tuple(members)
+        self.members = members
+        # Keras has made a list of it that can be changed in place.
+        vars(self)["members"] = ReadOnlyList(members)
         self.average = average
         self.from_logits = from_logits
         self.activation = activation

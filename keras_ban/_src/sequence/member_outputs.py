@@ -53,7 +53,7 @@ def _form(found, average, activation):
         warnings.warn(
             "`from_logits='auto'`: neither the last layer nor the compiled loss of a member tells what it gives. It is "
             "assumed to give logits. Pass `from_logits=True` if that is so, or else `from_logits=False`.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return not forms or forms.pop()
 
@@ -90,6 +90,6 @@ def _warn_of_other_outputs(members, average, from_logits, activation):
                 f"The ensemble takes {'logits' if from_logits else 'probabilities'} of a {activation}, but the last "
                 f"layer of a member, {layer.name!r}, gives probabilities of a {given.activation}. Pass "
                 f"`from_logits=False, activation={given.activation!r}`.",
-                stacklevel=4,
+                stacklevel=5,
             )
             return
