@@ -42,8 +42,7 @@ def main(arguments=None):
         command = importlib.import_module(f"keras_ban._src.command.{chosen.command}")
         return command.run(chosen) or 0
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+        return _stopped()
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {_explained(error)}", file=sys.stderr)
         return 1
@@ -57,8 +56,7 @@ def begin(arguments):
     try:
         choose_backend(parse(arguments).backend)
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_stopped())
     except (ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -88,6 +86,12 @@ def choose_backend(backend=None):
         raise ValueError(f"Keras's backend must be one of {', '.join(BACKENDS)}, but it is {used!r}: pass --backend.")
 
 
+def _stopped():
+    # The terminal shows ^C in the line above.
+    print("\nStopped.", file=sys.stderr)
+    return 130
+
+
 def _missing(error):
     """Return what to do about an error of importing Keras."""
     if error.name == "keras":
@@ -95,16 +99,15 @@ def _missing(error):
     if error.name not in BACKENDS:
         return f"Keras cannot be imported: {error}."
     installed = [name for name in BACKENDS if name != error.name and importlib.util.find_spec(name) is not None]
-    others = f"choose one that is installed, with --backend or KERAS_BACKEND: {', '.join(installed)}"
-    return (
-        f"Keras's backend {error.name} is not installed: pip install {error.name}"
-        f"{f', or {others}' if installed else ' (or one of the others: ' + ', '.join(BACKENDS) + ')'}."
-    )
+    others = f"or choose with --backend or KERAS_BACKEND what is installed: {', '.join(installed)}"
+    if not installed:
+        others = f"or another of {', '.join(BACKENDS)}, and choose it with --backend or KERAS_BACKEND"
+    return f"Keras's backend {error.name} is not installed: pip install {error.name}, {others}."
 
 
 def _explained(error):
-    if isinstance(error, ModuleNotFoundError) and error.name == "rich":
-        return 'The table needs rich, which is not installed: pip install "keras-ban[plot]".'
+    if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "rich":
+        return 'The table needs rich: pip install "keras-ban[plot]"'
     return error
 
 
