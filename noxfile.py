@@ -172,3 +172,4 @@ def wheel(session: nox.Session) -> None:
         session.install(f"{built}[jax]")
         with session.chdir(directory):
             session.run("python", "-c", CHECK_WHEEL, env={"KERAS_BACKEND": "jax"})
+            session.run("keras-ban", "--help")

@@ -1,5 +1,13 @@
 """Born-Again Neural Networks (Furlanello et al., ICML 2018) for Keras 3, on TensorFlow, JAX and torch."""
 
+import sys
+
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "keras_ban":
+    # `python -m keras_ban` imports this file before `__main__`. The command line chooses the backend of Keras.
+    import keras_ban_command
+
+    keras_ban_command.begin(sys.argv[1:])
+
 from keras_ban import losses
 from keras_ban._src.distillation.decomposition import GradientDecomposition, gradient_decomposition
 from keras_ban._src.distillation.distiller import Distiller

@@ -1,4 +1,4 @@
-"""`python -m keras_ban`: what the command line asks of `export`, and its exit codes."""
+"""`keras-ban`, and `python -m keras_ban`: what the command line asks of `export`, and its exit codes."""
 
 import copy
 import functools
@@ -20,7 +20,9 @@ from helpers.models import classifier
 from helpers.runs import change_manifest
 
 import keras_ban
-import keras_ban.__main__ as command_line
+import keras_ban_command as command_line
+from keras_ban._src.command import export as export_command
+from keras_ban._src.export.export import FORMATS
 from keras_ban._src.runs import manifest_file
 
 pytestmark = pytest.mark.one_backend
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.one_backend
 def asked(monkeypatch):
     """What `export` was called with, in place of what it does."""
     calls = []
-    monkeypatch.setattr(command_line, "export", lambda model, out, **options: calls.append((model, out, options)))
+    monkeypatch.setattr(export_command, "export", lambda model, out, **options: calls.append((model, out, options)))
     return calls
 
 
@@ -174,7 +176,7 @@ def test_a_run_of_values_that_no_run_has_written_is_refused_or_loaded(
     record = json.loads(record_path.read_text())
     # Damaged models are another test's.
     models = [classifier(), classifier()]
-    monkeypatch.setattr(command_line.model_file, "load", lambda path, custom_objects=None: models["01" in str(path)])
+    monkeypatch.setattr(export_command.model_file, "load", lambda path, custom_objects=None: models["01" in str(path)])
     if isinstance(changes, str):
         places = places_of(record if changes == "a record" else manifest)
         changes = [(place, each) for place, each in zip(places, itertools.cycle([KeyError, *VALUES]), strict=False)]
@@ -190,8 +192,16 @@ def test_a_run_of_values_that_no_run_has_written_is_refused_or_loaded(
             manifest_file.write(run, changed(manifest, place, value))
         codes.append(command_line.main(["export", str(run), "out"]))
         assert (codes[-1] == 1) == capsys.readouterr().err.startswith("error: "), (place, value)
+        for command in ("check", "compare", "summary"):
+            code, shown = command_line.main([command, str(run)]), capsys.readouterr()
+            lines = [*shown.err.splitlines(), *(line for line in shown.out.splitlines() if "not intact" in line)]
+            assert code == len(lines) <= 1 and "Traceback" not in shown.err, (command, place, value, shown)
 
     assert {0, 1} == set(codes)
+
+
+def test_the_formats_are_those_of_export():
+    assert FORMATS == command_line.FORMATS
 
 
 def test_a_wrong_command_line_ends_with_exit_code_2_and_help_with_0(capsys):

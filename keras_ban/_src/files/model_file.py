@@ -29,6 +29,16 @@ def load(path, custom_objects=None):
         return keras.saving.load_model(path, custom_objects, compile=False)
 
 
+def check_form(path):
+    """Raise `ValueError` if a file is no model as Keras writes it. No model is made of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            json.loads(archive.read("config.json"))
+            archive.getinfo("model.weights.h5")
+    except Exception as error:  # zipfile and zlib raise many types for damaged files.
+        raise ValueError(f"{path} is not a model as Keras writes it: {error}") from error
+
+
 def check_configurations(paths, custom_objects=None):
     """Raise `ValueError` as `load`, if Keras cannot make the models in these files. No weights are read.
 

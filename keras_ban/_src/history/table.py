@@ -46,11 +46,12 @@ class Column:
 
 @dataclasses.dataclass
 class Table:
-    """A title, the labels of the rows in sections, and the columns, none of which is empty."""
+    """A title, the labels of the rows in sections, the columns, none of which is empty, and what a row is."""
 
     title: str
     sections: list
     columns: list
+    rows: str = "generation"
 
 
 def tables(history):

@@ -19,8 +19,20 @@ def draw(history, width=None):
     width = WIDTH if width is None else checks.check_count("width", width)
     if width < LEAST_WIDTH:
         raise ValueError(f"`width` must be at least {LEAST_WIDTH} columns, received: {width}.")
+    lines, left_out, widest = lines_of(table.tables(history), width)
+    notes = table.notes(history, left_out)
+    if left_out:
+        notes.append(
+            f"left out at {width} columns: {', '.join(left_out)}. `summary(width={widest})` and `to_dataframe()` show "
+            "them"
+        )
+    return "\n".join([*lines, *(line for note in notes for line in wrapped(note, width))])
+
+
+def lines_of(tables, width):
+    """Return `(the lines of tables, the names of columns that are left out, the width that shows all columns)`."""
     lines, left_out, widest = [], [], 0
-    for each in table.tables(history):
+    for each in tables:
         parts, others, needs = _parts(each, width)
         title = each.title
         for part in parts:
@@ -28,23 +40,18 @@ def draw(history, width=None):
             title = f"{each.title}, continued"
         left_out += [column.name for column in others if column.name not in left_out]
         widest = max(widest, needs)
-    notes = table.notes(history, left_out)
-    if left_out:
-        notes.append(
-            f"left out at {width} columns: {', '.join(left_out)}. `summary(width={widest})` and `to_dataframe()` show "
-            "them"
-        )
-    return "\n".join([*lines, *(line for note in notes for line in _wrapped(note, width))])
+    return lines, left_out, widest
 
 
-def _wrapped(note, width):
+def wrapped(note, width):
+    """Return the lines of a note."""
     # Not at hyphens, which commands and names have.
     return textwrap.wrap(note, width, break_on_hyphens=False)
 
 
 def _parts(content, width):
     """Return `(the columns of each table, columns that are left out, the width that shows all in one table)`."""
-    room = width - _width_of(["generation", *(label for section in content.sections for label in section)])
+    room = width - _width_of([content.rows, *(label for section in content.sections for label in section)])
     # A column that is wider than the table is folded.
     needs = {id(column): min(_GAP + _width(column), room) for column in content.columns}
     waiting = sorted(content.columns, key=lambda column: column.rank)
@@ -79,7 +86,7 @@ def _lines(content, columns, width):
     from rich.table import Table
 
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-    drawn.add_column("generation")
+    drawn.add_column(content.rows)
     for column in columns:
         drawn.add_column(column.header, justify="left" if column.name == "verdict" else "right", overflow="fold")
     index = 0

@@ -37,7 +37,6 @@ Rules of resume:
 
 import csv
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -52,7 +51,7 @@ from keras_ban._src.files.regular_file import check_regular
 from keras_ban._src.files.writing import flush, writing
 from keras_ban._src.history.controls import ControlRecord
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.runs import manifest_file
+from keras_ban._src.runs import manifest_file, stored_file
 from keras_ban._src.runs.differences import differences
 from keras_ban._src.runs.lock import release_lock, take_lock
 from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, MODEL, OF_MODEL, PREVIOUS, RECORD
@@ -192,7 +191,7 @@ class RunDirectory:
             (partial / RECORD).write_text(text + "\n")
             for file in sorted(partial.iterdir()):
                 flush(file)
-                files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
+                files[file.name] = stored_file.described(file)
             flush(partial)
             foreign = self._set_aside(name)
             os.rename(partial, self.path / name)
@@ -249,6 +248,12 @@ class RunDirectory:
         """The path of the state of the current generation after its last finished epoch."""
         return self.path / EPOCH
 
+    @property
+    def unnamed_folders(self):
+        """The folders of generations and controls that the manifest does not name (rule 4), as sorted paths."""
+        named = {entry["folder"] for entry in [*self.entries, *self.controls]}
+        return [path for path in sorted(self.path.iterdir()) if _FOLDER.fullmatch(path.name) and path.name not in named]
+
     def remove_soft_targets(self):
         """Remove soft targets whose student is saved."""
         for generation in range(len(self.entries) - 1 if process_group.is_chief() else 0):
@@ -270,14 +275,9 @@ class RunDirectory:
                 self._read()
 
     def _checked(self, entry, name):
-        path, noted = self.path / entry["folder"] / name, entry["files"][name]
-        if not path.is_file():
-            what = "is not there any more"
-        elif path.stat().st_size != noted["bytes"]:
-            what = f"has {path.stat().st_size} bytes instead of {noted['bytes']}"
-        elif _checksum(path) != noted["sha256"]:
-            what = f"was altered: its checksum differs from the one in {MANIFEST}"
-        else:
+        path = self.path / entry["folder"] / name
+        what = stored_file.fault(path, entry["files"][name])
+        if what is None:
             return path
         generation = entry.get("generation", len(self.entries))
         intact = f"Generations 0 to {generation - 1} are whole" if generation else "It is the first generation"
@@ -310,13 +310,10 @@ class RunDirectory:
 
     def _remove_leftovers(self):
         """Remove what a dead process left, and set aside what may hold a finished generation (rule 4)."""
-        named = {entry["folder"] for entry in [*self.entries, *self.controls]}
-        aside = []
         for path in sorted(self.path.iterdir()):
             if _PARTIAL.fullmatch(path.name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            elif _FOLDER.fullmatch(path.name) and path.name not in named:
-                aside.append(self._set_aside(path.name).name)
+        aside = [self._set_aside(path.name).name for path in self.unnamed_folders]
         if aside:
             warnings.warn(
                 f"{self.path} held folders that {MANIFEST} does not name. They were renamed to {aside}, and are not "
@@ -378,11 +375,6 @@ def _write_logs(path, logs):
         writer = csv.writer(file)
         writer.writerow(["epoch", *logs])
         writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*columns, strict=True)))
-
-
-def _checksum(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(scores):

@@ -140,16 +140,13 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def _read(self):
         try:
-            with open_to_read(self._path) as file:
-                content = file.read()
-        except FileNotFoundError:
+            stored = read(self._path)
+        except DamagedFile as error:
+            return self._not_used(str(error))
+        if stored is None:
             return None
-        try:
-            kept = _arrays(content)
-            about = json.loads(str(kept["about"]))
-            generation, version = about["generation"], about["keras"]
-        except _DAMAGE as error:
-            return self._not_used(f"it is damaged ({error!r})")
+        kept, about = stored
+        generation, version = about["generation"], about["keras"]
         if about.get("run") != self._run:
             return self._not_used("it is of another run")
         if generation != self.generation or version != keras.__version__:
@@ -159,6 +156,29 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def _not_used(self, reason):
         warnings.warn(f"{self._path} is not used, because {reason}: the generation starts again.", stacklevel=6)
+
+
+class DamagedFile(ValueError):
+    """An epoch file is not as it was written."""
+
+
+def read(path):
+    """Return the arrays in an epoch file, and the dict with which it describes itself. `None` if there is no file.
+
+    Raise `DamagedFile` if it is not what was written, and `ValueError` if there is something else than a file.
+    """
+    try:
+        with open_to_read(path) as file:
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    try:
+        kept = _arrays(content)
+        about = json.loads(str(kept["about"]))
+        about["generation"], about["keras"]
+    except _DAMAGE as error:
+        raise DamagedFile(f"it is damaged ({error!r})") from error
+    return kept, about
 
 
 def _arrays(content):

@@ -1,0 +1,193 @@
+"""The command line: `keras-ban COMMAND`, or `python -m keras_ban COMMAND`.
+
+This file is not in the package, because importing the package imports Keras. So `--help` needs no backend, and
+`--backend` is read before Keras is imported. `keras_ban/_src/command/` has a file for each command, which does it.
+"""
+
+import argparse
+import fractions
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+
+BACKENDS = ("tensorflow", "jax", "torch")
+# As in `keras_ban/_src/export/export.py`.
+FORMATS = ("tf_saved_model", "onnx", "litert")
+
+EXPORT = """\
+Export a model as one graph for serving, load it in a process without keras_ban, and compare its outputs with the
+model's. Exit codes: 0, exported and verified; 1, not exported, nothing was written; 2, wrong command line.
+KERAS_BACKEND selects the backend that loads the model. TensorFlow must be installed with any backend."""
+CHECK = """\
+Compare the files of a run with the checksums in run.json, with a line for each generation. Say whether the run is
+finished, or what `fit` continues with. Nothing is changed, and no model is built. Exit codes: 0, the run is intact; 1,
+it is not, or it cannot be read; 2, wrong command line."""
+COMPARE = """\
+Print one table of several runs, the best by the monitor first: their best generations, their ensembles, and what they
+cost. Runs that were measured on different validation data are marked. Exit codes: 0, compared; 1, a run cannot be read;
+2, wrong command line."""
+SUMMARY = """\
+Print `history.summary()` of a run, as wide as the terminal. Exit codes: 0, printed; 1, the run cannot be read; 2, wrong
+command line."""
+
+
+def main(arguments=None):
+    """Run a command, and return the exit code. A wrong command line ends with `SystemExit`, code 2."""
+    try:
+        chosen = parse(arguments)
+        choose_backend(chosen.backend)
+        # It imports keras_ban, and so Keras.
+        command = importlib.import_module(f"keras_ban._src.command.{chosen.command}")
+        return command.run(chosen) or 0
+    except KeyboardInterrupt:
+        return _stopped()
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {_explained(error)}", file=sys.stderr)
+        return 1
+
+
+def begin(arguments):
+    """Read the command line and import Keras with its backend. End the process if it asks for help, or that fails.
+
+    For `python -m keras_ban`, which imports the package before it runs `main`.
+    """
+    try:
+        choose_backend(parse(arguments).backend)
+    except KeyboardInterrupt:
+        sys.exit(_stopped())
+    except (ImportError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def choose_backend(backend=None):
+    """Import Keras with a backend. `None`: that of `KERAS_BACKEND`, or of Keras's configuration file.
+
+    Raise `ImportError` or `ValueError` if this is not possible.
+    """
+    if "keras" not in sys.modules:
+        if backend is not None:
+            os.environ["KERAS_BACKEND"] = backend
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        asked = os.environ.get("KERAS_BACKEND")
+        if asked and asked not in BACKENDS:
+            raise ValueError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, but it is {asked!r}.")
+    try:
+        # Not earlier: when Keras is imported, it reads which backend to use.
+        import keras
+    except ImportError as error:
+        raise ImportError(_missing(error)) from error
+    used = keras.config.backend()
+    if backend not in (None, used):
+        raise ValueError(f"--backend {backend}: Keras is imported already, with {used}.")
+    if used not in BACKENDS:
+        raise ValueError(f"Keras's backend must be one of {', '.join(BACKENDS)}, but it is {used!r}: pass --backend.")
+
+
+def _stopped():
+    # The terminal shows ^C in the line above.
+    print("\nStopped.", file=sys.stderr)
+    return 130
+
+
+def _missing(error):
+    """Return what to do about an error of importing Keras."""
+    if error.name == "keras":
+        return 'Keras is not installed: pip install "keras>=3.12.1".'
+    if error.name not in BACKENDS:
+        return f"Keras cannot be imported: {error}."
+    installed = [name for name in BACKENDS if name != error.name and importlib.util.find_spec(name) is not None]
+    others = f"or choose with --backend or KERAS_BACKEND what is installed: {', '.join(installed)}"
+    if not installed:
+        others = f"or another of {', '.join(BACKENDS)}, and choose it with --backend or KERAS_BACKEND"
+    return f"Keras's backend {error.name} is not installed: pip install {error.name}, {others}."
+
+
+def _explained(error):
+    if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "rich":
+        return 'The table needs rich: pip install "keras-ban[plot]"'
+    return error
+
+
+def parse(arguments=None):
+    """Return the arguments of a command line. `command` is the name of the command."""
+    parser = argparse.ArgumentParser("keras-ban", description="Born-Again Neural Networks for Keras 3.")
+    commands = parser.add_subparsers(required=True, dest="command")
+    for add in (_add_export, _add_check, _add_compare, _add_summary):
+        command = add(commands)
+        command.add_argument(
+            "--backend", choices=BACKENDS, help="Keras's backend (default: that of KERAS_BACKEND, or Keras's own)"
+        )
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # Its usage shows the options of the command.
+        commands.choices[chosen.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return chosen
+
+
+def _add_export(commands):
+    command = commands.add_parser("export", help="export a model for serving, and verify it", description=EXPORT)
+    command.add_argument(
+        "model",
+        metavar="RUN_OR_MODEL",
+        type=pathlib.Path,
+        help="a BornAgainSequence's directory, or a .keras file",
+    )
+    command.add_argument("out", metavar="OUT", type=pathlib.Path, help="path; for TensorFlow Serving .../NAME/1")
+    command.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
+    command.add_argument("--choose", choices=["ensemble", "best"], help="what to export of a run (default: ensemble)")
+    command.add_argument("--members", action="store_true", help="also output each member, and their disagreement")
+    command.add_argument(
+        "--rescaling",
+        metavar="FACTOR",
+        type=factor,
+        help="multiply the inputs by this in the graph, for instance 1/255; inputs are uint8, or as the examples",
+    )
+    command.add_argument("--labels", metavar="FILE", type=pathlib.Path, help="class names, one per line")
+    command.add_argument(
+        "--examples", metavar="FILE", type=pathlib.Path, help="more inputs to verify: .npy, or .npz with x (and y)"
+    )
+    command.add_argument("--int8", action="store_true", help="quantise LiteRT to int8; needs --examples")
+    command.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the model")
+    command.add_argument("--tolerance", type=float, default=1e-5, help="largest difference (default: %(default)s)")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing model")
+    command.add_argument("--quiet", dest="verbose", action="store_false", help="print nothing but errors")
+    command.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module that registers your own classes; may be repeated",
+    )
+    return command
+
+
+def _add_check(commands):
+    command = commands.add_parser("check", help="is this run intact, is it finished?", description=CHECK)
+    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    return command
+
+
+def _add_compare(commands):
+    command = commands.add_parser("compare", help="one table of several runs", description=COMPARE)
+    command.add_argument(
+        "runs", metavar="RUN", nargs="+", type=pathlib.Path, help="the directory of a BornAgainSequence"
+    )
+    return command
+
+
+def _add_summary(commands):
+    command = commands.add_parser("summary", help="the table of a run's generations", description=SUMMARY)
+    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    return command
+
+
+def factor(text):
+    """Convert a number or a fraction. `argparse` reports the `ValueError`."""
+    try:
+        return float(fractions.Fraction(text))
+    except ZeroDivisionError:
+        raise ValueError(text) from None
