@@ -17,8 +17,9 @@ BACKENDS = [FASTEST, "tensorflow", "jax"]
 # configuration offers one, while a plain "torch" takes the newest release and gigabytes of CUDA.
 TORCH = "torch==2.13.0"
 
-# Pinned, so that a new release of ruff cannot fail an unchanged checkout.
+# Pinned, so that a new release of ruff or mypy cannot fail an unchanged checkout.
 RUFF = "ruff==0.17.6"
+MYPY = "mypy==2.4.1"
 
 # Taken from the declared lower bound, so that the two cannot drift apart.
 OLDEST_KERAS = next(
@@ -76,10 +77,11 @@ def shared_programs(session: nox.Session) -> Path:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
-    session.install(RUFF)
+    """Check style, formatting and type hints."""
+    session.install(RUFF, MYPY)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("mypy")
 
 
 @nox.session

@@ -20,9 +20,9 @@ OF_ONE_FRAMEWORK = {"_src/distillation/torch_workers": "torch", "_src/data/torch
 OF_ONE_FRAMEWORK |= {"_src/data/tf_pipeline": "tensorflow"}
 OF_ONE_FRAMEWORK |= {f"_src/backend/{framework}": framework for framework in FRAMEWORKS}
 # From the lowest floor to the highest. A package imports from those below it; packages in one line know nothing of each
-# other. `checks` is a file.
+# other. `checks` and `hints` are files.
 FLOORS = [
-    {"checks"},
+    {"checks", "hints"},
     {"backend"},
     {"files"},
     {"data"},

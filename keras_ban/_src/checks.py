@@ -7,6 +7,8 @@ import inspect
 import math
 import numbers
 import os
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import keras
 import numpy as np
@@ -24,7 +26,10 @@ _BELONGS = {
 }
 
 
-def names_the_right_call(init):
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def names_the_right_call(init: _Init) -> _Init:
     """Decorate an `__init__`: arguments that it does not take raise a `TypeError` that says what to write instead.
 
     It is one more call for the `stacklevel` of warnings.
@@ -39,7 +44,7 @@ def names_the_right_call(init):
             raise TypeError(_right_call(type(self).__name__, signature, args, kwargs, error)) from None
         return init(self, *args, **kwargs)
 
-    return checked
+    return cast(_Init, checked)  # It has the signature of `init`.
 
 
 def _right_call(name, signature, args, kwargs, error):

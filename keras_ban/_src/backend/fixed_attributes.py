@@ -1,5 +1,7 @@
 """A model with attributes that cannot be replaced."""
 
+from typing import Any
+
 
 class FixedAttributes:
     """Refuses new values for some attributes of a complete model. Put it before `keras.Model` among the bases.
@@ -10,7 +12,7 @@ class FixedAttributes:
 
     _is_complete = False
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in self.FIXED and self._is_complete:
             if getattr(self, name) is value:
                 return

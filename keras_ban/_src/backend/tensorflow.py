@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_ban._src.backend import common
 
 # The compiled functions of `byte_gatherer`, by strategy and number of bytes.
-_gathers = {}
+_gathers: dict = {}
 
 
 def without_gradients():

@@ -1,6 +1,11 @@
 """A `keras.Model` that takes all kinds of data, and may hold ensembles."""
 
-from keras_ban._src import backend
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_ban._src import backend, hints
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed
@@ -14,38 +19,40 @@ class AnyData:
 
     _members_in_steps = None
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: hints.Data = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, for all kinds of data that `fit` takes."""
         if "_use_cached_eval_dataset" in kwargs:  # `keras.Model.fit` has read the data.
             return super().evaluate(x, *args, **kwargs)
         return self._read(super().evaluate, "evaluate", (x, *args), kwargs, ("x", "y", "sample_weight", "batch_size"))
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: hints.Data, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.predict`, for all kinds of data that `fit` takes."""
         return self._read(super().predict, "predict", (x, *args), kwargs, ("x", "batch_size"))
 
-    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+    def test_on_batch(
+        self, x: hints.Data, y: hints.Data = None, sample_weight: hints.Data = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As `keras.Model.test_on_batch`."""
         return super().test_on_batch(*batch_in_steps(self, (x, y, sample_weight)), *args, **kwargs)
 
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, x: hints.Data) -> Any:
         """As `keras.Model.predict_on_batch`."""
         return super().predict_on_batch(batch_in_steps(self, (x, None, None))[0])
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> Any:
         return super().make_train_function(force=self._other_members_count() or force)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> Any:
         return super().make_test_function(force=self._other_members_count() or force)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> Any:
         return super().make_predict_function(force=self._other_members_count() or force)
 
-    def models_within(self):
+    def models_within(self) -> Sequence[keras.Model]:
         """The models that get the inputs."""
         return []
 
-    def models_in_steps(self):
+    def models_in_steps(self) -> Sequence[Any]:
         """The models that the compiled steps call."""
         return [self]
 

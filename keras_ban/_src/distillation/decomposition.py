@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend, checks, hints
 from keras_ban._src.data import trial
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.data.leaves import as_array
@@ -37,37 +37,46 @@ class GradientDecomposition:
     dark_knowledge: np.ndarray
 
     @property
-    def ground_truth_norm(self):
+    def ground_truth_norm(self) -> np.ndarray:
         """Norm of the ground truth part, `(batch, ...)`."""
         return np.abs(self.ground_truth)
 
     @property
-    def dark_knowledge_norm(self):
+    def dark_knowledge_norm(self) -> np.ndarray:
         """Norm of the dark knowledge part, `(batch, ...)`."""
         return np.linalg.norm(self.dark_knowledge, axis=-1)
 
     @property
-    def dark_knowledge_share(self):
+    def dark_knowledge_share(self) -> np.ndarray:
         """Share of dark knowledge in the squared norm, `(batch, ...)`, in [0, 1]. NaN without a gradient."""
         return _share(np.square(self.dark_knowledge_norm), np.square(self.ground_truth))
 
     @property
-    def batch_ground_truth_norm(self):
+    def batch_ground_truth_norm(self) -> float:
         """Norm of the ground truth part of the gradient of the batch's mean loss, with respect to all logits."""
         return float(np.linalg.norm(self.ground_truth) / self.ground_truth.size)
 
     @property
-    def batch_dark_knowledge_norm(self):
+    def batch_dark_knowledge_norm(self) -> float:
         """Norm of the dark knowledge part of the gradient of the batch's mean loss, with respect to all logits."""
         return float(np.linalg.norm(self.dark_knowledge) / self.ground_truth.size)
 
     @property
-    def batch_dark_knowledge_share(self):
+    def batch_dark_knowledge_share(self) -> float:
         """Share of dark knowledge in the squared norm over the batch, in [0, 1]. NaN without a gradient."""
         return float(_share(np.square(self.dark_knowledge).sum(), np.square(self.ground_truth).sum()))
 
 
-def gradient_decomposition(student, teacher, x, y, *, temperature=1.0, from_logits="auto", batch_size=None):
+def gradient_decomposition(
+    student: keras.Model,
+    teacher: keras.Model | SoftTargets | hints.Tensor,
+    x: hints.Data,
+    y: hints.Data,
+    *,
+    temperature: float = 1.0,
+    from_logits: hints.FromLogits = "auto",
+    batch_size: int | None = None,
+) -> GradientDecomposition:
     """Split the distillation gradient into the true classes' part and the dark knowledge.
 
     Example:

@@ -1,10 +1,11 @@
 """Train a student on hard labels and on what a teacher says, with one `train_step` for three backends."""
 
 import types
+from typing import Any
 
 import keras
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend, checks, hints
 from keras_ban._src.backend import process_group
 from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments, reading, trial
@@ -13,35 +14,23 @@ from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.preprocessing import validation_in_steps
 from keras_ban._src.data.tf_dataset import error_in_pipeline
+from keras_ban._src.distillation import requirements, training_progress
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.distiller_file import DistillerFile
+from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, seed_generators, with_own_seed
 from keras_ban._src.distillation.observer import Observed, Observer
 from keras_ban._src.distillation.preparation import Preparation
-from keras_ban._src.distillation.requirements import (
-    check_augmentation,
-    check_feature_matching,
-    check_independent,
-    check_label_loss,
-    check_own_loss,
-    warn_of_own_steps,
-)
 from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import Teaching
-from keras_ban._src.distillation.training_progress import (
-    NO_FIT,
-    PlanSteps,
-    check_length,
-    is_over_training,
-    make_progress,
-)
 from keras_ban._src.distillation.unlabeled import add_unlabeled, as_unlabeled, check_losses
 from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
 from keras_ban._src.losses.schedules import check_schedule
 from keras_ban._src.losses.structure import weights_of_losses
+from keras_ban._src.targets.soft_targets import SoftTargets
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -132,26 +121,26 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     def __init__(
         self,
         *,
-        student,
-        teacher=None,
-        distillation_loss=None,
-        label_weight=0.5,
-        feature_matching=None,
-        augmentation=None,
-        name=None,
-    ):
+        student: keras.Model,
+        teacher: keras.Model | None = None,
+        distillation_loss: hints.Losses = None,
+        label_weight: hints.Scheduled = 0.5,
+        feature_matching: FeatureMatching | None = None,
+        augmentation: hints.Layers | None = None,
+        name: str | None = None,
+    ) -> None:
         check_distillation_loss(distillation_loss)
         checks.check_model("student", student)
         self._warn_of_own_steps(student)
         if teacher is not None:
             checks.check_model("teacher", teacher)
-            check_independent(student, teacher)
+            requirements.check_independent(student, teacher)
         outputs = Outputs(distillation_loss, None, student, teacher)
         for loss in filter(is_of_keras_distillation, keras.tree.flatten(distillation_loss)):
             check_of_keras_distillation(loss, student, teacher)
-        observers = {"student": None, "teacher": None}
+        observers: dict[str, Any] = {"student": None, "teacher": None}
         if feature_matching is not None:
-            check_feature_matching(feature_matching, teacher)
+            requirements.check_feature_matching(feature_matching, teacher)
             observers["student"] = Observer("student", student, feature_matching.layers.keys())
             observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
         label_weight = check_schedule("label_weight", checks.check_label_weight, label_weight)
@@ -160,7 +149,8 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         if hears_teacher:
             outputs.check_shapes()
         if augmentation is not None:
-            augmentation = check_augmentation(augmentation, teacher, distillation_loss if hears_teacher else None)
+            heard = distillation_loss if hears_teacher else None
+            augmentation = requirements.check_augmentation(augmentation, teacher, heard)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=backend.dtype_policy_of([student]), autocast=False)
         self.student = student
@@ -195,28 +185,29 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self._feature_loss_tracker = None if self.feature_matching is None else keras.metrics.Mean(name="feature_loss")
         self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(self.label_weight) else None
         self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
-        over_training = is_over_training(self.label_weight, self.distillation_loss if self._hears_teacher else None)
-        self._progress = make_progress() if over_training else None
+        heard = self.distillation_loss if self._hears_teacher else None
+        over_training = training_progress.is_over_training(self.label_weight, heard)
+        self._progress = training_progress.make_progress() if over_training else None
 
     # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property
-    def teacher(self):
+    def teacher(self) -> keras.Model | None:
         return self._teaching.teacher
 
     @property
-    def distillation_loss(self):
+    def distillation_loss(self) -> Any:
         compare = self._hidden.compare
         return self._hidden.distillation_loss if compare is None else compare.losses
 
     @property
-    def label_weight(self):
+    def label_weight(self) -> hints.Scheduled:
         return self._label_weight
 
     @property
-    def feature_matching(self):
+    def feature_matching(self) -> FeatureMatching | None:
         return self._feature_matching
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: hints.Data, training: bool | None = None) -> Any:
         workers = self._hidden.workers
         if workers is not None and workers.in_step:
             return workers.gather(self._call_student(workers.own_part(inputs), training))
@@ -229,7 +220,14 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         named = zip(self.feature_matching.layers, features, strict=True)
         return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer: hints.Optimizer = "rmsprop",
+        loss: hints.Losses = None,
+        loss_weights: Any = None,
+        metrics: hints.Metrics = None,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`. `loss` may be `None` with `label_weight=0`, `add_loss` or `compute_label_loss`.
 
         Raises:
@@ -237,7 +235,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 `distillation_loss` can be chosen.
         """
         if not self._has_own_label_loss:
-            check_label_loss(loss, self.label_weight, self.augmentation)
+            requirements.check_label_loss(loss, self.label_weight, self.augmentation)
         self._check_teacher_is_frozen()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         self._hears_labels = self.label_weight != 0 and (loss is not None or self._has_own_label_loss)
@@ -249,7 +247,15 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = self.augmentation is None
 
-    def fit(self, x=None, y=None, *args, soft_targets=None, unlabeled=None, **kwargs):
+    def fit(
+        self,
+        x: hints.Data = None,
+        y: hints.Data = None,
+        *args: Any,
+        soft_targets: SoftTargets | None = None,
+        unlabeled: hints.Data = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`, with optional soft targets that were computed before, and unlabeled inputs.
 
         Args:
@@ -288,7 +294,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             labeled, unlabeled = data, as_unlabeled(unlabeled, data, options.get("class_weight"), models)
             data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._hears_labels)
         if self._progress is not None:
-            check_length(data, options)
+            training_progress.check_length(data, options)
         steps = options.get("steps_per_epoch")
         self._prepare_augmentation(self._as_in_steps(data, soft_targets, steps))
         if soft_targets is not None:
@@ -314,7 +320,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
             elif self.loss is None and not self._has_own_label_loss:
-                check_own_loss(self.student, data)
+                requirements.check_own_loss(self.student, data)
             if unlabeled is not None:
                 check_weights_act(self, self._as_in_steps(labeled))
             return self._train(data, options)
@@ -326,7 +332,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             raise
 
     def _warn_of_own_steps(self, student):
-        warn_of_own_steps(student, type(self))
+        requirements.warn_of_own_steps(student, type(self))
 
     def _check_labels(self, data):
         """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
@@ -349,7 +355,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             with reading.watched(data, validation_data) as (data, validation_data):
                 arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
                 if self._progress is not None:
-                    arguments = fit_arguments.with_callbacks([PlanSteps(self._progress)], arguments)
+                    arguments = fit_arguments.with_callbacks([training_progress.PlanSteps(self._progress)], arguments)
                 if process_group.divides_in_step():
                     # Imports torch, which need not be installed.
                     from keras_ban._src.distillation import torch_workers
@@ -363,12 +369,12 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             self._hidden.before_training = []
             self._teaching.end()
 
-    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""
         if process_group.divides_in_step():
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         if self._progress is not None:
-            raise ValueError(NO_FIT)
+            raise ValueError(training_progress.NO_FIT)
         self._check_teacher_is_frozen()
         return super().train_on_batch(*self._prepare_batch(x, y, sample_weight), *args, **kwargs)
 

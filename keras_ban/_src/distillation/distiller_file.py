@@ -1,10 +1,11 @@
 """Saving and loading a `Distiller`."""
 
 import pathlib
+from typing import Any, Self
 
 import keras
 
-from keras_ban._src import backend
+from keras_ban._src import backend, hints
 from keras_ban._src.files import model_file
 from keras_ban._src.losses import schedules
 
@@ -44,12 +45,12 @@ def _copy_weights(source, target):
 class DistillerFile:
     """The methods of a `Distiller` that Keras calls to save and load it."""
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         # Keras writes the resolved value of "auto", which may differ where the file is loaded.
         return config and {**config, "jit_compile": self._jit_wanted}
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: hints.Config) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
@@ -57,7 +58,7 @@ class DistillerFile:
     # Of a compiled step or a file, the old value would be used.
     FIXED = (*_PARTS, "projections")
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         self._refuse_shared_layers()
         parts = {part: getattr(self, part) for part in _PARTS}
         # As it was passed: a loss that reads the models reads them again.
@@ -65,7 +66,7 @@ class DistillerFile:
         parts = {part: _serialized(value) for part, value in parts.items()}
         return {"name": _NameInMemory(self.name, self.teacher), **parts}
 
-    def save(self, *args, **kwargs):
+    def save(self, *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.save`. A layer must not be in both student and teacher."""
         self._refuse_shared_layers()  # Now, because Keras creates the file before it asks for the configuration.
         return super().save(*args, **kwargs)
@@ -81,7 +82,7 @@ class DistillerFile:
             )
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: hints.Config, custom_objects: dict[str, Any] | None = None) -> Self:
         others = [part for part in _PARTS if part != "label_weight"]
         parts = {part: keras.saving.deserialize_keras_object(config[part], custom_objects) for part in others}
         parts["label_weight"] = schedules.from_config("label_weight", config["label_weight"], custom_objects)
@@ -91,24 +92,24 @@ class DistillerFile:
         return distiller
 
     # Keras does not save the generators of losses.
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         for index, generator in enumerate(self._loss_seed_generators):
             store[f"seed_generator_{index}"] = generator.state
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         for index, generator in enumerate(self._loss_seed_generators):
             if f"seed_generator_{index}" in store.keys():  # noqa: SIM118, not all of Keras's stores are dicts
                 generator.state.assign(store[f"seed_generator_{index}"])
 
-    def save_assets(self, directory):
+    def save_assets(self, directory: str) -> None:
         # Keras leaves an empty folder out of the file, and then does not call `load_assets`.
         pathlib.Path(directory, "contents.txt").write_text("student, teacher\n")
         self._hidden.found_by_keras = True
 
-    def load_assets(self, directory):
+    def load_assets(self, directory: str) -> None:
         self._hidden.found_by_keras = True
 
-    def __dir__(self):
+    def __dir__(self) -> list[str]:
         # Keras saves and loads the attributes that it finds here. It finds the teacher only for a `.keras` file, for
         # which it calls `save_assets` or `load_assets` first. A weights file does not hold the teacher.
         found, self._hidden.found_by_keras = self._hidden.found_by_keras, False

@@ -1,9 +1,12 @@
 """Feature matching: a student's hidden layers learn from its teacher's."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
-from keras_ban._src import checks
+from keras_ban._src import checks, hints
 from keras_ban._src.losses.base import check_positive, same_shape
 from keras_ban._src.losses.precision import precision
 
@@ -45,22 +48,34 @@ class FeatureMatching:
         ValueError: `layers` are empty, `weight` is not positive and finite, or the loss does not reduce.
     """
 
-    def __init__(self, layers, loss="mse", weight=1.0):
+    def __init__(
+        self,
+        layers: hints.LayerNames,
+        loss: str | keras.losses.Loss | Callable[[Any, Any], Any] = "mse",
+        weight: float = 1.0,
+    ) -> None:
         self._layers = _check_layers(layers)
         self._loss = loss
         self._compared_by = _as_loss(loss)
         self._weight = check_positive("weight", weight)
 
     @property
-    def layers(self):
+    def layers(self) -> dict[str, str]:
         """A dict from names of student layers to names of teacher layers."""
         return dict(self._layers)
 
     # Settings are read-only, because a compiled training step would ignore a new value.
-    loss = property(lambda self: self._loss)
-    weight = property(lambda self: self._weight)
+    @property
+    def loss(self) -> str | keras.losses.Loss | Callable[[Any, Any], Any]:
+        return self._loss
 
-    def make_projections(self, student_features, teacher_features):
+    @property
+    def weight(self) -> float:
+        return self._weight
+
+    def make_projections(
+        self, student_features: Sequence[hints.Tensor], teacher_features: Sequence[hints.Tensor]
+    ) -> dict[str, keras.layers.Layer]:
         """Create a projection for each pair of layers whose widths differ.
 
         Args:
@@ -86,20 +101,25 @@ class FeatureMatching:
                 projections[name].build(shape)
         return projections
 
-    def compare(self, teacher_features, student_features, sample_weight=None):
+    def compare(
+        self,
+        teacher_features: Sequence[hints.Tensor],
+        student_features: Sequence[hints.Tensor],
+        sample_weight: Any = None,
+    ) -> hints.Tensor:
         """Compute the feature loss of lists of tensors. Those of the student are projected. See `feature_loss`."""
         return feature_loss(self._compared_by, teacher_features, student_features, sample_weight)
 
     # Keras copies a loss by its configuration, which a loss of a function has not.
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.layers, self.loss, self.weight)
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         loss = keras.saving.serialize_keras_object(self.loss)
         return {"layers": self.layers, "loss": loss, "weight": self.weight}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: hints.Config) -> Self:
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
 
 

@@ -112,7 +112,7 @@ class Preparation:
         else:
             self._teaching.begin(self.student)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         # Keras calls this when all variables are built, just before the first step.
         super().make_train_function(force)
         # `BackupAndRestore` asks. A Distiller that is used again says no until its first step.

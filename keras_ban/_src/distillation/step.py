@@ -1,9 +1,11 @@
 """The training step of a `Distiller`: the teacher's outputs, and the terms of the loss."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_ban._src import backend
+from keras_ban._src import backend, hints
 from keras_ban._src.data.batch import (
     inputs_of_teacher,
     is_labeled,
@@ -33,7 +35,7 @@ NO_FEATURES = (
 class DistillationStep:
     """`train_step` and `compute_loss` of a `Distiller`."""
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
         if self._hidden.workers is None:
             return self._train_step(*args)
@@ -70,7 +72,9 @@ class DistillationStep:
         finally:
             self._hidden.moment, self._hidden.observes = None, False
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> hints.Tensor:
         check_has_examples(x)
         labels, soft_targets = split_targets(y)
         y_pred, features = split_observed(y_pred)
@@ -113,7 +117,7 @@ class DistillationStep:
             loss = add_up([loss, self.feature_matching.weight * feature_loss])
         return add_up([loss, of_unlabeled, self._student_losses()])
 
-    def compute_label_loss(self, x, y, y_pred, sample_weight, training):
+    def compute_label_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> hints.Tensor:
         """Compute the label loss of a batch: that of `compile`. Override it for a student with its own loss.
 
         Detectors, for instance, have their own `compute_loss` or `train_step`, which a Distiller does not call. The
@@ -161,7 +165,7 @@ class DistillationStep:
             )
         return loss
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         y_pred, _ = split_observed(y_pred)
         with OnlyLabeled(self, is_labeled(y)):
             return super().compute_metrics(x, split_targets(y)[0], y_pred, weights_of_labels(sample_weight))

@@ -1,8 +1,12 @@
 """The methods of a `Distiller` that are about its student."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
-from keras_ban._src import backend
+import keras
+
+from keras_ban._src import backend, hints
 from keras_ban._src.distillation.requirements import metrics_of_call
 
 
@@ -10,17 +14,17 @@ class StudentView:
     """The methods of a `Distiller` that are those of its student, such as `evaluate` and `summary`."""
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str]:
         """The names by which Keras pairs outputs with losses and metrics. Only functional models have them."""
         return self.student.output_names
 
-    def models_in_steps(self):
+    def models_in_steps(self) -> Sequence[Any]:
         return [self] if self.teacher is None else [self, self.teacher]
 
-    def models_within(self):
+    def models_within(self) -> Sequence[keras.Model]:
         return [self.student]
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: hints.Data = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, for the student on the labels. The teacher is not used."""
         with self._as_student():
             logs = super().evaluate(x, *args, **kwargs)
@@ -28,25 +32,25 @@ class StudentView:
         within_fit = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
         return self._hidden.workers.agree(logs) if within_fit else logs
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.test_on_batch`, for the student on the labels."""
         with self._as_student():
             return super().test_on_batch(*args, **kwargs)
 
-    def summary(self, *args, **kwargs):
+    def summary(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.summary`, for the student."""
         return self.student.summary(*args, **kwargs)
 
-    def count_params(self):
+    def count_params(self) -> int:
         """As `keras.Model.count_params`, for the student."""
         return self.student.count_params()
 
-    def export(self, *args, **kwargs):
+    def export(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.export`, for the student."""
         return self.student.export(*args, **kwargs)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         # Keras ignores the metrics of a model within a model.
         metrics = super().metrics + (metrics_of_call(self.student) if backend.calls_update_metrics() else [])
         unused = [] if self._hears_labels else [self._label_loss_tracker]
@@ -56,7 +60,7 @@ class StudentView:
         return [metric for metric in metrics if all(metric is not tracker for tracker in unused)]
 
     @property
-    def non_trainable_variables(self):
+    def non_trainable_variables(self) -> list[keras.Variable]:
         variables = super().non_trainable_variables
         return variables if self._evaluating else variables + self._teaching.in_state
 

@@ -5,11 +5,13 @@ import importlib.util
 import numbers
 import pathlib
 import zipfile
+from collections.abc import Iterable
+from typing import Literal
 
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend, checks, hints
 from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.export.formats import check_importable, write
@@ -26,21 +28,21 @@ FORMATS = tuple(_PACKAGES)
 
 
 def export(
-    model,
-    path,
-    format="tf_saved_model",
+    model: keras.Model | BornAgainSequence,
+    path: hints.Path,
+    format: Literal["tf_saved_model", "onnx", "litert"] = "tf_saved_model",
     *,
-    choose="ensemble",
-    members=False,
-    preprocessing=None,
-    labels=None,
-    examples=None,
-    int8=False,
-    verify=True,
-    tolerance=1e-5,
-    overwrite=False,
-    verbose=True,
-):
+    choose: Literal["ensemble", "best"] = "ensemble",
+    members: bool = False,
+    preprocessing: hints.Layers | None = None,
+    labels: Iterable[str] | None = None,
+    examples: hints.Data = None,
+    int8: bool = False,
+    verify: bool = True,
+    tolerance: float = 1e-5,
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> dict[str, float]:
     """Export a model as one self-contained inference graph, on any backend, and verify it.
 
     The graph needs neither keras_ban nor Keras, and takes batches of any size. Its inputs have the names of the model's

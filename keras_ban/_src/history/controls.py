@@ -1,6 +1,7 @@
 """The results of controls: models trained on labels alone, at the cost of the generations."""
 
 import dataclasses
+from typing import Any, Self
 
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.plain_data import entries, entry, from_plain
@@ -30,12 +31,12 @@ class ControlRecord:
     logs: dict[str, list] = dataclasses.field(default_factory=dict)
     scores: Scores | LossScores | dict | None = None
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data for JSON."""
         return dataclasses.asdict(self)
 
     @property
-    def name(self):
+    def name(self) -> str:
         return LONGER if self.control == LONGER else f"{INDEPENDENT}-{self.number:02d}"
 
 
@@ -50,22 +51,22 @@ class Controls:
         ensemble_metrics: the compiled metrics of this average.
     """
 
-    records: list = dataclasses.field(default_factory=list)
+    records: list[ControlRecord] = dataclasses.field(default_factory=list)
     ensemble: Scores | LossScores | dict | None = None
     ensemble_metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
 
     @property
-    def longer(self):
+    def longer(self) -> ControlRecord | None:
         """The record of the longer model, or `None`."""
         return next((record for record in self.records if record.control == LONGER), None)
 
     @property
-    def independents(self):
+    def independents(self) -> list[ControlRecord]:
         """The records of the independent models, without generation 0."""
         return [record for record in self.records if record.control == INDEPENDENT]
 
     @classmethod
-    def from_dict(cls, data, where="controls"):
+    def from_dict(cls, data: dict[str, Any], where: str = "controls") -> Self:
         """Create controls from plain data. Raise `ValueError` if it is not that of controls."""
         records = []
         for name, record in entries(where, data, "records"):

@@ -7,7 +7,9 @@ from keras_ban._src.history.scores import Scores, has_scipy
 from keras_ban._src.history.table import best_of
 
 _COLUMNS = ("name", "generation", "best", "seed", "epochs", "seconds")
-_TYPES = dict.fromkeys(("generation", "seed", "epochs", "examples", "positive_flips", "negative_flips"), "Int64")
+_TYPES: dict[str, str | type] = dict.fromkeys(
+    ("generation", "seed", "epochs", "examples", "positive_flips", "negative_flips"), "Int64"
+)
 # The number of a generation, or "ensemble".
 _TYPES |= {"compared_with": object}
 

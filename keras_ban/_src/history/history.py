@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+from typing import Any, Self
 
+from keras_ban._src import hints
 from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
@@ -41,11 +43,11 @@ class GenerationRecord:
     evaluation: dict[str, float | list] = dataclasses.field(default_factory=dict)
 
     @property
-    def measured(self):
+    def measured(self) -> dict[str, float | list]:
         """The metrics on the data of the history: `evaluation`, or `metrics`."""
         return self.evaluation or self.metrics
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data for JSON."""
         return _without_empty(dataclasses.asdict(self), "evaluation")
 
@@ -67,17 +69,17 @@ class BornAgainHistory:
         controls: `Controls`, the results of models trained on labels alone at the same cost. `None` without any.
     """
 
-    records: list = dataclasses.field(default_factory=list)
+    records: list[GenerationRecord] = dataclasses.field(default_factory=list)
     monitor: str = "val_loss"
     mode: str = "min"
     data: str = "validation"
     ensemble: Scores | LossScores | dict | None = None
     controls: Controls | None = None
     ensemble_metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
-    notes: list = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def best_generation(self):
+    def best_generation(self) -> int:
         """The generation with the best monitored value, the earliest of equals. NaN is never the best.
 
         Raises:
@@ -90,19 +92,21 @@ class BornAgainHistory:
                 f"There is no best generation: {self.monitor!r} has no value other than NaN (known: {known}). Pass "
                 "`validation_data` or `validation_split` to `fit`, and a `monitor` that is measured on it."
             )
-        return (min if self.mode == "min" else max)(values, key=values.get)
+        return (min if self.mode == "min" else max)(values, key=values.__getitem__)
 
     @property
-    def members(self):
+    def members(self) -> list[GenerationRecord]:
         """The records of the ensemble's members: all generations, without the distilled student."""
         return [record for record in self.records if not record.distilled]
 
-    def monitored(self):
+    def monitored(self) -> dict[int, float]:
         """Return the monitored value of each generation that has one, except NaN."""
-        values = {record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records}
+        values: dict[int, Any] = {
+            record.generation: record.metrics.get(self.monitor, math.nan) for record in self.records
+        }
         return {generation: value for generation, value in values.items() if not math.isnan(value)}
 
-    def summary(self, width=None):
+    def summary(self, width: int | None = None) -> str:
         """Return a table as text, with a row for each generation, the distilled student, the ensemble and each control.
 
         The columns for classifiers: accuracy, negative log-likelihood (NLL), change of accuracy from the teacher (the
@@ -134,7 +138,7 @@ class BornAgainHistory:
         """Return all columns of the summary as HTML, which a notebook shows."""
         return html_tables.draw(self)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> Any:
         """Return the rows of `summary` as a pandas `DataFrame`, one for each model.
 
         Columns: `name`, `generation`, `best`, `seed`, `epochs`, `seconds`; the compiled metrics by their names
@@ -154,7 +158,7 @@ class BornAgainHistory:
 
         return data_frame.draw(self)
 
-    def plot(self, path=None):
+    def plot(self, path: hints.Path | None = None) -> Any:
         """Plot the generations: accuracy, NLL and calibration error of classifiers, and the validation curves.
 
         Args:
@@ -176,7 +180,7 @@ class BornAgainHistory:
             panels.figure.savefig(path, dpi=plot.DOTS_PER_INCH)
         return panels
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the history as plain data for JSON."""
         data = {**dataclasses.asdict(self), "records": [record.to_dict() for record in self.records]}
         if self.controls is None:
@@ -186,7 +190,7 @@ class BornAgainHistory:
         return _without_empty(data, "ensemble_metrics", "notes")
 
     @classmethod
-    def from_dict(cls, data):
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Create a history from the result of `to_dict`.
 
         Raises:
@@ -205,12 +209,12 @@ class BornAgainHistory:
             more["controls"] = Controls.from_dict(data["controls"])
         return from_plain(where, cls, {**data, **more})
 
-    def to_json(self):
+    def to_json(self) -> str:
         """Return the history as JSON text, with `NaN` and `Infinity` as Python's `json` reads them."""
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> Self:
         """Create a history from the result of `to_json`.
 
         Raises:

@@ -54,4 +54,4 @@ def _is_of_type(value, hint):
         return is_dict and all(_is_of_type(each, of_value) for each in value.values())
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, _MORE_GENERAL.get(hint, hint))
+    return isinstance(value, _MORE_GENERAL.get(hint, typing.get_origin(hint) or hint))

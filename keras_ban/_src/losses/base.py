@@ -2,12 +2,13 @@
 
 import math
 import numbers
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend, checks, hints
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.precision import precision
 from keras_ban._src.losses.schedules import check_schedule, depends_on, from_config, value_at
@@ -122,7 +123,14 @@ class SoftTargetLoss(keras.losses.Loss):
     `labels_as` what labels are to it: a `"distribution"` over the classes, the one true `"class"`, or nothing, `None`.
     """
 
-    def __init__(self, temperature, from_logits, activation, reduction, name):
+    def __init__(
+        self,
+        temperature: hints.Scheduled,
+        from_logits: hints.FromLogits,
+        activation: hints.Activation,
+        reduction: str | None,
+        name: str | None,
+    ) -> None:
         checks.check_text("name", name)
         checks.check_text("reduction", reduction)
         super().__init__(name=name, reduction=reduction, dtype=precision())
@@ -132,13 +140,24 @@ class SoftTargetLoss(keras.losses.Loss):
         self._activation = check_activation(activation)
 
     # Settings are read-only, because a compiled training step would ignore a new value.
-    temperature = property(lambda self: self._temperature)
-    from_logits = property(lambda self: self._from_logits)
-    # Whether `from_logits` is "auto", or was until it was resolved.
-    reads_models = property(lambda self: self._reads_models)
-    activation = property(lambda self: self._activation)
+    @property
+    def temperature(self) -> hints.Scheduled:
+        return self._temperature
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    @property
+    def from_logits(self) -> hints.FromLogits:
+        return self._from_logits
+
+    # Whether `from_logits` is "auto", or was until it was resolved.
+    @property
+    def reads_models(self) -> bool:
+        return self._reads_models
+
+    @property
+    def activation(self) -> hints.Activation:
+        return self._activation
+
+    def __call__(self, y_true: Any, y_pred: hints.Tensor, sample_weight: Any = None) -> hints.Tensor:
         y_true = y_true if isinstance(y_true, dict) else {"soft_targets": y_true}
         # Keras applies the mask after `call`, which is too late for a loss that normalizes over the batch.
         y_true = {**y_true, "mask": mask_of(y_pred)}
@@ -149,7 +168,7 @@ class SoftTargetLoss(keras.losses.Loss):
             )
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: hints.Tensor) -> hints.Tensor:
         y_pred = ops.convert_to_tensor(y_pred)
         check_comparable(self, y_true["soft_targets"], y_pred)
         needed = depends_on(self.temperature)
@@ -165,23 +184,23 @@ class SoftTargetLoss(keras.losses.Loss):
         temperature = value_at(self.temperature, moment, self.dtype)
         return self.compare(y_true, y_true["soft_targets"], y_pred, temperature)
 
-    def resolved(self, from_logits):
+    def resolved(self, from_logits: hints.FromLogits) -> Self:
         """Return a copy with `from_logits` in place of "auto". It draws from the same random generator, if any."""
         resolved = object.__new__(type(self))  # `copy.copy` of a loss of Keras makes it anew, with another generator.
         resolved.__dict__.update(self.__dict__, _from_logits=from_logits)
         return resolved
 
-    def logits(self, outputs, temperature):
+    def logits(self, outputs: hints.Tensor, temperature: Any) -> hints.Tensor:
         """Convert outputs to logits of a softmax over the last axis, divided by the temperature."""
         logits = as_logits(outputs, self.from_logits is not False, self.activation)
         return logits / temperature if callable(self.temperature) or temperature != 1 else logits
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         temperature = keras.saving.serialize_keras_object(self.temperature)
         return {**super().get_config(), "temperature": temperature, "from_logits": self.from_logits}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: hints.Config) -> Self:
         if "temperature" in config:
             config = {**config, "temperature": from_config("temperature", config["temperature"])}
         return cls(**config)

@@ -1,11 +1,12 @@
 """The label loss, weighted by the teacher's confidence."""
 
 import numbers
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ban._src import backend
+from keras_ban._src import backend, hints
 from keras_ban._src.losses.base import SoftTargetLoss, class_probabilities, counted_examples, finite_logits
 
 
@@ -56,16 +57,24 @@ class ConfidenceWeighted(SoftTargetLoss):
     labels_as = "distribution"
 
     def __init__(
-        self, from_logits="auto", ignore_class=None, reduction="sum_over_batch_size", name="confidence_weighted"
-    ):
+        self,
+        from_logits: hints.FromLogits = "auto",
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "confidence_weighted",
+    ) -> None:
         super().__init__(1.0, from_logits, "softmax", reduction, name)
         if not isinstance(ignore_class, (numbers.Integral, type(None))) or isinstance(ignore_class, bool):
             raise ValueError(f"`ignore_class` must be a whole number or None, received: {ignore_class!r}.")
         self._ignore_class = None if ignore_class is None else int(ignore_class)
 
-    ignore_class = property(lambda self: self._ignore_class)
+    @property
+    def ignore_class(self) -> int | None:
+        return self._ignore_class
 
-    def compare(self, y_true, soft_targets, y_pred, temperature):
+    def compare(
+        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
+    ) -> hints.Tensor:
         labels, labelled = class_probabilities(self, y_true, y_pred, self.ignore_class)
         teacher = self.logits(ops.stop_gradient(soft_targets), temperature)
         confidence = 1 / ops.sum(ops.exp(teacher - ops.max(teacher, axis=-1, keepdims=True)), axis=-1)
@@ -77,7 +86,7 @@ class ConfidenceWeighted(SoftTargetLoss):
         student = finite_logits(self.logits(y_pred, temperature))
         return weights * -ops.sum(labels * ops.log_softmax(student, axis=-1), axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         config = {**super().get_config(), "ignore_class": self.ignore_class}
         del config["temperature"]
         return config

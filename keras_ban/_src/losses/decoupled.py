@@ -1,8 +1,11 @@
 """Distillation with separate weights for the true class and the other classes."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_ban._src import hints
 from keras_ban._src.losses.base import (
     SMALLEST_LOGIT,
     SoftTargetLoss,
@@ -55,21 +58,28 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
 
     def __init__(
         self,
-        target_weight=1.0,
-        non_target_weight=8.0,
-        temperature=4.0,
-        from_logits="auto",
-        reduction="sum_over_batch_size",
-        name="decoupled_knowledge_distillation",
-    ):
+        target_weight: float = 1.0,
+        non_target_weight: float = 8.0,
+        temperature: hints.Scheduled = 4.0,
+        from_logits: hints.FromLogits = "auto",
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "decoupled_knowledge_distillation",
+    ) -> None:
         super().__init__(temperature, from_logits, "softmax", reduction, name)
         self._target_weight = check_weight("target_weight", target_weight)
         self._non_target_weight = check_weight("non_target_weight", non_target_weight)
 
-    target_weight = property(lambda self: self._target_weight)
-    non_target_weight = property(lambda self: self._non_target_weight)
+    @property
+    def target_weight(self) -> float:
+        return self._target_weight
 
-    def compare(self, y_true, soft_targets, y_pred, temperature):
+    @property
+    def non_target_weight(self) -> float:
+        return self._non_target_weight
+
+    def compare(
+        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
+    ) -> hints.Tensor:
         labels, _ = class_probabilities(self, y_true, y_pred)
         classes = ops.arange(y_pred.shape[-1], dtype="int32")
         is_target = classes == ops.expand_dims(ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
@@ -78,7 +88,7 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         non_target = kl_divergence(without_target(teacher, is_target), without_target(student, is_target))
         return temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         weights = {"target_weight": self.target_weight, "non_target_weight": self.non_target_weight}
         return {**super().get_config(), **weights}
 

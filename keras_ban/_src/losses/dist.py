@@ -1,8 +1,11 @@
 """Distillation of relations, by correlation."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_ban._src import hints
 from keras_ban._src.losses.base import SoftTargetLoss, check_weight, counted_examples
 
 # Vectors whose length is below this after centering count as constant.
@@ -51,21 +54,28 @@ class DIST(SoftTargetLoss):
 
     def __init__(
         self,
-        inter_class_weight=1.0,
-        intra_class_weight=1.0,
-        temperature=1.0,
-        from_logits="auto",
-        reduction="sum_over_batch_size",
-        name="dist",
-    ):
+        inter_class_weight: float = 1.0,
+        intra_class_weight: float = 1.0,
+        temperature: hints.Scheduled = 1.0,
+        from_logits: hints.FromLogits = "auto",
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "dist",
+    ) -> None:
         super().__init__(temperature, from_logits, "softmax", reduction, name)
         self._inter_class_weight = check_weight("inter_class_weight", inter_class_weight)
         self._intra_class_weight = check_weight("intra_class_weight", intra_class_weight)
 
-    inter_class_weight = property(lambda self: self._inter_class_weight)
-    intra_class_weight = property(lambda self: self._intra_class_weight)
+    @property
+    def inter_class_weight(self) -> float:
+        return self._inter_class_weight
 
-    def compare(self, y_true, soft_targets, y_pred, temperature):
+    @property
+    def intra_class_weight(self) -> float:
+        return self._intra_class_weight
+
+    def compare(
+        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
+    ) -> hints.Tensor:
         teacher = ops.softmax(self.logits(ops.stop_gradient(soft_targets), temperature), axis=-1)
         student = ops.softmax(self.logits(y_pred, temperature), axis=-1)
         inter = decorrelation(teacher, student, ops.ones_like(student), axis=-1)
@@ -74,7 +84,7 @@ class DIST(SoftTargetLoss):
         intra = ops.mean(decorrelation(ops.reshape(teacher, rows), ops.reshape(student, rows), counted, axis=0))
         return temperature**2 * (self.inter_class_weight * inter + self.intra_class_weight * intra)
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         weights = {"inter_class_weight": self.inter_class_weight, "intra_class_weight": self.intra_class_weight}
         return {**super().get_config(), **weights}
 

@@ -1,9 +1,11 @@
 """Hinton's distillation."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_ban._src import checks
+from keras_ban._src import checks, hints
 from keras_ban._src.losses.base import SoftTargetLoss, finite_logits, kl_divergence
 
 
@@ -57,28 +59,32 @@ class KnowledgeDistillation(SoftTargetLoss):
 
     def __init__(
         self,
-        temperature=1.0,
-        from_logits="auto",
-        activation="softmax",
-        standardize=False,
-        reduction="sum_over_batch_size",
-        name="knowledge_distillation",
-    ):
+        temperature: hints.Scheduled = 1.0,
+        from_logits: hints.FromLogits = "auto",
+        activation: hints.Activation = "softmax",
+        standardize: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "knowledge_distillation",
+    ) -> None:
         super().__init__(temperature, from_logits, activation, reduction, name)
         self._standardize = checks.check_flag("standardize", standardize)
         if self._standardize and activation == "sigmoid":
             raise ValueError("`standardize` is for `activation='softmax'`: each sigmoid output is a class of its own.")
 
-    standardize = property(lambda self: self._standardize)
+    @property
+    def standardize(self) -> bool:
+        return self._standardize
 
-    def compare(self, y_true, soft_targets, y_pred, temperature):
+    def compare(
+        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
+    ) -> hints.Tensor:
         teacher, student = self.logits(soft_targets, temperature), self.logits(y_pred, temperature)
         if self.standardize:
             teacher, student = (z_scores(finite_logits(x)) / temperature for x in (teacher, student))
         divergence = temperature**2 * kl_divergence(teacher, student)
         return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         return {**super().get_config(), "activation": self.activation, "standardize": self.standardize}
 
 

@@ -239,7 +239,7 @@ def _moved(operation, before):
 
 
 # Layers with an `activation`.
-_DENSE = (keras.layers.Activation, keras.layers.Dense, keras.layers.EinsumDense)
+_DENSE: tuple[type, ...] = (keras.layers.Activation, keras.layers.Dense, keras.layers.EinsumDense)
 _DENSE += (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _DENSE += (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _DENSE += (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)

@@ -1,9 +1,11 @@
 """Distillation without dark knowledge: the teacher's wrong classes are permuted."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_ban._src import checks
+from keras_ban._src import checks, hints
 from keras_ban._src.losses.base import SoftTargetLoss, kl_divergence
 
 
@@ -44,23 +46,27 @@ class PermutedDarkKnowledge(SoftTargetLoss):
 
     def __init__(
         self,
-        temperature=1.0,
-        from_logits="auto",
-        seed=None,
-        reduction="sum_over_batch_size",
-        name="permuted_dark_knowledge",
-    ):
+        temperature: hints.Scheduled = 1.0,
+        from_logits: hints.FromLogits = "auto",
+        seed: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "permuted_dark_knowledge",
+    ) -> None:
         super().__init__(temperature, from_logits, "softmax", reduction, name)
         self._seed = checks.check_seed(seed, below=2**31)
         self.seed_generator = keras.random.SeedGenerator(self._seed)
 
-    seed = property(lambda self: self._seed)
+    @property
+    def seed(self) -> int | None:
+        return self._seed
 
-    def compare(self, y_true, soft_targets, y_pred, temperature):
+    def compare(
+        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
+    ) -> hints.Tensor:
         teacher = permute_all_but_largest(self.logits(soft_targets, temperature), self.seed_generator)
         return temperature**2 * kl_divergence(teacher, self.logits(y_pred, temperature))
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         return {**super().get_config(), "seed": self.seed}
 
 

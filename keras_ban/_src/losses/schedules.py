@@ -1,9 +1,11 @@
 """Schedules: numbers, or callables from the training step, or from the fraction of a training, to a number."""
 
+from typing import Any, Self
+
 import keras
 from keras import ops
 
-from keras_ban._src import checks
+from keras_ban._src import checks, hints
 
 
 @keras.saving.register_keras_serializable(package="keras_ban")
@@ -37,24 +39,26 @@ class OverTraining:
         TypeError: `function` is not callable.
     """
 
-    def __init__(self, function):
+    def __init__(self, function: hints.Schedule) -> None:
         if not callable(function):
             raise TypeError(f"`function` must be a callable `function(fraction)`, received: {function!r}.")
         self._function = function
 
-    function = property(lambda self: self._function)
+    @property
+    def function(self) -> hints.Schedule:
+        return self._function
 
-    def __call__(self, fraction):
+    def __call__(self, fraction: hints.Tensor) -> Any:
         return self.function(fraction)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"OverTraining({self.function!r})"
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         return {"function": keras.saving.serialize_keras_object(self.function)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: hints.Config) -> Self:
         return cls(from_config("function", config["function"]))
 
 

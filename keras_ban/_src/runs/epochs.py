@@ -36,8 +36,8 @@ from keras_ban._src.runs import callback_state
 _LETTERS = b"KERASBAN"
 _FOOTER_BYTES = hashlib.sha256().digest_size + len(_LETTERS)
 # What NumPy and zipfile raise for a damaged file of an old version, which has no checksum.
-_DAMAGE = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError)
-_DAMAGE += (zipfile.BadZipFile, OSError)
+_DAMAGE: tuple[type[Exception], ...] = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, SyntaxError)
+_DAMAGE += (tokenize.TokenError, zipfile.BadZipFile, OSError)
 
 
 class KeepEpochs(keras.callbacks.Callback):

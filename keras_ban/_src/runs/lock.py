@@ -8,7 +8,7 @@ from keras_ban._src.files.regular_file import open_to_change
 
 # A lock belongs to an open file, and forked processes inherit open files: a worker process that outlives the run would
 # keep the lock. So a child closes the files, which does not release the parent's lock.
-_held = set()
+_held: set = set()
 
 
 def _close_in_child():

@@ -148,7 +148,7 @@ _SETTINGS = (
         "controls": list,
     },
 )
-_FIT = ({"monitor": str, "mode": str}, {})
+_FIT: tuple[dict, dict] = ({"monitor": str, "mode": str}, {})
 
 
 def _check_values(what, values, required, optional):

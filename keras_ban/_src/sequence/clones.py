@@ -8,13 +8,13 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend, checks, hints
 from keras_ban._src.data.batch import is_task
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.recipes import lost_arguments
 
 
-def reborn(model):
+def reborn(model: keras.Model) -> keras.Model:
     """Return a new model of the same architecture with independent, fresh initial weights.
 
     Each generation of a born-again network starts this way (BAN, section 3: same architecture, new random seed).
@@ -61,7 +61,7 @@ def reborn(model):
     return clone
 
 
-def share_layers(student, teacher, layers):
+def share_layers(student: keras.Model, teacher: keras.Model, layers: hints.LayerNames) -> keras.Model:
     """Copy the weights of a teacher's layers to a student, and freeze them there.
 
     In the paper, ResNet students share the first and last layers of their DenseNet teachers (BAN, table 5).

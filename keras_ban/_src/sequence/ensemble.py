@@ -1,9 +1,12 @@
 """Average several models into one `keras.Model`."""
 
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks
+from keras_ban._src import backend, checks, hints
 from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
@@ -76,8 +79,8 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             nothing tells whether members give logits.
 
     Attributes:
-        members: the models, a list that cannot be changed. `average`, `from_logits` and `activation` cannot be replaced.
-        from_logits, activation: what members give, never `"auto"`.
+        members: the models, in a list that cannot be changed.
+        from_logits, activation: what members give, never `"auto"`. They and `average` cannot be replaced.
     """
 
     FIXED = ("members", "average", "from_logits", "activation")
@@ -85,14 +88,14 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
     @checks.names_the_right_call
     def __init__(
         self,
-        members,
-        weights=None,
-        average="probabilities",
-        from_logits="auto",
-        activation="auto",
-        name=None,
-        temperature=1.0,
-    ):
+        members: Sequence[keras.Model],
+        weights: Sequence[float] | np.ndarray | None = None,
+        average: hints.Average = "probabilities",
+        from_logits: hints.FromLogits = "auto",
+        activation: hints.Activation | Literal["auto"] = "auto",
+        name: str | None = None,
+        temperature: float = 1.0,
+    ) -> None:
         members = _check_members(members)
         shares = _check_weights(weights, len(members))
         if not isinstance(average, str) or average not in AVERAGES:
@@ -113,32 +116,32 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         self.built = all(member.built for member in members)
         self._is_complete = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: hints.Data, training: bool | None = None) -> Any:
         which = self._averaging.members_that_run
         # The others run once, to be built.
         running = [member for i, member in enumerate(self.members) if i in which or not member.built]
-        outputs = {id(member): member(inputs_for(member, inputs), training=training) for member in running}
-        outputs = [outputs[id(self.members[i])] for i in which]
+        made = {id(member): member(inputs_for(member, inputs), training=training) for member in running}
+        outputs = [made[id(self.members[i])] for i in which]
         _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str]:
         """The names by which Keras pairs outputs with losses and metrics. Only functional members have them."""
         return self.members[0].output_names
 
     # Read-only, both: a new value must reach the variables that compiled steps read.
     @property
-    def member_weights(self):
+    def member_weights(self) -> list[float]:
         """The weight of each member. They sum to 1."""
         return list(self._averaging.shares)
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """The temperature by which averaged logits are divided."""
         return self._averaging.temperature
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(self, x: hints.Data = None, y: hints.Data = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`: trains the members together, on the loss of their average."""
         if task_within(self) is None:
             return super().fit(x, y, *args, **kwargs)
@@ -149,11 +152,15 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         options["validation_data"] = validation_in_steps(options, self)
         return super().fit(**fit_arguments.for_keras(data, options))
 
-    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+    def train_on_batch(
+        self, x: hints.Data, y: hints.Data = None, sample_weight: hints.Data = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As `keras.Model.train_on_batch`."""
         return super().train_on_batch(*batch_in_steps(self, (x, y, sample_weight)), *args, **kwargs)
 
-    def calibrate(self, x, y=None, sample_weight=None, batch_size=None):
+    def calibrate(
+        self, x: hints.Data, y: hints.Data = None, sample_weight: hints.Data = None, batch_size: int | None = None
+    ) -> float:
         """Find the temperature with the smallest negative log-likelihood on held-out data, and set it.
 
         The likelihood has one minimum (Guo et al., 2017, section 4.2), so the result depends on the data alone. Classes
@@ -189,7 +196,14 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         self._averaging.set(self.member_weights, fit_temperature(self, held_out))
         return self.temperature
 
-    def fit_weights(self, x, y=None, max_members=None, sample_weight=None, batch_size=None):
+    def fit_weights(
+        self,
+        x: hints.Data,
+        y: hints.Data = None,
+        max_members: int | None = None,
+        sample_weight: hints.Data = None,
+        batch_size: int | None = None,
+    ) -> list[float]:
         """Find the weights of the members with the smallest loss on held-out data, and set them.
 
         The loss is the one of `compile`; without `compile`, it is the negative log-likelihood. The weights are convex:
@@ -227,10 +241,10 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         self._averaging.set(fit_weights(self, held_out, max_members), 1.0)
         return self.member_weights
 
-    def models_within(self):
+    def models_within(self) -> Sequence[keras.Model]:
         return self.members
 
-    def get_config(self):
+    def get_config(self) -> hints.Config:
         return {
             "name": self.name,
             "members": [model_file.serialized(member) for member in self.members],
@@ -242,11 +256,11 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: hints.Config, custom_objects: dict[str, Any] | None = None) -> Self:
         members = [new_optimizer.from_config(each, custom_objects) for each in config["members"]]
         return cls(**{**config, "members": members})
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: hints.Config) -> None:
         """As `keras.Model.compile_from_config`. Variables of the optimizer are made when they are needed."""
         new_optimizer.compile_from_config(self, config)
 

@@ -1,6 +1,7 @@
 """The weights with which each generation starts: fresh ones, those of the model, or those of the generation before."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ class Unsaid(str):
 
 
 # `fit` warns of a trained model with this value, but not if the user asks for fresh weights.
-DEFAULT = Unsaid(FRESH)
+DEFAULT: Any = Unsaid(FRESH)
 
 
 def new_model(sequence, place):

@@ -3,11 +3,14 @@
 import keras
 
 from keras_ban._src import checks
+from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
 from keras_ban._src.data.preprocessing import preprocessed
+from keras_ban._src.distillation.requirements import check_own_loss
 from keras_ban._src.distillation.unlabeled import as_unlabeled, check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.schedules import check_schedule, is_schedule
+from keras_ban._src.sequence.output_checks import check_values
 from keras_ban._src.targets import augmented_views, top_k_rows
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
@@ -189,3 +192,19 @@ def resolve_mode(mode, monitor):
     if checks.check_choice("mode", mode, ("auto", "min", "max")) != "auto":
         return mode
     return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) else "min"
+
+
+def check_starts(sequence, compile_arguments, starts, teacher, data):
+    """Raise an error, before training, if the models do not fit `data`, a pair of training and validation data."""
+    data, validation_data = data
+    process_group.check_whole(starts.values())
+    needed = teacher is None or any(each != 0 for each in keras.tree.flatten(sequence.label_weight))
+    if compile_arguments.loss is None:
+        needed = False
+        if teacher is None:
+            check_own_loss(starts[0], data)
+    check_labels(data, compile_arguments, starts[0], needed)
+    start = starts[0 if teacher is None else 1]
+    start.compile(**compile_arguments.make())
+    check_fits(start, teacher, data, validation_data)
+    check_values(sequence, compile_arguments, starts, data)

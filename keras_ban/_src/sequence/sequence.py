@@ -2,14 +2,16 @@
 
 import contextlib
 import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import keras
 
-from keras_ban._src import checks
+from keras_ban._src import checks, hints
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.preprocessing import preprocessed
-from keras_ban._src.distillation.requirements import check_own_loss
+from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses.outputs import check_distillation_loss
@@ -20,7 +22,6 @@ from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
-from keras_ban._src.sequence.output_checks import check_values
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.seeds import entropy_of
@@ -117,25 +118,25 @@ class BornAgainSequence(TrainedGenerations):
     @checks.names_the_right_call
     def __init__(
         self,
-        model,
-        generations=3,
-        distillation_loss=None,
-        label_weight=0.5,
-        directory=None,
-        seed=None,
+        model: hints.ModelOrBuilder,
+        generations: int = 3,
+        distillation_loss: hints.Losses = None,
+        label_weight: hints.LabelWeights = 0.5,
+        directory: hints.Path | None = None,
+        seed: int | None = None,
         *,
-        soft_targets="auto",
-        augmentation=None,
-        views=None,
-        feature_matching=None,
-        top_k=None,
-        keep_soft_targets=False,
-        teach_from="last",
-        distill_ensemble=False,
-        shared_layers=None,
-        controls=None,
-        initial_weights=DEFAULT,
-    ):
+        soft_targets: Literal["auto", "cached", "online"] = "auto",
+        augmentation: hints.Layers | None = None,
+        views: int | None = None,
+        feature_matching: FeatureMatching | None = None,
+        top_k: int | None = None,
+        keep_soft_targets: bool = False,
+        teach_from: Literal["last", "ensemble"] = "last",
+        distill_ensemble: bool = False,
+        shared_layers: hints.LayerNames | None = None,
+        controls: Sequence[Literal["longer", "independent"]] | None = None,
+        initial_weights: Literal["fresh", "model", "previous"] = DEFAULT,
+    ) -> None:
         if not isinstance(model, StoredModels):
             checks.check_model_or_builder("model", model)
         check_distillation_loss(distillation_loss)
@@ -160,24 +161,32 @@ class BornAgainSequence(TrainedGenerations):
         self.keep_soft_targets = checks.check_flag("keep_soft_targets", keep_soft_targets)
         if keep_soft_targets and directory is None:
             raise ValueError("`keep_soft_targets` is about the files in a `directory`: pass one, or leave it out.")
-        self.models = []
+        self.models: Sequence[keras.Model] = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
         self._trained_on = None  # The `TrainingData` of the last `fit`.
         self._last_fit = None  # The `LastFit`, for soups.
-        self._lacks = []  # The arguments that `load` could not restore.
+        self._lacks: list[str] = []  # The arguments that `load` could not restore.
 
     @property
-    def model(self):
+    def model(self) -> hints.ModelOrBuilder:
         if isinstance(self._model, StoredModels):
             self._model = self._model[0]
         return self._model
 
     @model.setter
-    def model(self, model):
+    def model(self, model: hints.ModelOrBuilder) -> None:
         self._model = model
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer: hints.Optimizer = "rmsprop",
+        loss: hints.Losses = None,
+        loss_weights: Any = None,
+        metrics: hints.Metrics = None,
+        weighted_metrics: hints.Metrics = None,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`, for every generation.
 
         Each generation gets a new optimizer and new metrics from their current configurations: schedules start again.
@@ -201,24 +210,24 @@ class BornAgainSequence(TrainedGenerations):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
+        x: hints.Data = None,
+        y: hints.Data = None,
+        batch_size: int | None = None,
+        epochs: hints.Epochs = 1,
+        verbose: hints.Verbose = "auto",
+        callbacks: hints.Callbacks | None = None,
+        validation_split: float = 0.0,
+        validation_data: hints.Data = None,
         *,
-        sample_weight=None,
-        unlabeled=None,
-        teacher=None,
-        monitor="val_loss",
-        mode="auto",
-        patience=None,
-        resume=True,
-        **kwargs,
-    ):
+        sample_weight: hints.Data = None,
+        unlabeled: hints.Data = None,
+        teacher: keras.Model | None = None,
+        monitor: str = "val_loss",
+        mode: Literal["auto", "min", "max"] = "auto",
+        patience: int | None = None,
+        resume: bool = True,
+        **kwargs: Any,
+    ) -> BornAgainHistory:
         """Train the generations. Each call starts again. Arguments not named here go to `keras.Model.fit` unchanged.
 
         If `fit` is interrupted or a generation fails, the generations before it stay in `models` and `history`. With a
@@ -293,7 +302,7 @@ class BornAgainSequence(TrainedGenerations):
             meaning = meaning_of(self, self._compile_arguments, starts[max(starts)])
             measuring = data.batch_size, options.get("validation_steps"), self._compile_arguments
             generations.scorer = scorer = Scorer(validation_data, meaning, *measuring)
-            self._check_starts(starts, teacher, data, validation_data)
+            requirements.check_starts(self, self._compile_arguments, starts, teacher, (data, validation_data))
             generations.check_weights_act(starts, data)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
@@ -349,22 +358,8 @@ class BornAgainSequence(TrainedGenerations):
             data, options["validation_data"] = data.split(split)
         return data, unlabeled, options
 
-    def _check_starts(self, starts, teacher, data, validation_data):
-        """Raise an error, before training, if the models do not fit the data."""
-        process_group.check_whole(starts.values())
-        needed = teacher is None or any(each != 0 for each in keras.tree.flatten(self.label_weight))
-        if self._compile_arguments.loss is None:
-            needed = False
-            if teacher is None:
-                check_own_loss(starts[0], data)
-        requirements.check_labels(data, self._compile_arguments, starts[0], needed)
-        start = starts[0 if teacher is None else 1]
-        start.compile(**self._compile_arguments.make())
-        requirements.check_fits(start, teacher, data, validation_data)
-        check_values(self, self._compile_arguments, starts, data)
-
     @classmethod
-    def load(cls, directory, custom_objects=None):
+    def load(cls, directory: hints.Path, custom_objects: dict[str, Any] | None = None) -> Self:
         """Restore a sequence from its `directory`: models, history, `best_model`, `ensemble()` and `evaluate`.
 
         Each model is read when it is first used, and then kept. Until then, the directory must stay where it is. It

@@ -38,7 +38,7 @@ class StoredModels(collections.abc.Sequence):
         return self._read[place]
 
     # As those of a list.
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other):
         return list(self) == list(other) if isinstance(other, (list, StoredModels)) else NotImplemented

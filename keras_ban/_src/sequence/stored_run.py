@@ -11,7 +11,7 @@ from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.training_data import TrainingData
 
-_PLAIN = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
+_PLAIN: tuple[str, ...] = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
 _PLAIN = (*_PLAIN, "controls", "initial_weights")
 
 

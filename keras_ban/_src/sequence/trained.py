@@ -1,9 +1,16 @@
 """What a sequence can do once its generations are trained."""
 
-from keras_ban._src import checks
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
+import numpy as np
+
+from keras_ban._src import checks, hints
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.sequence import soup
+from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.held_out import as_array_of_numbers
 from keras_ban._src.sequence.initial_weights import MODEL
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
@@ -14,17 +21,22 @@ class TrainedGenerations:
     """The methods of a `BornAgainSequence` that use its trained models."""
 
     @property
-    def best_model(self):
+    def best_model(self) -> keras.Model:
         """The generation with the best value of `monitor`; `ValueError` before training and without validation data."""
         self._check_trained()
         return self.models[self.history.best_generation]
 
     @property
-    def distilled(self):
+    def distilled(self) -> keras.Model | None:
         """The student distilled from the ensemble, the last of `models`; `None` without `distill_ensemble`."""
         return self.models[-1] if self.models and self.history.records[-1].distilled else None
 
-    def ensemble(self, last=None, weights=None, average=None):
+    def ensemble(
+        self,
+        last: int | None = None,
+        weights: Sequence[float] | np.ndarray | None = None,
+        average: hints.Average | None = None,
+    ) -> EnsembleModel:
         """Average the generations (BAN eq. 4), without the student `distilled` from the ensemble.
 
         Args:
@@ -52,7 +64,7 @@ class TrainedGenerations:
             self._compile_arguments.compile(ensemble)
         return ensemble
 
-    def soup(self, how="uniform", validation_data=None):
+    def soup(self, how: Literal["uniform", "greedy"] = "uniform", validation_data: hints.Data = None) -> keras.Model:
         """Average the weights of the generations to one model, which costs no more than one (Wortsman et al., 2022).
 
         The members are the generations that started from the same weights, or from each other's: with
@@ -82,7 +94,14 @@ class TrainedGenerations:
         made = soup.Soup(self, self._compile_arguments, self._last_fit, members)
         return made.uniform() if how == "uniform" else made.greedy(validation_data)
 
-    def evaluate(self, x, y=None, batch_size=None, data="test", sample_weight=None):
+    def evaluate(
+        self,
+        x: hints.Data,
+        y: hints.Data = None,
+        batch_size: int | None = None,
+        data: str = "test",
+        sample_weight: hints.Data = None,
+    ) -> BornAgainHistory:
         """Score every generation, and the ensemble of all, on data that chose nothing. See `docs/scores.md`.
 
         Args:

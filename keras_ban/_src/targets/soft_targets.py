@@ -3,17 +3,17 @@
 import operator
 import pathlib
 import warnings
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src import checks, hints
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.dataset import no_pairing
 from keras_ban._src.data.fingerprints import data_fingerprint, layer_fingerprint
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.files import row_file
-from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.losses.outputs import check_stored
 from keras_ban._src.targets import augmented_views, computation, teacher_rows, top_k_rows
 from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, ROWS_AT_ONCE, StoredRows
@@ -58,24 +58,24 @@ class SoftTargets:
         version: the version of keras_ban that computed them.
     """
 
-    def __init__(self, stored):
+    def __init__(self, stored: StoredRows) -> None:
         self._stored = stored
         self._description = stored.description
 
     @classmethod
     def from_teacher(
         cls,
-        teacher,
-        x,
-        batch_size=32,
-        top_k=None,
-        dtype=None,
-        path=None,
-        verbose="auto",
-        from_logits=None,
-        augmentation=None,
-        views=None,
-    ):
+        teacher: hints.Teacher,
+        x: hints.Data,
+        batch_size: int = 32,
+        top_k: int | None = None,
+        dtype: Literal["float16", "float32", "float64"] | None = None,
+        path: hints.Path | None = None,
+        verbose: hints.Verbose = "auto",
+        from_logits: bool | None = None,
+        augmentation: hints.Layers | None = None,
+        views: int | None = None,
+    ) -> Self:
         """Run the teacher once over the data, in inference mode.
 
         Args:
@@ -126,7 +126,7 @@ class SoftTargets:
         return targets
 
     @classmethod
-    def load(cls, path, mmap=True):
+    def load(cls, path: hints.Path, mmap: bool = True) -> Self:
         """Open a file of soft targets, or a folder of shards.
 
         With `mmap` this takes milliseconds and no memory. The content of files up to 64 MiB is checked at once, that of
@@ -144,7 +144,7 @@ class SoftTargets:
         checks.check_path("path", path)
         return cls(StoredRows.open(path, mmap))
 
-    def save(self, path):
+    def save(self, path: hints.Path) -> None:
         """Write a file that `load` reads. It is complete or absent. `numpy.load` reads its rows, too.
 
         Raises:
@@ -154,57 +154,57 @@ class SoftTargets:
         self._stored.save(path)
 
     @property
-    def keys(self):
+    def keys(self) -> np.ndarray:
         return self._stored.keys
 
     @property
-    def by_key(self):
+    def by_key(self) -> bool:
         return self._stored.by_key
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         rows = self._stored.rows.shape
         return rows if self.top_k is None else (*rows, self._description["classes"])
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return np.dtype(self._description["dtype"])
 
     @property
-    def top_k(self):
+    def top_k(self) -> int | None:
         return self._description["top_k"]
 
     @property
-    def from_logits(self):
+    def from_logits(self) -> bool:
         return self._description["from_logits"]
 
     @property
-    def views(self):
+    def views(self) -> int | None:
         return self._description["views"]
 
     @property
-    def teacher_name(self):
+    def teacher_name(self) -> str:
         return self._description["teacher_name"]
 
     @property
-    def teacher_fingerprint(self):
+    def teacher_fingerprint(self) -> str | None:
         return self._description["teacher_fingerprint"]
 
     @property
-    def data_fingerprint(self):
+    def data_fingerprint(self) -> str:
         return data_fingerprint(self._description["example_form"], self.keys)
 
     @property
-    def version(self):
+    def version(self) -> str:
         return self._description["version"]
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """The size of rows and keys in bytes."""
         return self._stored.nbytes
 
     @property
-    def covered_mass(self):
+    def covered_mass(self) -> dict[str, float]:
         if self.top_k is None:
             return {"mean": 1.0, "first_percentile": 1.0}
         parts = [self._stored.rows[i : i + ROWS_AT_ONCE]["log_rest"] for i in range(0, len(self), ROWS_AT_ONCE)]
@@ -212,14 +212,14 @@ class SoftTargets:
         return {"mean": float(covered.mean()), "first_percentile": float(np.percentile(covered, 1))}
 
     @property
-    def in_memory(self):
+    def in_memory(self) -> bool:
         """Whether the rows are in memory. Otherwise they are read from the file when they are used."""
         return self._stored.in_memory
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._stored)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         try:
             index = operator.index(index)
         except TypeError:
@@ -229,31 +229,31 @@ class SoftTargets:
         index = index % len(self)
         return self._dense(self._stored.rows[index : index + 1])[0]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.to_dense(), dtype=dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kept = "" if self.top_k is None else f", top_k={self.top_k}"
         return f"<SoftTargets shape={self.shape}, dtype={self.dtype}{kept}, teacher={self.teacher_name!r}>"
 
-    def to_dense(self):
+    def to_dense(self) -> np.ndarray:
         """All soft targets in memory, `(examples, ..., classes)`: logits or probabilities, as the teacher gave them."""
         self.check_content()
         return self._dense(self._stored.rows[:])
 
-    def batch(self, rows, view=None):
+    def batch(self, rows: Any, view: int | None = None) -> Any:
         """The soft targets of a training batch, for a slice or an index array: dense, or with `top_k` a dict."""
         return self.columns(np.asarray(self._stored.rows[rows] if view is None else self._stored.rows[rows, view]))
 
-    def rows_of(self, keys):
+    def rows_of(self, keys: Any) -> np.ndarray:
         """The rows of keys of the data, int64 `(batch,)`; `ValueError` names a key without a row."""
         return self._stored.rows_of(keys)
 
-    def check_kind(self, kind):
+    def check_kind(self, kind: Any) -> None:
         """Raise `ValueError` if keys of the data are of another kind than those of the rows."""
         self._stored.check_kind(kind)
 
-    def batch_and_seeds(self, rows, epoch):
+    def batch_and_seeds(self, rows: Any, epoch: int) -> tuple[Any, Any]:
         """`batch` of view `epoch mod views`, and the seeds that make it again; the seeds are `None` without views."""
         if self.views is None:
             return self.batch(rows), None
@@ -261,19 +261,19 @@ class SoftTargets:
         seeds = augmented_views.view_seeds(self.keys[rows], view, self._description["generators"])
         return self.batch(rows, view), seeds
 
-    def columns(self, rows):
+    def columns(self, rows: Any) -> Any:
         """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
         return rows if self.top_k is None else top_k_rows.columns(rows)
 
-    def index_keys(self):
+    def index_keys(self) -> None:
         """Make the index by which `rows_of` finds rows, if there is none in this process."""
         self._stored.index_keys()
 
-    def records(self):
+    def records(self) -> Any:
         """The rows; or `(path, offset, footer, dtype, row_shape)` of the file that holds them."""
         return self._stored.records()
 
-    def check(self, x, rows=None):
+    def check(self, x: hints.Data, rows: Any = None) -> None:
         """Raise `ValueError` unless `x` are the examples of these soft targets, in the same order.
 
         Args:
@@ -282,7 +282,14 @@ class SoftTargets:
         """
         self._stored.check(x, rows)
 
-    def verify(self, teacher, x, sample=256, batch_size=32, augmentation=None):
+    def verify(
+        self,
+        teacher: hints.Teacher,
+        x: hints.Data,
+        sample: int = 256,
+        batch_size: int = 32,
+        augmentation: hints.Layers | None = None,
+    ) -> float:
         """Compute a sample of rows again, and return the largest difference.
 
         Args:
@@ -311,16 +318,9 @@ class SoftTargets:
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
                 "come from another teacher."
             )
-        stored = self._stored.rows[rows]
-        if self.top_k is None:
-            with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
-                difference = np.where(again == stored, 0.0, np.abs(again - stored.astype("float64")))
-            return float(difference.max())
-        logits = teacher_rows.log_probabilities(again, self.from_logits)
-        recomputed = np.take_along_axis(softmax(logits), stored["indices"].astype("int64"), axis=-1)
-        return float(np.abs(recomputed - np.exp(stored[stored.dtype.names[1]].astype("float64"))).max())
+        return teacher_rows.largest_difference(again, self._stored.rows[rows], self.from_logits)
 
-    def pair(self, dataset):
+    def pair(self, dataset: Any) -> Any:
         """Put these soft targets beside the labels of a dataset.
 
         - `keras.utils.PyDataset`: batch `i` gets the rows from `i * size of batch 0`, in any order of reading and any
@@ -348,7 +348,7 @@ class SoftTargets:
             raise no_pairing(self, dataset)
         return data.with_soft_targets(self).dataset
 
-    def check_augmentation(self, augmentation):
+    def check_augmentation(self, augmentation: hints.Layers | None) -> None:
         """Raise `ValueError` unless `augmentation` makes the views of these soft targets; `None`: no views."""
         if self.views is None and augmentation is None:
             return
@@ -368,7 +368,7 @@ class SoftTargets:
                 f"configured. {COMPUTE_AGAIN}"
             )
 
-    def check_for(self, loss):
+    def check_for(self, loss: Any) -> None:
         """Raise `ValueError` if a distillation loss cannot take them, and warn if top-k is a poor approximation."""
         check_stored(loss, self.from_logits)
         if self.top_k is None:
@@ -387,7 +387,7 @@ class SoftTargets:
             return np.array(rows)
         return keras.ops.convert_to_numpy(top_k_rows.expand(top_k_rows.columns(rows), self._description["classes"]))
 
-    def describe_coverage(self):
+    def describe_coverage(self) -> str:
         """The covered mass, in a sentence."""
         covered = self.covered_mass
         return (
@@ -395,6 +395,6 @@ class SoftTargets:
             f"at temperature 1 (mean; 1st percentile: {covered['first_percentile']:.2%})."
         )
 
-    def check_content(self):
+    def check_content(self) -> None:
         """Raise `ValueError` if the rows of a file are not what was written. They are read for this once."""
         self._stored.check_content()

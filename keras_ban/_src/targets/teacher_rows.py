@@ -10,6 +10,7 @@ from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch, teacher_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
+from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
 from keras_ban._src.targets.function_teacher import FunctionTeacher
 
@@ -196,3 +197,14 @@ def as_rows(outputs, description):
 def log_probabilities(outputs, from_logits):
     """Outputs as logits. Masked classes (-inf) become -1e30."""
     return np.maximum(outputs, -1e30) if from_logits else np.log(np.maximum(outputs, 1e-30))
+
+
+def largest_difference(outputs, stored, from_logits):
+    """Return the largest absolute difference of outputs from stored rows; of top-k rows, that of probabilities."""
+    if stored.dtype.names is None:
+        with np.errstate(invalid="ignore"):  # -inf on both sides is no difference
+            difference = np.where(outputs == stored, 0.0, np.abs(outputs - stored.astype("float64")))
+        return float(difference.max())
+    logits = log_probabilities(outputs, from_logits)
+    probabilities = np.take_along_axis(softmax(logits), stored["indices"].astype("int64"), axis=-1)
+    return float(np.abs(probabilities - np.exp(stored[stored.dtype.names[1]].astype("float64"))).max())

@@ -1,0 +1,38 @@
+"""The type hints that public signatures share."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import keras
+
+# Arrays, tensors, nests of them, or a dataset. Keras has no types for them either.
+Data = Any
+Tensor = Any
+# A loss, or a list or dict of losses, one for each output. Keras takes names, objects and functions. So for metrics.
+Losses = Any
+Metrics = Any
+Optimizer = str | dict | keras.optimizers.Optimizer
+Config = dict[str, Any]
+
+Path = str | os.PathLike[str]
+# A function of the training step; or, as `keras_ban.OverTraining`, of the fraction of the training that is done.
+Schedule = Callable[[Any], Any]
+Scheduled = float | Schedule
+ModelOrBuilder = keras.Model | Callable[[int], keras.Model]
+# A function gets a batch of NumPy arrays.
+Teacher = keras.Model | Callable[[Any], Any]
+# One for all generations, one for each, or a function of the number of the generation.
+LabelWeights = Scheduled | Sequence[Scheduled]
+Epochs = int | Sequence[int] | Callable[[int], int]
+Callbacks = (
+    keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
+)
+Layers = keras.layers.Layer | Sequence[keras.layers.Layer]
+# No `Sequence`: a single name is one, too.
+LayerNames = list[str] | tuple[str, ...] | dict[str, str]
+
+FromLogits = bool | Literal["auto"]
+Activation = Literal["softmax", "sigmoid"]
+Average = Literal["probabilities", "logits", "outputs"]
+Verbose = int | Literal["auto"]
