@@ -106,7 +106,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
         self.members = members
         # Keras has made a list of it that can be changed in place.
-        vars(self)["members"] = ReadOnlyList(members)
+        self.__dict__["members"] = ReadOnlyList(members)
         self.average = average
         self.from_logits = from_logits
         self.activation = activation
