@@ -1,12 +1,10 @@
 """Born-Again Neural Networks (Furlanello et al., ICML 2018) for Keras 3, on TensorFlow, JAX and torch."""
 
-import sys
+from keras_ban._src.command import command_line
 
-if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "keras_ban":
-    # `python -m keras_ban` imports this file before `__main__`. The command line chooses the backend of Keras.
-    import keras_ban_command
-
-    keras_ban_command.begin(sys.argv[1:])
+# Importing Keras chooses its backend, so a command line is read first. `--help` needs no backend.
+if command_line.is_running():
+    command_line.begin()
 
 from keras_ban import losses
 from keras_ban._src.distillation.decomposition import GradientDecomposition, gradient_decomposition

@@ -2,7 +2,7 @@
 
 import sys
 
-import keras_ban_command
+from keras_ban._src.command import command_line
 
 if __name__ == "__main__":
-    sys.exit(keras_ban_command.main())
+    sys.exit(command_line.main())

@@ -20,7 +20,7 @@ from helpers.models import classifier
 from helpers.runs import change_manifest
 
 import keras_ban
-import keras_ban_command as command_line
+from keras_ban._src.command import command_line
 from keras_ban._src.command import export as export_command
 from keras_ban._src.export.export import FORMATS
 from keras_ban._src.runs import manifest_file

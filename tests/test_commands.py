@@ -15,9 +15,8 @@ from helpers.runs import Interruption, change_manifest, fit, sequence
 from helpers.runs import run as train
 
 import keras_ban
-import keras_ban_command as command_line
 from keras_ban import BornAgainHistory, GenerationRecord
-from keras_ban._src.command import compare
+from keras_ban._src.command import command_line, compare
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import Scores
 from keras_ban._src.runs import stored_file
@@ -403,8 +402,15 @@ def test_a_wrong_command_line_names_what_would_be_right(arguments, message, caps
 
 # Without Keras
 
+# What pip installs as `keras-ban`.
+SCRIPT = """
+import sys
+sys.argv[0] = "keras-ban"
+from keras_ban._src.command.command_line import main
+sys.exit(main())
+"""
 FORMS = {
-    "keras-ban": ["-c", "import sys, keras_ban_command; sys.exit(keras_ban_command.main())"],
+    "keras-ban": ["-c", SCRIPT],
     "python -m keras_ban": ["-m", "keras_ban"],
 }
 

@@ -1,7 +1,7 @@
 """The command line: `keras-ban COMMAND`, or `python -m keras_ban COMMAND`.
 
-This file is not in the package, because importing the package imports Keras. So `--help` needs no backend, and
-`--backend` is read before Keras is imported. `keras_ban/_src/command/` has a file for each command, which does it.
+The package reads the command line by this file before it imports Keras. So `--backend` can choose the backend, and
+`--help` needs none. There is a file for each command beside it.
 """
 
 import argparse
@@ -48,13 +48,18 @@ def main(arguments=None):
         return 1
 
 
-def begin(arguments):
-    """Read the command line and import Keras with its backend. End the process if it asks for help, or that fails.
+def is_running():
+    """Whether this process was started as `keras-ban` or `python -m keras_ban`."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # A module that is being imported.
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "keras_ban"
+    return pathlib.PurePath(program).stem == "keras-ban"
 
-    For `python -m keras_ban`, which imports the package before it runs `main`.
-    """
+
+def begin():
+    """Read the command line and import Keras with its backend. End the process if it asks for help, or that fails."""
     try:
-        choose_backend(parse(arguments).backend)
+        choose_backend(parse().backend)
     except KeyboardInterrupt:
         sys.exit(_stopped())
     except (ImportError, ValueError) as error:
