@@ -5,7 +5,7 @@ import numpy as np
 import oracles
 import pytest
 from helpers.data import random_logits
-from helpers.models import assert_same, values
+from helpers.models import assert_same, classifier, values
 from helpers.tables import cases
 from helpers.training import loss_and_gradient
 
@@ -235,3 +235,16 @@ def test_a_model_keeps_its_values_when_it_cannot_predict():
         keras_ban.gradient_decomposition(model, teacher, np.ones((6, 7), "float32"), labels)
 
     assert_same(before, values(model))
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("loss", [keras.losses.BinaryCrossentropy(from_logits=True), "mse"])
+def test_a_model_whose_compiled_loss_is_of_no_softmax_is_refused(loss):
+    model = classifier()
+    model.compile(loss=loss)
+    x, y = np.zeros((2, 8), "float32"), np.arange(2)
+
+    with pytest.raises(ValueError, match="for classifiers with a softmax, and the student is compiled with"):
+        keras_ban.gradient_decomposition(model, classifier(), x, y)
+
+    assert keras_ban.gradient_decomposition(model, classifier(), x, y, from_logits=True)

@@ -152,7 +152,12 @@ def _forms(student, teacher, temperature, from_logits):
     models = student, teacher if isinstance(teacher, keras.Model) else None
     read = Outputs(KnowledgeDistillation(temperature, from_logits), label_loss, *models, False, stored)
     read.check()
-    (resolved,) = read.resolved
+    (resolved,), (output,) = read.resolved, read.outputs
+    if output.meaning.activation not in (None, "softmax"):
+        raise ValueError(
+            f"This is for classifiers with a softmax, and the student is compiled with {label_loss!r}. Pass "
+            "`from_logits` if that does not tell what it is."
+        )
     if resolved.axis is not None:
         raise ValueError(
             f"This is for a softmax over the last axis, the student's is over axis={resolved.axis}. Move the classes "
