@@ -168,6 +168,7 @@ def test_unlabeled_examples_and_data_without_labels_are_refused(blobs):
 
 @pytest.mark.one_backend
 def test_several_torch_workers_refuse_it_before_any_data_are_read():
+    pytest.importorskip("torch")
     from keras_ban._src.distillation import torch_workers
 
     distiller = DetectorDistiller(student=detector(1), label_weight=1.0)
