@@ -20,7 +20,6 @@ from keras_ban._src.sequence.calibration import fit_temperature
 from keras_ban._src.sequence.held_out import HeldOut
 from keras_ban._src.sequence.member_outputs import members_give
 from keras_ban._src.sequence.member_weights import fit_weights, loss_of
-from keras_ban._src.sequence.read_only_list import ReadOnlyList
 from keras_ban._src.sequence.stored_models import StoredModels
 
 AVERAGES = ("probabilities", "logits", "outputs")
@@ -79,8 +78,8 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             nothing tells whether members give logits.
 
     Attributes:
-        members: the models, in a list that cannot be changed.
-        from_logits, activation: what members give, never `"auto"`. They and `average` cannot be replaced.
+        members: the models, a list. It cannot be replaced, as `average` and those below.
+        from_logits, activation: what members give, never `"auto"`.
     """
 
     FIXED = ("members", "average", "from_logits", "activation")
@@ -105,8 +104,6 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
         super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
         self.members = members
-        # Keras has made a list of it that can be changed in place.
-        self.__dict__["members"] = ReadOnlyList(members)
         self.average = average
         self.from_logits = from_logits
         self.activation = activation
