@@ -4,14 +4,15 @@ import os
 import pathlib
 import re
 
-# Keras reads the first as it is imported. The second keeps the messages of TensorFlow off the pages.
+# Keras reads it as it is imported.
 os.environ.setdefault("KERAS_BACKEND", "torch")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# They keep the messages of TensorFlow, which Keras imports under each backend, off the pages.
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 import keras_ban
 
 project = "keras_ban"
-author = "the keras_ban authors"
+author = copyright = "the keras_ban authors"
 release = version = keras_ban.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
 source_suffix = {".md": "myst-nb"}
@@ -48,6 +49,8 @@ kernelspec:
 def as_notebook(app, name, source):
     """Make a page with Python blocks a notebook, whose outputs the site shows. On GitHub it is plain Markdown."""
     source[0] = source[0].replace("FIRST_STEPS\n", _first_steps())
+    # A link with a file's name gets the title of the page.
+    source[0] = re.sub(r"\[\w+\.md\]\((?=\w+\.md\))", "[](", source[0])
     if "```python\n" in source[0]:
         source[0] = _HEADER + source[0].replace("```python\n", "```{code-cell} python\n")
 
