@@ -149,11 +149,11 @@ def keras_suites(session: nox.Session, backend: str, model: str) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def docs(session: nox.Session) -> None:
-    """Build the documentation site in `build/docs`. Warnings are errors."""
+    """Run the code of the documentation's pages, and build the site in `build/docs`. Warnings are errors."""
     python = shared_programs(session).absolute() / "python"
-    env = {"KERAS_BACKEND": FASTEST, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [python, "-m", "sphinx", "--fail-on-warning", "-q", "-E", *session.posargs, "docs", "build/docs"]
-    session.run(*command, env=env, external=True)
+    env = {"KERAS_BACKEND": FASTEST, "OMP_NUM_THREADS": "1"}
+    options = ["--fail-on-warning", "-q", "-E", "-j", "2", *session.posargs]
+    session.run(python, "-m", "sphinx", *options, "docs", "build/docs", env=env, external=True)
 
 
 @nox.session

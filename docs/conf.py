@@ -1,23 +1,27 @@
 """The documentation site. `nox -s docs` builds it into `build/docs`."""
 
 import os
+import pathlib
 import re
 
 # Keras reads it as it is imported.
 os.environ.setdefault("KERAS_BACKEND", "torch")
+# They keep the messages of TensorFlow, which Keras imports under each backend, off the pages.
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 import keras_ban
 
 project = "keras_ban"
-author = "the keras_ban authors"
+author = copyright = "the keras_ban authors"
 release = version = keras_ban.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
 source_suffix = {".md": "myst-nb"}
 exclude_patterns = ["conf.py"]
 
 myst_heading_anchors = 3
-# The tests run the same blocks. `nox -s docs -- -D nb_execution_mode=force` shows what they print.
-nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath"]
+# Pages show what their code prints. The tests run the same blocks, for one epoch.
+nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
@@ -44,8 +48,18 @@ kernelspec:
 
 def as_notebook(app, name, source):
     """Make a page with Python blocks a notebook, whose outputs the site shows. On GitHub it is plain Markdown."""
+    source[0] = source[0].replace("FIRST_STEPS\n", _first_steps())
+    # A link with a file's name gets the title of the page.
+    source[0] = re.sub(r"\[\w+\.md\]\((?=\w+\.md\))", "[](", source[0])
     if "```python\n" in source[0]:
         source[0] = _HEADER + source[0].replace("```python\n", "```{code-cell} python\n")
+
+
+def _first_steps():
+    """Return the part of the README that the first page of the site shows. Its links are to pages beside this file."""
+    readme = pathlib.Path(__file__).parent.parent.joinpath("README.md").read_text()
+    part = readme[readme.index("Born-Again Neural Networks") : readme.index("## Two commands")]
+    return part.replace("](docs/", "](").replace("](benchmarks/", "](../benchmarks/")
 
 
 def from_markdown(app, what, name, thing, options, lines):
@@ -65,5 +79,8 @@ def _literal_block(match):
 
 
 def setup(app):
+    # It only copies files at the end, but does not say so. Without this, pages are not read in parallel.
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
     app.connect("source-read", as_notebook)
     app.connect("autodoc-process-docstring", from_markdown, priority=400)
+    return {"parallel_read_safe": True}

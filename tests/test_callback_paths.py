@@ -53,7 +53,7 @@ def test_paths_name_the_generation_or_the_control(make, path, of_generation, of_
         for given in (f"{tmp_path}/{path}", tmp_path / path):
             callback = make(given)
             before = {name: value for name, value in vars(callback).items() if str(tmp_path) not in str(value)}
-            callback_paths.set_paths([callback], 3, control)
+            (callback,) = callback_paths.with_paths([callback], 3, control)
 
             found = [getattr(callback, name) for name in attributes if hasattr(callback, name)]
             assert [f"{tmp_path}/{expected}"] == found
@@ -67,7 +67,7 @@ def test_paths_name_the_generation_or_the_control(make, path, of_generation, of_
 @pytest.mark.parametrize("path", ["{generation:x.csv", "{generations}.csv", "{generation", "{generation.csv"])
 def test_what_looks_like_the_placeholder_but_is_not_stays(path):
     callback = keras.callbacks.CSVLogger(path)
-    callback_paths.set_paths([callback], 3)
+    (callback,) = callback_paths.with_paths([callback], 3)
 
     assert path.removesuffix(".csv") in callback.filename
 
@@ -148,14 +148,11 @@ class Stops(keras.callbacks.Callback):
         Stops.seen.append(epoch)
 
 
-@pytest.mark.parametrize(
-    "is_stored", [pytest.param(True, marks=pytest.mark.one_backend), False], ids=["directory", "no directory"]
-)
-def test_an_interrupted_generation_goes_on_from_its_own_backup(is_stored, blobs, tmp_path, monkeypatch):
+def test_an_interrupted_generation_goes_on_from_its_own_backup(blobs, tmp_path, monkeypatch):
     def train(before, name="cut"):
         monkeypatch.setattr(Stops, "seen", [])
         monkeypatch.setattr(Stops, "before", before)
-        sequence = compiled(directory=tmp_path / name if is_stored else None)
+        sequence = compiled()
         callbacks = [keras.callbacks.BackupAndRestore(tmp_path / f"backup of {name}"), Stops()]
         sequence.fit(*blobs, batch_size=96, verbose=0, epochs=3, callbacks=callbacks)
         return Stops.seen, [values(model) for model in sequence.models]
@@ -166,8 +163,40 @@ def test_an_interrupted_generation_goes_on_from_its_own_backup(is_stored, blobs,
 
     # The backup of generation 1 is not restored into generation 0.
     seen, again = train(before=None)
-    assert ([2] if is_stored else [0, 1, 2, 2]) == seen
+    assert [0, 1, 2, 2] == seen
     assert_same(whole[0], again[0])
     # The callback restores weights and momentum, but not the order of the examples, in which a batch is summed.
     for expected, actual in zip(whole[1], again[1], strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("form", ["a list", "one callback", "a CallbackList", "a list in a list", "a callable"])
+def test_a_directory_and_a_backup_are_refused_together(form, blobs, tmp_path):
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    nested = keras.callbacks.CallbackList([backup])
+    forms = {"a list": [backup], "one callback": backup, "a CallbackList": nested, "a list in a list": [nested]}
+    sequence = compiled(directory=tmp_path / "run")
+
+    with pytest.raises(ValueError, match="Leave the callback out"):
+        sequence.fit(*blobs, **FIT, callbacks=forms.get(form, lambda generation: [backup]))
+    assert [] == sequence.models
+
+
+@pytest.mark.one_backend
+def test_callbacks_in_a_callback_list_have_paths_of_their_own(blobs, tmp_path):
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+
+    compiled().fit(*blobs, **FIT, callbacks=[keras.callbacks.CallbackList([logger])])
+
+    assert ["log-generation-00.csv", "log-generation-01.csv"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.one_backend
+def test_a_callable_may_return_the_same_callback_again(blobs, tmp_path):
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+
+    sequence = compiled(controls=["independent"], soft_targets="online")
+    sequence.fit(*blobs, **FIT, callbacks=lambda generation: [logger])
+
+    assert ["log-control-independent-02.csv", "log.csv"] == sorted(path.name for path in tmp_path.iterdir())

@@ -13,7 +13,7 @@ from helpers.tables import cases
 from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets
 from keras_ban._src.losses.meaning import Meaning
 from keras_ban._src.losses.outputs import Outputs
-from keras_ban.losses import ConfidenceWeighted, DecoupledKnowledgeDistillation, KnowledgeDistillation
+from keras_ban.losses import DIST, ConfidenceWeighted, DecoupledKnowledgeDistillation, KnowledgeDistillation
 
 X, Y = make_blobs()
 LABELS = {"classes": Y, "one-hot": np.eye(CLASSES)[Y], "yes": Y[:, None] % 2, "numbers": X[:, :2], "tokens": Y[:, None]}
@@ -519,3 +519,16 @@ def test_a_loss_of_the_whole_batch_cannot_ignore_a_class():
     loss = keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())
     with pytest.raises(ValueError, match="the `ignore_class` of the label loss cannot act on it"):
         distilled(classifier(), classifier(), SCE(from_logits=True, ignore_class=-1), Y, loss)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("loss", ["mse", keras.losses.Huber()])
+@pytest.mark.parametrize("distillation_loss", [KD(), DIST()])
+def test_the_hint_for_a_regression_does_not_mention_sigmoids(loss, distillation_loss, blobs):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    sequence = BornAgainSequence(model, distillation_loss=distillation_loss)
+    sequence.compile("adam", loss)
+
+    with pytest.raises(ValueError, match=r"For a regression use `keras.losses.MeanSquaredError\(\)`") as raised:
+        sequence.fit(*blobs, verbose=0)
+    assert "sigmoid" not in str(raised.value)

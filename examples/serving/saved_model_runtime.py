@@ -1,6 +1,7 @@
 """Lets MLServer serve a SavedModel that `keras_ban.export` wrote: the signature `serving_default`, as it stands.
 
-A request must bring each input of the signature, and no other, in its dtype and shape; else it is answered with 400.
+`GET /v2/models/digits` names its inputs and outputs. A request must bring each input of the signature, and no other, in
+its dtype and shape. Otherwise it is answered with 400.
 """
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.errors import InferenceError
-from mlserver.types import InferenceResponse
+from mlserver.types import InferenceResponse, MetadataTensor
 from mlserver.utils import get_model_uri
 
 
@@ -18,6 +19,8 @@ class SavedModelRuntime(MLModel):
         self._loaded = tf.saved_model.load(uri)  # Held: a signature alone keeps no weights.
         self._signature = self._loaded.signatures["serving_default"]
         self._inputs = self._signature.structured_input_signature[1]
+        self.inputs = [metadata(*each) for each in self._inputs.items()]
+        self.outputs = [metadata(*each) for each in self._signature.structured_outputs.items()]
         return True
 
     async def predict(self, payload):
@@ -29,6 +32,12 @@ class SavedModelRuntime(MLModel):
         inputs = {name: to_tensor(received[name], spec) for name, spec in self._inputs.items()}
         outputs = self._signature(**inputs)
         return InferenceResponse(model_name=self.name, outputs=[encode(*each) for each in outputs.items()])
+
+
+def metadata(name, spec):
+    """Describe a tensor as the Open Inference Protocol does: `FP32`, and -1 for an axis of any size."""
+    datatype = "BYTES" if spec.dtype == tf.string else spec.dtype.name.upper().replace("FLOAT", "FP")
+    return MetadataTensor(name=name, datatype=datatype, shape=[-1 if size is None else size for size in spec.shape])
 
 
 def encode(name, value):

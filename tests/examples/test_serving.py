@@ -102,6 +102,10 @@ class Codec:
         return types.SimpleNamespace(name=name, shape=None, data=value)
 
 
+async def uri(settings):
+    return str(settings)
+
+
 @pytest.fixture
 def runtime(monkeypatch):
     tf = pytest.importorskip("tensorflow")
@@ -109,8 +113,8 @@ def runtime(monkeypatch):
         "mlserver": {"MLModel": object},
         "mlserver.codecs": {"NumpyCodec": Codec},
         "mlserver.errors": {"InferenceError": InferenceError},
-        "mlserver.types": {"InferenceResponse": types.SimpleNamespace},
-        "mlserver.utils": {"get_model_uri": None},
+        "mlserver.types": {"InferenceResponse": types.SimpleNamespace, "MetadataTensor": types.SimpleNamespace},
+        "mlserver.utils": {"get_model_uri": uri},
     }
     for name, names in parts.items():
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**names))
@@ -150,3 +154,24 @@ def test_the_runtime_answers_with_as_many_rows_as_it_was_asked(runtime, rows):
     (output,) = asyncio.run(runtime.predict(types.SimpleNamespace(inputs=inputs))).outputs
     assert ("output_0", [rows, 2]) == (output.name, output.shape)
     np.testing.assert_array_equal(np.full((rows, 2), -1.0), output.data)
+
+
+@pytest.mark.one_backend
+def test_the_metadata_name_inputs_and_outputs(runtime, tmp_path):
+    import tensorflow as tf
+
+    class Served(tf.Module):
+        @tf.function(
+            input_signature=[tf.TensorSpec((None, 2), tf.uint8, "image"), tf.TensorSpec((None,), tf.string, "text")]
+        )
+        def call(self, image, text):
+            return {"share": tf.cast(image, tf.float32) + tf.cast(tf.strings.length(text)[:, None], tf.float32)}
+
+    served = Served()
+    tf.saved_model.save(served, str(tmp_path), signatures=served.call)
+    runtime.settings = tmp_path
+    asyncio.run(runtime.load())
+
+    described = {(each.name, each.datatype, tuple(each.shape)) for each in runtime.inputs}
+    assert {("image", "UINT8", (-1, 2)), ("text", "BYTES", (-1,))} == described
+    assert [("share", "FP32", [-1, 2])] == [(each.name, each.datatype, each.shape) for each in runtime.outputs]

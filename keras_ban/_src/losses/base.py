@@ -301,8 +301,11 @@ def check_activation(activation):
     return activation
 
 
-def check_comparable(loss, soft_targets, outputs):
-    """Raise `ValueError` if the shapes of soft targets and outputs differ, or do not suit the loss."""
+def check_comparable(loss, soft_targets, outputs, is_regression=False):
+    """Raise `ValueError` if the shapes of soft targets and outputs differ, or do not suit the loss.
+
+    `is_regression` is whether the label loss is that of a regression.
+    """
     wanted, came = tuple(outputs.shape), tuple(soft_targets.shape)
     if not same_shape(wanted, came):
         raise ValueError(
@@ -310,9 +313,12 @@ def check_comparable(loss, soft_targets, outputs):
             "and a student with the same classes, and the same examples."
         )
     if getattr(loss, "activation", None) == "softmax" and wanted[-1] == 1:
+        kind, instead = "binary model", "`keras_ban.losses.KnowledgeDistillation(activation='sigmoid')`"
+        if is_regression:
+            kind, instead = "regression", "`keras.losses.MeanSquaredError()`"
         raise ValueError(
-            f"The models' outputs, of shape {wanted}, have one class, whose softmax is always 1. For a binary model "
-            "use `activation='sigmoid'`."
+            f"The models' outputs, of shape {wanted}, have one class, whose softmax is always 1. For a {kind} use "
+            f"{instead} as `distillation_loss`."
         )
 
 

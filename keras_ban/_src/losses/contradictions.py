@@ -22,7 +22,7 @@ def check_resolved(resolved, checks_labels):
     if loss is None:
         return
     if output.shape is not None and resolved.axis is None:
-        check_comparable(loss, output, output)
+        check_comparable(loss, output, output, output.labels.activation == meaning.LINEAR)
     if resolved.ignore_class is not None and is_of_keras_distillation(loss):
         raise ValueError(cannot_act(loss, "the `ignore_class` of the label loss"))
     targets, outputs = resolved.taken, resolved.outputs

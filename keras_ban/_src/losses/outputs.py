@@ -114,7 +114,7 @@ class Outputs:
         for loss, output, target in zip(losses, outputs, targets_of(theirs, self._structure), strict=True):
             if loss is not None or self._distillation_loss is None:
                 self.check_target(target, self._structure)
-                check_comparable(loss, _of_any_batch(target), _of_any_batch(output))
+                check_comparable(None, _of_any_batch(target), _of_any_batch(output))
 
     def check_resolved(self, resolved, outputs):
         """Raise an error if there is no `Resolved` loss for one of several outputs, for which no `None` was passed."""

@@ -5,6 +5,7 @@ folder gets a subfolder, `logs/generation-00`, and a file an ending, `log-genera
 place of `generation-00`. The path depends on nothing else, so an interrupted generation goes on with its own.
 """
 
+import copy
 import os
 import re
 
@@ -34,10 +35,15 @@ def check_paths(callbacks):
             ) from error
 
 
-def set_paths(callbacks, generation, control=None):
-    """Give callbacks, which are not in use, the paths of a generation, or of the control with this name."""
+def with_paths(callbacks, generation, control=None):
+    """Return callbacks with the paths of a generation, or of the control with this name.
+
+    Callbacks with a path are copied. They must not be in use.
+    """
+    callbacks = [copy.copy(each) if isinstance(each, tuple(_ATTRIBUTES)) else each for each in callbacks]
     for callback, attribute, path, is_folder in _paths(callbacks):
         _set_path(callback, attribute, path, _path_of(path, is_folder, generation, control))
+    return callbacks
 
 
 def _paths(callbacks):

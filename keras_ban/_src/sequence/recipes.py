@@ -156,43 +156,47 @@ def _set_student(callback, student, model):
     type(callback).set_model(callback, student)
 
 
-def callback_maker(callbacks):
+def callback_maker(callbacks, directory):
     """Return a function that creates a list of new callbacks for a generation, or for the `control` of this name.
 
     Callbacks of a list write to paths of their own (see `callback_paths`). A callable knows the generation, but cannot
-    tell a control from generation 0.
+    tell a control from generation 0. `directory` is that of the run, or `None`.
     """
-    if callbacks is None:
-        return lambda generation, control=None: []
-    if isinstance(callbacks, keras.callbacks.Callback) and not isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = [callbacks]
-    if isinstance(callbacks, (list, tuple)):
+    if callbacks is None or isinstance(callbacks, (list, tuple, keras.callbacks.Callback)):
+        callbacks = _as_list(callbacks, directory)
         for callback in callbacks:
             _copy_callback(callback)  # Fails now, not when a generation starts.
         callback_paths.check_paths(callbacks)
-        return lambda generation, control=None: _placed([_copy_callback(c) for c in callbacks], generation, control)
+
+        def copied(generation, control=None):
+            return callback_paths.with_paths([_copy_callback(each) for each in callbacks], generation, control)
+
+        return copied
     if callable(callbacks):
 
-        def make(generation, control=None):
-            made = _as_list(callbacks(generation))
-            return made if control is None else _placed(made, generation, control)
+        def made(generation, control=None):
+            new = _as_list(callbacks(generation), directory)
+            return new if control is None else callback_paths.with_paths(new, generation, control)
 
-        return make
+        return made
     raise TypeError(
         "`callbacks` must be a list of `keras.callbacks.Callback`, or a callable `callbacks(generation)` that returns "
         f"one, received: {callbacks!r}."
     )
 
 
-def _placed(callbacks, generation, control):
-    callback_paths.set_paths(callbacks, generation, control)
-    return callbacks
-
-
-def _as_list(callbacks):
-    if isinstance(callbacks, (list, tuple)):
-        return list(callbacks)
-    return [] if callbacks is None else [callbacks]
+def _as_list(callbacks, directory):
+    """Return callbacks as a list, those in a `CallbackList` included. Raise `ValueError` if one resumes a run, too."""
+    flat = []
+    for each in callbacks if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]:
+        flat += each.callbacks if isinstance(each, keras.callbacks.CallbackList) else [each]
+    if directory is not None and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in flat):
+        raise ValueError(
+            "`directory` and the callback `BackupAndRestore` both continue an interrupted run, and may differ in its "
+            "epochs. Leave the callback out: with a `directory`, an interrupted generation continues after its last "
+            "finished epoch."
+        )
+    return flat
 
 
 def _copy_callback(callback):

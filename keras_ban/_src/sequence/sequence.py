@@ -293,7 +293,7 @@ class BornAgainSequence(TrainedGenerations):
         validation_data = options["validation_data"]
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
-        make_callbacks = callback_maker(callbacks)
+        make_callbacks = callback_maker(callbacks, self.directory)
         control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = entropy_of(run, self.seed, resume)
