@@ -1,14 +1,16 @@
-"""report.html: what the generations scored, where they differ, and with which options and versions; one file."""
+"""The report of a `BornAgainHistory`: one HTML file that needs nothing else."""
 
 import html
 import importlib.metadata
+import os
+import pathlib
 import platform
 
+import keras
 import numpy as np
 
-from kerascv import figures
-from kerascv.options import to_toml
-from kerascv.training import write as write_whole
+from keras_ban._src.files.writing import writing
+from keras_ban._src.history.report import figures
 
 MOST_IMAGES, MOST_PAIRS = 12, 15
 
@@ -28,60 +30,66 @@ pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .85rem; 
 """
 
 
-def write(path, sequence, history, data, options):
-    """Write the report of a finished run.
+def write(path, history, *, title=None, class_names=None, file_names=None, images=None, details=None):
+    """Write the report of a history.
 
     Args:
-        path: of the file.
-        sequence: the `BornAgainSequence`, trained.
-        history: its scores on the test images.
-        data, options: what it was trained on, and with.
+        path: of the file. A file that is there is replaced.
+        history: a `BornAgainHistory`.
+        title: the title. `None`: "Born-again generations".
+        class_names: a name for each class. `None`: their numbers.
+        file_names: the name of each example that the history was scored on, in their order, or `None`.
+        images: an image of each example, `(n, height, width, channels)`, or `None`.
+        details: more sections, `{heading: text}`: a text of options or the like, shown as it is, or a list of
+            sentences.
     """
-    x, labels = data.test
-    names = [f"generation {record.generation}" for record in history.records] + ["ensemble"]
-    models = [*sequence.models, sequence.ensemble()]
-    # Rounded to half precision they may not quite sum to 1.
-    probabilities = {
-        name: np.asarray(model.predict(x, batch_size=options.batch_size, verbose=0), "float64")
-        for name, model in zip(names, models, strict=True)
-    }
+    title = title or "Born-again generations"
+    scored = {f"generation {record.generation}": record.scores.answers for record in history.records}
+    scored["ensemble"] = history.ensemble.answers
+    labels = scored["ensemble"].labels
+    classes = [str(each) for each in class_names or range(scored["ensemble"].classes)]
     best = history.best_generation
     body = [
-        f"<h1>{escape(options.data)}: {escape(options.backbone)}, born again</h1>",
+        f"<h1>{escape(title)}</h1>",
         f"<p>{summary(history)}</p>",
-        "<h2>Generations on the test images</h2>",
+        f"<h2>Generations on {escape(history.data)} data</h2>",
         table(history),
         "<h2>Curves</h2>",
         '<div class="figures">',
-        figure(figures.curves(history.records, "loss"), "Bold: validation images. Thin: training images."),
-        figure(figures.curves(history.records, "accuracy"), "Bold: validation images. Thin: training images."),
+        figure(figures.curves(history.records, "loss"), "Bold: validation data. Thin: training data."),
+        figure(figures.curves(history.records, "accuracy"), "Bold: validation data. Thin: training data."),
         "</div><h2>Calibration and confusion</h2>",
         '<div class="figures">',
         figure(
-            figures.reliability(labels, probabilities),
+            figures.reliability(scored),
             "Below the line a model is surer than it is right, above it less sure.",
         ),
-        *confusion(labels, probabilities[f"generation {best}"], data.classes, f"generation {best}, the best"),
+        *confusion(scored[f"generation {best}"], classes, f"generation {best}, the best"),
         "</div>",
-        *overturned(history, x, labels, probabilities, data.classes),
-        *disagreements(x, labels, list(probabilities.values())[:-1], data.classes),
-        "<h2>Data</h2>",
-        *(f"<p>{escape(line)}</p>" for line in data.notes),
-        *skipped(data.skipped),
-        "<h2>Options</h2>",
-        f"<pre>{escape(to_toml(options))}</pre>",
-        "<h2>Versions</h2>",
-        f"<p>{escape(', '.join(versions(options.backend)))}</p>",
+        *overturned(history, images, labels, scored, classes),
+        *disagreements(images, labels, list(scored.values())[:-1], classes),
     ]
+    for heading, text in (details or {}).items():
+        body.append(f"<h2>{escape(heading)}</h2>")
+        body += [f"<pre>{escape(text)}</pre>"] if isinstance(text, str) else [f"<p>{escape(each)}</p>" for each in text]
+    body += ["<h2>Versions</h2>", f"<p>{escape(', '.join(versions()))}</p>"]
     # Between tags of script no text may look like their end.
     numbers = history.to_json().replace("<", "\\u003c")
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(options.data)}: born-again {escape(options.backbone)}</title><style>{STYLE}</style></head><body>
+<title>{escape(title)}</title><style>{STYLE}</style></head><body>
 {"".join(body)}
 <script type="application/json" id="history">{numbers}</script></body></html>
 """
-    write_whole(path, page)
+    replace(pathlib.Path(path), page)
+
+
+def replace(path, text):
+    """Write a file whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, partial):
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
 
 
 def summary(history):
@@ -135,9 +143,9 @@ def score_cells(scores):
     return [*cells, points(scores.change), p_value(scores), percent(scores.agreement), *flips]
 
 
-def confusion(labels, probabilities, classes, name):
+def confusion(answers, classes, name):
     matrix = np.zeros((len(classes), len(classes)), int)
-    np.add.at(matrix, (labels, probabilities.argmax(axis=-1)), 1)
+    np.add.at(matrix, (answers.labels, answers.predicted), 1)
     yield figure(figures.confusion(matrix, classes), f"Test images of each label, and the answers of {name}.")
     if len(classes) > 12:
         wrong = matrix - np.diag(matrix.diagonal())
@@ -151,39 +159,41 @@ def confusion(labels, probabilities, classes, name):
         yield f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
-def overturned(history, x, labels, probabilities, classes):
+def overturned(history, x, labels, scored, classes):
     """Images whose label the student knows and its teacher did not, and the other way round; the surest first."""
     yield "<h2>Where students overturned their teachers</h2>"
     for record in history.records[1:]:
-        before, now = (probabilities[f"generation {g}"] for g in (record.generation - 1, record.generation))
-        right_before, right_now = (p.argmax(axis=-1) == labels for p in (before, now))
+        before, now = (scored[f"generation {g}"] for g in (record.generation - 1, record.generation))
+        right_before, right_now = before.are_right, now.are_right
         for which, words in (
             (right_now & ~right_before, "for the better"),
             (right_before & ~right_now, "for the worse"),
         ):
-            order = np.flatnonzero(which)[np.argsort(-now.max(axis=-1)[which], kind="stable")]
+            order = np.flatnonzero(which)[np.argsort(-now.confidence[which], kind="stable")]
             shown = f", the {MOST_IMAGES} surest" if len(order) > MOST_IMAGES else ""
             yield f"<h3>Generation {record.generation}, {words}: {len(order)} images{shown}</h3>"
             yield gallery(x, labels, order[:MOST_IMAGES], {"teacher": before, "student": now}, classes)
 
 
-def disagreements(x, labels, probabilities, classes):
+def disagreements(x, labels, scored, classes):
     """Images on which the generations give most answers; among those, the least sure first."""
-    answers = np.stack([p.argmax(axis=-1) for p in probabilities])
+    answers = np.stack([each.predicted for each in scored])
     different = np.array([len(set(column)) for column in answers.T])
-    unsure = np.mean([p.max(axis=-1) for p in probabilities], axis=0)
+    unsure = np.mean([each.confidence for each in scored], axis=0)
     order = np.lexsort((unsure, -different))
     order = order[different[order] > 1]
     yield f"<h2>Where generations disagree: {len(order)} of {len(labels):,} images</h2>"
-    by_name = {f"gen. {generation}": p for generation, p in enumerate(probabilities)}
+    by_name = {f"gen. {generation}": each for generation, each in enumerate(scored)}
     yield gallery(x, labels, order[:MOST_IMAGES], by_name, classes)
 
 
-def gallery(x, labels, order, probabilities, classes):
+def gallery(x, labels, order, scored, classes):
+    if x is None:
+        return ""
     cells = []
     for index in order:
         said = [
-            f"{who}: {escape(classes[p[index].argmax()])} ({p[index].max():.0%})" for who, p in probabilities.items()
+            f"{who}: {escape(classes[p.predicted[index]])} ({p.confidence[index]:.0%})" for who, p in scored.items()
         ]
         lines = "<br>".join([f"<b>label: {escape(classes[labels[index]])}</b>", *said])
         image = f'<img alt="{escape(classes[labels[index]])}" src="{figures.thumbnail(x[index])}">'
@@ -191,19 +201,12 @@ def gallery(x, labels, order, probabilities, classes):
     return f'<div class="images">{"".join(cells)}</div>'
 
 
-def skipped(files):
-    if files:
-        yield f"<p>{len(files)} files could not be read, and were skipped:</p><ul>"
-        yield from (f"<li>{escape(path)}: {escape(reason)}</li>" for path, reason in files)
-        yield "</ul>"
-
-
-def versions(backend):
+def versions():
     yield f"Python {platform.python_version()}"
-    for name in ("keras-ban", "keras", {"tensorflow": "tensorflow-cpu"}.get(backend, backend), "keras-cv", "numpy"):
-        for known in (name, name.removesuffix("-cpu")):
+    for name in dict.fromkeys(("keras-ban", "keras", keras.backend.backend(), "numpy")):
+        for known in (name, f"{name}-cpu"):
             try:
-                yield f"{known} {importlib.metadata.version(known)}"
+                yield f"{name} {importlib.metadata.version(known)}"
                 break
             except importlib.metadata.PackageNotFoundError:
                 continue

@@ -29,12 +29,12 @@ def curves(records, measure):
     return svg(figure)
 
 
-def reliability(labels, probabilities):
-    """How often each model is right, by how sure it is; `probabilities` by the model's name, the ensemble last."""
+def reliability(scored):
+    """How often each model is right, by how sure it is; `Answers` by the model's name, the ensemble last."""
     figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="#999", linewidth=1)
-    for (name, p), colour in zip(probabilities.items(), [*colours_of(len(probabilities) - 1), "black"], strict=True):
-        confidence, right = p.max(axis=-1), p.argmax(axis=-1) == labels
+    for (name, answers), colour in zip(scored.items(), [*colours_of(len(scored) - 1), "black"], strict=True):
+        confidence, right = answers.confidence.astype("float64"), answers.are_right
         which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         counts = np.bincount(which, minlength=BINS)
         sure, correct = (np.bincount(which, weights=v, minlength=BINS) for v in (confidence, right.astype(float)))
@@ -71,6 +71,7 @@ def confusion(matrix, classes):
 
 def thumbnail(image):
     """An image as a `data:` address."""
+    # Optional: matplotlib brings it.
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -79,7 +80,7 @@ def thumbnail(image):
 
 
 def new_figure(height=3.6):
-    # Not by pyplot, which would ask for a display.
+    # Optional. Not by pyplot, which would ask for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, height), layout="constrained")
@@ -89,6 +90,7 @@ def new_figure(height=3.6):
 
 
 def colours_of(count):
+    # Optional.
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.85 * i / max(count - 1, 1)) for i in range(count)]
