@@ -1,6 +1,7 @@
 """The history of a sequence: its figures, its table, its picture, and its plain data."""
 
 import builtins
+import dataclasses
 import html.parser
 import importlib.util
 import json
@@ -119,7 +120,7 @@ def test_a_label_held_for_impossible_costs_much_but_not_infinity():
 def test_all_figures_are_python_numbers():
     scores = score(LABELS, PROBABILITIES.astype("float32"), PROBABILITIES_BEFORE, compared_with=0)
 
-    assert {int, float} == {type(value) for value in vars(scores).values()}
+    assert {int, float} == {type(value) for value in dataclasses.asdict(scores).values()}
 
 
 @pytest.mark.parametrize("bins", [1, 2, 10, 15])
