@@ -10,9 +10,10 @@ Generation 0 learns from labels, each later one from labels and from the generat
 import errno
 import importlib.util
 import os
+import pathlib
 import sys
 
-from kerascv import data, options, report, training
+from kerascv import data, options, training
 
 
 def main(arguments=None):
@@ -62,6 +63,7 @@ def run(chosen):
     import keras
 
     import keras_ban
+    from keras_ban._src.history.report import page
 
     print(f"keras {keras.__version__} on {chosen.backend}, keras_ban {keras_ban.__version__}")
     images = data.load(chosen)
@@ -77,11 +79,25 @@ def run(chosen):
         sys.exit(str(error))
     print(history.summary())
     training.write(chosen.out / "test.json", history.to_json())
-    report.write(chosen.out / "report.html", sequence, history, images, chosen)
+    page.write(
+        chosen.out / "report.html",
+        history,
+        title=f"{pathlib.PurePath(chosen.data.rstrip('/')).name or chosen.data}: {chosen.backbone}, born again",
+        class_names=images.classes,
+        images=images.test[0],
+        details={"Data": about(images), "Options": options.to_toml(chosen)},
+    )
     if chosen.export != "none":
         model = sequence.best_model if chosen.export == "best" else sequence.ensemble()
         keras_ban.export(model, chosen.out / "saved_model" / "1", format="tf_saved_model", labels=images.classes)
     print(f"{chosen.out}/ holds report.html, test.json, {options.OPTIONS_FILE} and the models (generation-00/, ...)")
+
+
+def about(images):
+    """What was done to the images, and the files that could not be read, as sentences."""
+    skipped = [f"{path}: {reason}" for path, reason in images.skipped]
+    told = f"{len(skipped)} files could not be read, and were skipped:"
+    return [*images.notes, *([told, *skipped] if skipped else [])]
 
 
 if __name__ == "__main__":

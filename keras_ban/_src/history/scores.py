@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from keras_ban._src.history.answers import Answers
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.plain_data import from_plain
 from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
@@ -48,6 +49,8 @@ class Scores:
     calibrated_nll: float | None = None
     calibrated_ece: float | None = None
     temperature: float | None = None
+    # The `Answers` that were scored, in the process that scored them. No field: they are neither stored nor compared.
+    answers = None
 
     @property
     def change(self):
@@ -84,22 +87,25 @@ def score(labels, probabilities, before=None, compared_with=None):
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, dtype="float64")
-    predicted = probabilities.argmax(axis=-1)
+    predicted, confidence = probabilities.argmax(axis=-1), probabilities.max(axis=-1)
     right = predicted == labels
     of_label = np.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+    answers = [probabilities.shape[-1], labels, predicted, confidence, of_label]
     scores = Scores(
         examples=len(labels),
         accuracy=float(right.mean()),
         nll=float(-np.log(np.maximum(of_label, 1e-30)).mean()),
-        ece=expected_calibration_error(right, probabilities.max(axis=-1)),
+        ece=expected_calibration_error(right, confidence),
     )
     if len(labels) >= 4:
         logits = log_of_probabilities(probabilities)
         calibrated = np.exp(_cross_fitted(logits, labels))
         of_label = np.take_along_axis(calibrated, labels[:, None], axis=-1)[:, 0]
         scores.calibrated_nll = float(-log_of_probabilities(of_label).mean())
-        scores.calibrated_ece = expected_calibration_error(right, calibrated.max(axis=-1))
+        answers.append(calibrated.max(axis=-1))
+        scores.calibrated_ece = expected_calibration_error(right, answers[-1])
         scores.temperature = _temperature(logits, labels)
+    scores.answers = Answers(*answers)
     if before is not None:
         before = np.asarray(before)
         predicted_before = before if before.ndim == 1 else before.argmax(axis=-1)
@@ -162,6 +168,22 @@ def better(mode, value, best):
     if math.isnan(value) or math.isnan(best):
         return not math.isnan(value)
     return value < best if mode == "min" else value > best
+
+
+def take_answers(scores, again):
+    """Give scores that were read from a file the answers, or the losses, of the same model scored `again`."""
+    if isinstance(scores, dict) and isinstance(again, dict):
+        for name, each in scores.items():
+            take_answers(each, again.get(name))
+    elif isinstance(scores, Scores) and isinstance(again, Scores):
+        scores.answers = again.answers
+    elif isinstance(scores, LossScores) and isinstance(again, LossScores):
+        scores.losses = again.losses
+
+
+def examples_in(records):
+    """Return the number of examples of the first `Scores` of records, or `None`."""
+    return next((record.scores.examples for record in records if isinstance(record.scores, Scores)), None)
 
 
 def scores_from(where, data):
