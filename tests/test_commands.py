@@ -1,4 +1,4 @@
-"""`keras-ban check`, `compare` and `summary`; the backend, errors and Ctrl-C of all commands."""
+"""`keras-ban check`, `compare`, `summary` and `report`; the backend, errors and Ctrl-C of all commands."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ from keras_ban._src.runs import stored_file
 pytestmark = pytest.mark.one_backend
 
 ROOT = pathlib.Path(keras_ban.__file__).parent.parent
-READERS = ("check", "compare", "summary")
+READERS = ("check", "compare", "summary", "report")
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,24 @@ def test_summary_is_that_of_the_history_as_wide_as_the_terminal(run, capsys, mon
         assert (0, history.summary(width=width).splitlines()) == (code, lines)
 
 
+# report
+
+
+def test_the_report_of_a_run_has_its_scores_and_loads_its_models(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in run.iterdir())
+
+    for arguments, name in ([[], "report.html"], [["--out", tmp_path / "other.html"], "other.html"]):
+        code, _, errors = called(capsys, "report", run, *arguments)
+        page = (tmp_path / name).read_text()
+        assert (0, []) == (code, errors)
+        assert f"BornAgainSequence.load(&#x27;{run}&#x27;)" in page and "<h1>run</h1>" in page
+        assert f"{keras_ban.BornAgainSequence.load(run).history.records[1].scores.accuracy:.2%}" in page
+    assert before == sorted(path.name for path in run.iterdir())
+    code, _, errors = called(capsys, "report", run, "--out", tmp_path / "nowhere" / "report.html")
+    assert (1, 1) == (code, len(errors)) and "No such file" in errors[0]
+
+
 # compare
 
 
@@ -334,20 +352,21 @@ def test_what_is_no_run_ends_in_one_line_with_exit_code_1(run, tmp_path, capsys)
             assert errors[0].startswith("error: ") and message in errors[0]
 
 
-def test_a_damaged_record_ends_summary_and_compare_in_one_line(run, capsys):
+def test_a_damaged_record_ends_what_shows_it_in_one_line(run, capsys):
     flip_a_bit(run / "generation-00" / "record.json")
 
-    for command in ("summary", "compare"):
+    for command in ("summary", "compare", "report"):
         code, lines, errors = called(capsys, command, run)
         assert (1, [], 1) == (code, lines, len(errors))
         assert "record.json was altered" in errors[0]
 
 
-def test_a_run_without_a_generation_has_no_summary_but_is_intact(tmp_path, data, capsys):
+def test_a_run_without_a_generation_has_no_summary_and_no_report_but_is_intact(tmp_path, data, capsys):
     with pytest.raises(InterruptedError):
         train(tmp_path / "run", data, [Stop(0)], generations=1)
 
-    assert "no generation is finished yet" in called(capsys, "summary", tmp_path / "run")[2][0]
+    for command in ("summary", "report"):
+        assert "no generation is finished yet" in called(capsys, command, tmp_path / "run")[2][0]
     code, lines, _ = called(capsys, "check", tmp_path / "run")
     assert 0 == code
     assert lines[-1].endswith("no generation is finished, `fit` continues with generation 0")
@@ -382,7 +401,10 @@ def test_a_backend_other_than_that_of_the_process_is_refused(run, capsys):
 
 WRONG = [
     ([], "the following arguments are required: command"),
-    (["chek", "run"], "invalid choice: 'chek' (choose from 'train', 'export', 'check', 'compare', 'summary')"),
+    (
+        ["chek", "run"],
+        "invalid choice: 'chek' (choose from 'train', 'export', 'check', 'compare', 'summary', 'report')",
+    ),
     (["check", "run", "--widht"], "[--backend {tensorflow,jax,torch}]"),
     (["check", "run", "--widht"], "unrecognized arguments: --widht"),
     (["compare"], "the following arguments are required: RUN"),

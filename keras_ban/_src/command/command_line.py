@@ -33,6 +33,10 @@ cost. Runs that were measured on different validation data are marked. Exit code
 SUMMARY = """\
 Print `history.summary()` of a run, as wide as the terminal. Exit codes: 0, printed; 1, the run cannot be read; 2, wrong
 command line."""
+REPORT = """\
+Write `history.report()` of a run: one HTML file with its scores, curves and calibration. RUN holds no answers of single
+examples: results of classes, confusions and errors are in the report that `sequence.evaluate(x, y).report(...)` writes.
+Exit codes: 0, written; 1, the run cannot be read, or the file cannot be written; 2, wrong command line."""
 
 
 def main(arguments=None):
@@ -138,7 +142,7 @@ def parse(arguments=None):
     arguments = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     parser = argparse.ArgumentParser("keras-ban", description="Born-Again Neural Networks for Keras 3.")
     commands = parser.add_subparsers(required=True, dest="command")
-    for add in (train_options.add, _add_export, _add_check, _add_compare, _add_summary):
+    for add in (train_options.add, _add_export, _add_check, _add_compare, _add_summary, _add_report):
         command = add(commands)
         command.add_argument(
             "--backend", choices=BACKENDS, help="Keras's backend (default: that of KERAS_BACKEND, or Keras's own)"
@@ -218,6 +222,15 @@ def _add_compare(commands):
 def _add_summary(commands):
     command = commands.add_parser("summary", help="the table of a run's generations", description=SUMMARY)
     command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    return command
+
+
+def _add_report(commands):
+    command = commands.add_parser("report", help="an HTML report of a run", description=REPORT)
+    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    command.add_argument(
+        "--out", metavar="FILE", type=pathlib.Path, default=pathlib.Path("report.html"), help="default: %(default)s"
+    )
     return command
 
 

@@ -15,6 +15,13 @@ def read(path):
     return RunDirectory(path).read()
 
 
+def history_of(run):
+    """Return the history of a `RunDirectory`. Raise `ValueError` if no generation is finished."""
+    if not run.entries:
+        raise ValueError(f"{run.path} holds a run of which no generation is finished yet: continue it by `fit`.")
+    return run.history()
+
+
 def terminal_width():
     """Return the number of columns of the terminal, 80 without one."""
     return max(LEAST_WIDTH, shutil.get_terminal_size().columns)

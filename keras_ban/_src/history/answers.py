@@ -36,3 +36,8 @@ class Answers:
     @property
     def are_right(self):
         return self.predicted == self.labels
+
+    @property
+    def nll(self):
+        """The negative log-likelihood of each label, `(n,)`."""
+        return -np.log(np.maximum(self.of_label.astype("float64"), 1e-30))

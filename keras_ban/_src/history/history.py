@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 from keras_ban._src import hints
@@ -67,6 +68,7 @@ class BornAgainHistory:
             `metrics` (after `evaluate`, as in `evaluation`) of a record.
         notes: sentences that say which scores could not be given, and why.
         controls: `Controls`, the results of models trained on labels alone at the same cost. `None` without any.
+        directory: a `pathlib.Path` of the run on disk, for the report. `None` without one. It is not stored.
     """
 
     records: list[GenerationRecord] = dataclasses.field(default_factory=list)
@@ -77,6 +79,10 @@ class BornAgainHistory:
     controls: Controls | None = None
     ensemble_metrics: dict[str, float | list] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    # No fields: they are neither stored nor compared. `validation_examples` is the number of validation examples, where
+    # `data` are others.
+    directory = None
+    validation_examples = None
 
     @property
     def best_generation(self) -> int:
@@ -179,6 +185,50 @@ class BornAgainHistory:
         if path is not None:
             panels.figure.savefig(path, dpi=plot.DOTS_PER_INCH)
         return panels
+
+    def report(
+        self,
+        path: hints.Path,
+        *,
+        title: str | None = None,
+        class_names: Sequence[str] | dict[str, Sequence[str]] | None = None,
+        file_names: Sequence[hints.Path] | None = None,
+        images: Any = None,
+    ) -> None:
+        """Write a report: one HTML file for phones and wide screens, that loads nothing from elsewhere.
+
+        It has the scores with 95% intervals, the curves, calibration before and after a temperature, and the code that
+        loads the models. What `fit` and `evaluate` return knows the answers of each model on each example, until the
+        process ends. Then the report also has the results of each class, the confusions, and the most confident errors
+        of the chosen generation and of the ensemble; for other models than classifiers the examples with the largest
+        loss. See `docs/history.md`.
+
+        Args:
+            path: the file to write. A file that is there is replaced.
+            title: the title. `None`: the name of the run's directory, or "Born-again networks".
+            class_names: a name for each class, in their order. With several outputs a dict `{output: names}`.
+            file_names: a name for each example that was scored, in their order.
+            images: an image of each example, to show beside the answers: `(n, height, width)` or `(n, height, width,
+                channels)` with 1, 3 or 4 channels. Values are in [0, 1], or up to 255. Other ranges are scaled.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+            TypeError: `path` is no path.
+            ValueError: there are no records, or names or images do not fit the classes or the examples.
+            OSError: the file cannot be written.
+
+        Example:
+
+        ```python
+        history = sequence.evaluate(x_test, y_test)
+        history.report("report.html", class_names=["cat", "dog"], file_names=paths, images=x_test)
+        ```
+        """
+        # Imports matplotlib, which is optional.
+        from keras_ban._src.history.report import page
+
+        names = {"class_names": class_names, "file_names": file_names}
+        page.write(path, self, title=title, images=images, **names)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as plain data for JSON."""

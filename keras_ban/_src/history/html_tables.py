@@ -1,4 +1,4 @@
-"""The tables of a `BornAgainHistory` for notebooks, as HTML that needs nothing from elsewhere."""
+"""The tables of a `BornAgainHistory` for notebooks and reports, as HTML that needs nothing from elsewhere."""
 
 import html
 
@@ -12,11 +12,20 @@ def draw(history):
     # The classes keep notebooks from reading names with $ as formulas.
     parts = ['<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto">']
     for each in table.tables(history):
-        parts += ["<table>", f'<caption style="text-align: left">{_text(each.title)}</caption>', "<thead><tr>"]
-        parts += [_cell("th", "generation", "left"), *(_cell("th", c.name, _side(c)) for c in each.columns)]
-        parts += ["</tr></thead>", *_bodies(each), "</table>"]
-    parts += ["<ul>", *(f"<li>{_text(note)}</li>" for note in table.notes(history)), "</ul>", "</div>"]
+        parts += lines_of(each)
+    parts += [list_of(table.notes(history)), "</div>"]
     return "\n".join(parts)
+
+
+def lines_of(content):
+    """Return the lines of a `Table`."""
+    head = [_cell("th", content.rows, "left"), *(_cell("th", c.name, _side(c)) for c in content.columns)]
+    caption = f'<caption style="text-align: left">{escaped(content.title)}</caption>'
+    return ["<table>", caption, "<thead><tr>", *head, "</tr></thead>", *_bodies(content), "</table>"]
+
+
+def list_of(sentences):
+    return "\n".join(["<ul>", *(f"<li>{escaped(each)}</li>" for each in sentences), "</ul>"])
 
 
 def _bodies(content):
@@ -35,9 +44,9 @@ def _side(column):
 
 
 def _cell(tag, text, side):
-    return f"<{tag} {_CELL.format(side)}>{_text(text)}</{tag}>"
+    return f"<{tag} {_CELL.format(side)}>{escaped(text)}</{tag}>"
 
 
-def _text(text):
+def escaped(text):
     """Return text that a browser shows as it is, with escapes for what no encoding has."""
-    return html.escape(text.encode("utf-8", "backslashreplace").decode())
+    return html.escape(str(text).encode("utf-8", "backslashreplace").decode())

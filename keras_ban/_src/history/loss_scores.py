@@ -37,6 +37,9 @@ class LossScores:
     compared_with: int | str | None = None
     change: float | None = None
     p_value: float | None = None
+    # The loss of each example, NaN where its weight is 0, in the process that scored them. No field: neither stored nor
+    # compared.
+    losses = None
 
 
 def loss_scores(losses, weights, before=None, compared_with=None):
@@ -51,6 +54,8 @@ def loss_scores(losses, weights, before=None, compared_with=None):
         return LossScores(0, float("nan"))
     shares = weights / weights.sum()
     scores = LossScores(len(losses), float(shares @ losses))
+    scores.losses = np.full(len(counted), np.nan, "float32")
+    scores.losses[counted] = losses
     if before is not None:
         differences = shares * (losses - np.asarray(before, "float64")[counted])
         scores.compared_with = compared_with

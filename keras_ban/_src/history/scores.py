@@ -170,6 +170,22 @@ def better(mode, value, best):
     return value < best if mode == "min" else value > best
 
 
+def take_answers(scores, again):
+    """Give scores that were read from a file the answers, or the losses, of the same model scored `again`."""
+    if isinstance(scores, dict) and isinstance(again, dict):
+        for name, each in scores.items():
+            take_answers(each, again.get(name))
+    elif isinstance(scores, Scores) and isinstance(again, Scores):
+        scores.answers = again.answers
+    elif isinstance(scores, LossScores) and isinstance(again, LossScores):
+        scores.losses = again.losses
+
+
+def examples_in(records):
+    """Return the number of examples of the first `Scores` of records, or `None`."""
+    return next((record.scores.examples for record in records if isinstance(record.scores, Scores)), None)
+
+
 def scores_from(where, data):
     """Return `Scores`, `LossScores`, or a dict of them by output, of plain data. Return `None` of `None`."""
     if data is None:

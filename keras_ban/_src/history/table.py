@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from keras_ban._src.history import controls
+from keras_ban._src.history import controls, intervals
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, has_scipy, in_words, p_in_words
 
@@ -11,7 +11,7 @@ from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, has_sc
 _SAME = {"loss": "NLL", "accuracy": "accuracy", "acc": "accuracy"}
 # The order in which columns get room. Those up to `NEEDED` are always shown.
 _RANKS = {"accuracy": 0, "NLL": 0, "loss": 0, "change": 2, "p": 3, "epochs": 4, "verdict": 6, "seconds": 7, "ECE": 8}
-_RANKS |= {"cal.\nNLL": 9, "cal.\nECE": 9, "agree": 10, "neg.\nflips": 11}
+_RANKS |= {"cal.\nNLL": 9, "cal.\nECE": 9, "agree": 10, "neg.\nflips": 11, "95% interval": 12}
 _MAIN_METRIC, NEEDED = 1, 5
 _CHANCE = f" ({SIGNIFICANCE} or more: it may be chance)"
 
@@ -54,13 +54,16 @@ class Table:
     rows: str = "generation"
 
 
-def tables(history):
-    """Return the `Table` of all models, and one for each of several outputs."""
+def tables(history, with_intervals=False):
+    """Return the `Table` of all models, and one for each of several outputs.
+
+    `with_intervals`: whether accuracies have a column of 95% intervals beside them.
+    """
     sections = _sections(history, best_of(history))
     labels = [[row.label for row in section] for section in sections]
     rows = [row for section in sections for row in section]
     columns = [
-        *_score_columns([row.scores for row in rows]),
+        *_score_columns([row.scores for row in rows], with_intervals),
         *_metric_columns(history, rows),
         _column("epochs", [str(row.epochs) if row.epochs else "" for row in rows]),
         _column("seconds", [f"{row.seconds:.1f}" for row in rows]),
@@ -68,7 +71,7 @@ def tables(history):
     found = [Table(f"Generations on {history.data} data{_count(rows)}", labels, _without_empty(columns))]
     for output in dict.fromkeys(name for row in rows if isinstance(row.scores, dict) for name in row.scores):
         scores = [row.scores.get(output) if isinstance(row.scores, dict) else None for row in rows]
-        columns = _score_columns(scores)
+        columns = _score_columns(scores, with_intervals)
         if not any(isinstance(each, Scores) for each in scores):
             columns.insert(0, _column("loss", [f"{each.loss:.4g}" if each is not None else "" for each in scores]))
         found.append(Table(f"Output {output!r}", labels, _without_empty(columns)))
@@ -140,22 +143,24 @@ def _count(rows):
     return f" ({scores[0].examples} examples)" if scores else ""
 
 
-def _score_columns(scores):
+def _score_columns(scores, with_intervals):
     """Return the columns of one output's scores, of a dict none. `scores` has one entry for each row."""
     if any(isinstance(each, Scores) for each in scores):
-        cells = [_score_cells(each) if isinstance(each, Scores) else {} for each in scores]
+        cells = [_score_cells(each, with_intervals) if isinstance(each, Scores) else {} for each in scores]
     else:
         cells = [_loss_cells(each) if isinstance(each, LossScores) else {} for each in scores]
     headers = max(cells, key=len, default={})
     return [_column(header, [each.get(header, "") for each in cells]) for header in headers]
 
 
-def _score_cells(scores):
+def _score_cells(scores, with_intervals):
+    interval = {"95% interval": interval_in_words(scores)} if with_intervals else {}
     calibrated, compared = scores.calibrated_nll is not None, scores.compared_with is not None
     # Without a test, nobody knows whether a change is chance.
     tested = compared and has_scipy()
     return {
         "accuracy": f"{scores.accuracy:.2%}",
+        **interval,
         "NLL": f"{scores.nll:.4f}",
         "cal.\nNLL": f"{scores.calibrated_nll:.4f}" if calibrated else "",
         "ECE": f"{scores.ece:.2%}",
@@ -166,6 +171,12 @@ def _score_cells(scores):
         "agree": f"{scores.agreement:.1%}" if compared else "",
         "neg.\nflips": str(scores.negative_flips) if compared else "",
     }
+
+
+def interval_in_words(scores):
+    """Return the 95% interval of an accuracy as text."""
+    interval = intervals.of_accuracy(scores)
+    return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def _loss_cells(scores):

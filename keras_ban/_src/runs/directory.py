@@ -232,7 +232,9 @@ class RunDirectory:
             history["controls"] = {"records": controls, "ensemble": self.manifest.get("independents")}
             history["controls"]["ensemble_metrics"] = self.manifest.get("independents_metrics", {})
         history |= {name: self.manifest[name] for name in _OF_ENSEMBLE if name in self.manifest}
-        return BornAgainHistory.from_dict({**history, "records": records, "ensemble": self.manifest["ensemble"]})
+        found = BornAgainHistory.from_dict({**history, "records": records, "ensemble": self.manifest["ensemble"]})
+        found.directory = self.path
+        return found
 
     def soft_targets_file(self, generation):
         """Return the path of the soft targets that teach the generation after this one."""

@@ -55,8 +55,23 @@ def write(folder, manifest):
     if (folder / MANIFEST).exists():
         with open_to_read(folder / MANIFEST) as file:
             _replace(folder / PREVIOUS, file.read())
-    _replace(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    _replace(folder / MANIFEST, _text(manifest).encode())
     return manifest
+
+
+def _text(manifest):
+    """Return a manifest as JSON, with a line for each entry and each setting.
+
+    The configuration of a model is deeply nested: with a line for each value, most of the file would be spaces.
+    """
+
+    def lines(values, spaces):
+        return ",\n".join(f"{spaces}{json.dumps(name)}: {value}" for name, value in values.items())
+
+    settings = {name: json.dumps(value) for name, value in manifest["begun_with"].items()}
+    entries = {name: json.dumps(value) for name, value in manifest.items()}
+    entries["begun_with"] = f"{{\n{lines(settings, '    ')}\n  }}"
+    return f"{{\n{lines(entries, '  ')}\n}}\n"
 
 
 def _replace(path, content):

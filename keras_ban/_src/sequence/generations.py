@@ -15,7 +15,7 @@ from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import GenerationRecord
-from keras_ban._src.history.scores import ENSEMBLE, better, in_words
+from keras_ban._src.history.scores import ENSEMBLE, better, in_words, take_answers
 from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.sequence import initial_weights
@@ -217,7 +217,7 @@ class Generations:
             self._compile_arguments.compile(model)
         if not self._run.finished:
             # The next generation is compared with it.
-            self.scorer.score(measured, by, list(models), record.distilled)
+            take_answers(record.scores, self.scorer.score(measured, by, list(models), record.distilled))
         return model
 
     def _make(self, record, place, by, models, data, make_callbacks, options):

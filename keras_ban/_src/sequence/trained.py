@@ -9,6 +9,7 @@ import numpy as np
 from keras_ban._src import checks, hints
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
+from keras_ban._src.history.scores import examples_in
 from keras_ban._src.sequence import soup
 from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.held_out import as_array_of_numbers
@@ -136,7 +137,9 @@ class TrainedGenerations:
                 raise ValueError(f"The generations cannot be scored on these data: {'; '.join(scorer.notes)}.")
         ensemble, metrics = scorer.score_ensemble(self.models[: len(history.members)], always=True)
         of_ensemble = {"ensemble": ensemble, "ensemble_metrics": metrics, "notes": scorer.notes}
-        return BornAgainHistory(records, history.monitor, history.mode, data, **of_ensemble)
+        evaluated = BornAgainHistory(records, history.monitor, history.mode, data, **of_ensemble)
+        evaluated.directory, evaluated.validation_examples = history.directory, examples_in(history.records)
+        return evaluated
 
     def _check_trained(self):
         if not self.models:

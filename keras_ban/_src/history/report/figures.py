@@ -1,103 +1,109 @@
-"""The report's pictures, as text that stands in the page itself: SVG for curves, PNG for images."""
+"""The pictures of a report as text that stands in the page itself: SVG for figures, PNG and JPEG for images."""
 
 import base64
 import io
+import re
 
 import numpy as np
 
-BINS = 10
+from keras_ban._src.history import intervals, plot
+from keras_ban._src.history.scores import CALIBRATION_BINS
+
+_SIZE = (4.4, 3.4)
+# In pixels. Smaller images are enlarged by the page.
+_THUMBNAIL = 96
 
 
-def curves(records, measure):
-    """A measure over the epochs, a line for each generation: of validation, and thin of training."""
-    figure, axes = new_figure()
-    colours = colours_of(len(records))
-    for record, colour in zip(records, colours, strict=True):
-        for name, style in ((measure, {"linewidth": 0.8, "alpha": 0.6}), (f"val_{measure}", {"linewidth": 1.8})):
-            values = record.logs.get(name, [])
-            if name == measure and measure == "loss":
-                values = record.logs.get("label_loss", values)  # A student's loss holds the distillation loss, too.
-            label = f"generation {record.generation}" if name.startswith("val_") else None
-            # A dot, where there is one epoch.
-            marker = "o" if len(values) == 1 else None
-            axes.plot(range(1, len(values) + 1), values, color=colour, label=label, marker=marker, **style)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss on labels" if measure == "loss" else measure)
-    if measure == "loss":
-        axes.set_yscale("log")
-    axes.legend(frameon=False)
+def over_generations(history):
+    """Yield `(title, SVG)` of each score over the generations."""
+    for panel in plot.panels(history):
+        figure = plot.new_figure(*_SIZE)
+        plot.draw_panel(figure.add_subplot(), panel, history)
+        yield panel.title, svg(figure)
+
+
+def while_training(history, examples):
+    """Yield `(title, SVG)` of the curves of the monitor, and of the other metrics on the validation data.
+
+    `examples` is the number of validation examples, or `None`.
+    """
+    logged = dict.fromkeys(name for record in history.records for name in record.logs)
+    names = [name for name in logged if name.startswith("val_")] or [name for name in logged if name == "loss"]
+    names.sort(key=lambda name: name != history.monitor)
+    for name in names:
+        figure = plot.new_figure(*_SIZE)
+        on_training = name.removeprefix("val_")
+        # The loss of a student contains the distillation loss.
+        training = [f"label_{on_training}", on_training] if on_training == "loss" else [on_training]
+        plot.draw_curves(figure.add_subplot(), history, name, examples, training if name != on_training else None)
+        yield name, svg(figure)
+
+
+def reliability(answers, calibrated=False):
+    """Return how often models are right, by how sure they are, as SVG.
+
+    Args:
+        answers: the `Answers` of up to three models, by their labels.
+        calibrated: whether confidences are those with the cross-fitted temperature.
+    """
+    figure = plot.new_figure(*_SIZE)
+    axis = figure.add_subplot()
+    axis.plot([0, 100], [0, 100], color="#999", linewidth=1, label="perfectly calibrated")
+    colours = [plot.CONTROL_COLOUR, plot.COLOUR, plot.ENSEMBLE_COLOUR][-len(answers) :]
+    for (label, each), colour in zip(answers.items(), colours, strict=True):
+        found = np.asarray(reliability_bins(each, calibrated))
+        if len(found):
+            sure, right, low, high = 100 * found.T
+            # The interval is beside the share where rounding put it there.
+            bars = np.maximum([right - low, high - right], 0)
+            axis.errorbar(sure, right, bars, fmt="o-", color=colour, label=label, elinewidth=0.8, markersize=4)
+    axis.set_xlabel("confidence: probability of the answer (%)")
+    axis.set_ylabel("right answers (%)")
+    axis.set_xlim(0, 102)
+    axis.set_ylim(0, 102)
+    axis.legend(frameon=False, fontsize="small")
+    axis.grid(alpha=0.3)
     return svg(figure)
 
 
-def reliability(scored):
-    """How often each model is right, by how sure it is; `Answers` by the model's name, the ensemble last."""
-    figure, axes = new_figure()
-    axes.plot([0, 1], [0, 1], color="#999", linewidth=1)
-    for (name, answers), colour in zip(scored.items(), [*colours_of(len(scored) - 1), "black"], strict=True):
-        confidence, right = answers.confidence.astype("float64"), answers.are_right
-        which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-        counts = np.bincount(which, minlength=BINS)
-        sure, correct = (np.bincount(which, weights=v, minlength=BINS) for v in (confidence, right.astype(float)))
-        some = counts > 0
-        line = {"label": name, "color": colour, "linestyle": "--" if name == "ensemble" else "-", "marker": "o"}
-        axes.plot(sure[some] / counts[some], correct[some] / counts[some], **line)
-    axes.set_xlabel("confidence of the answer")
-    axes.set_ylabel("share of right answers")
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False)
-    return svg(figure)
+def reliability_bins(answers, calibrated=False):
+    """Return `(mean confidence, share right, low, high)` of each bin that has examples. The bins are those of the ECE.
 
-
-def confusion(matrix, classes):
-    """Labels down, answers across, in shares of each label's images; numbers where they can be read."""
-    figure, axes = new_figure(height=4.6)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= 12:
-        for (i, j), count in np.ndenumerate(matrix):
-            if count:
-                axes.text(j, i, count, ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
-    if len(classes) <= 30:
-        names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
-        names = [name if len(name) <= 14 else name[:13] + "…" for name in names]
-        upright = max(map(len, names)) > 2
-        axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0, parse_math=False)
-        axes.set_yticks(range(len(classes)), names, parse_math=False)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("label")
-    return svg(figure)
+    `low` and `high` are the 95% interval of the share.
+    """
+    confidence = np.asarray(answers.calibrated_confidence if calibrated else answers.confidence, "float64")
+    right = answers.are_right.astype("float64")
+    which = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    found = []
+    for number in np.unique(which):
+        inside = which == number
+        share = float(right[inside].mean())
+        found.append((float(confidence[inside].mean()), share, *intervals.of_share(share, int(inside.sum()))))
+    return found
 
 
 def thumbnail(image):
-    """An image as a `data:` address."""
-    # Optional: matplotlib brings it.
+    """Return an image, `(height, width, channels)` of 8 bits, as a `data:` address."""
+    # Optional. matplotlib brings it.
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def new_figure(height=3.6):
-    # Optional. Not by pyplot, which would ask for a display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def colours_of(count):
-    # Optional.
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.85 * i / max(count - 1, 1)) for i in range(count)]
+    image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    buffer, is_small = io.BytesIO(), max(image.size) <= _THUMBNAIL
+    image.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))
+    kind = "PNG" if is_small or image.mode == "RGBA" else "JPEG"
+    image.save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def svg(figure):
+    """Return a figure as SVG that can stand in a page beside others: the same text for the same figure."""
+    # Optional.
+    import matplotlib
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "keras_ban"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # In one page, no two groups may have one name. Nothing refers to these.
+    return re.sub(r'<g id="[^"]*">', "<g>", text)
