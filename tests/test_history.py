@@ -12,7 +12,7 @@ import numpy as np
 import oracles
 import pandas as pd
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
 from keras_ban import BornAgainHistory, GenerationRecord
 from keras_ban._src.history.loss_scores import LossScores
@@ -700,6 +700,26 @@ def test_plot_shows_each_figure_over_generations_and_the_curves():
     assert [[2.0, 1.0], [1.9, 0.9]] == [list(line.get_ydata()) for line in curves]
     assert [1, 2] == list(curves[0].get_xdata())
     assert ["generation 0", "generation 1"] == [line.get_label() for line in curves]
+
+
+def test_plot_marks_the_best_generation_and_has_intervals_and_whole_epochs():
+    first, second = scores_of(90), scores_of(93, 5, 2)
+    history = history_of(first, second, None, values=[1.0, 0.5, 0.75])
+
+    accuracy, *_, curves = history.plot()
+
+    label = "95% interval"
+    (band,) = [each for each in accuracy.collections if each.get_label() == label]
+    corners = band.get_paths()[0].vertices
+    for place, share in ((0, 0.90), (1, 0.93)):
+        expected = stats.binomtest(round(100 * share), 100).proportion_ci(method="wilson")
+        drawn = sorted({round(y, 6) for x, y in corners if x == place})
+        np.testing.assert_allclose(drawn, 100 * np.array(expected), rtol=1e-5)
+    (mark,) = [each for each in accuracy.collections if each.get_label() == "chosen generation"]
+    assert [[1.0, 93.0]] == mark.get_offsets().tolist()
+    (mark,) = [each for each in curves.collections if each.get_label() == "chosen"]
+    assert [[2.0, 0.5]] == mark.get_offsets().tolist()
+    assert all(tick == round(tick) for tick in curves.get_xticks())
 
 
 def test_plot_without_a_path_writes_nothing(tmp_path, monkeypatch):

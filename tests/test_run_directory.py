@@ -1,6 +1,7 @@
 """A run's directory: its commits and locks, and what it keeps when a process is killed or a file is damaged."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -354,6 +355,18 @@ def test_a_damaged_file_is_never_used(finished, copied, blobs, name):
                 use(copied)
 
         assert before == content(copied)
+
+
+@pytest.mark.one_backend
+def test_the_manifest_has_a_line_for_each_entry_and_any_layout_is_read(copied):
+    text = (copied / "run.json").read_text()
+    manifest = json.loads(text)
+
+    lines = text.splitlines()
+    assert 4 + len(manifest) + len(manifest["begun_with"]) - 1 == len(lines)
+    for layout in ({"indent": 2}, {"sort_keys": True}, {"separators": (",", ":")}):
+        (copied / "run.json").write_text(json.dumps(manifest, **layout))
+        assert manifest == RunDirectory(copied).read().manifest
 
 
 def test_a_manifest_that_cannot_be_understood_is_refused(copied, blobs):

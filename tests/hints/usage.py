@@ -42,6 +42,8 @@ def train_a_sequence(model: keras.Model, x: Any, y: Any) -> None:
 
 def read_a_history(history: keras_ban.BornAgainHistory) -> None:
     assert_type(history.summary(), str)
+    history.report(pathlib.Path("report.html"), class_names=["a", "b"], file_names=[pathlib.Path("a.jpg")])
+    history.report(7)  # type: ignore[arg-type]
     assert_type(history.best_generation, int)
     assert_type(history.records, list[keras_ban.GenerationRecord])
     assert_type(history.members[0].metrics["val_loss"], float | list)

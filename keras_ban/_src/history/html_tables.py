@@ -12,15 +12,14 @@ def draw(history):
     # The classes keep notebooks from reading names with $ as formulas.
     parts = ['<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto">']
     for each in table.tables(history):
-        parts += lines_of(each)
+        parts += lines_of(each, f'<caption style="text-align: left">{escaped(each.title)}</caption>')
     parts += [list_of(table.notes(history)), "</div>"]
     return "\n".join(parts)
 
 
-def lines_of(content):
+def lines_of(content, caption=""):
     """Return the lines of a `Table`."""
     head = [_cell("th", content.rows, "left"), *(_cell("th", c.name, _side(c)) for c in content.columns)]
-    caption = f'<caption style="text-align: left">{escaped(content.title)}</caption>'
     return ["<table>", caption, "<thead><tr>", *head, "</tr></thead>", *_bodies(content), "</table>"]
 
 

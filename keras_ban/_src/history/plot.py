@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def draw(history):
     has_curves = any(record.logs.get(history.monitor) for record in history.records)
     count = len(found) + has_curves
     rows, columns = (2, 2) if count > 2 else (1, max(count, 1))
-    figure = new_figure(5 * columns, 3.8 * rows)
+    figure = new_figure(5 * columns, 4.2 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, panel in zip(axes, found, strict=False):
         draw_panel(axis, panel, history)
@@ -95,9 +96,11 @@ def panels(history):
         evaluated = any(record.evaluation for record in history.records)
         name = history.monitor.removeprefix("val_") if evaluated else history.monitor
         values = {r.generation: r.measured[name] for r in history.records if name in r.measured}
+        bands = {r.generation: _around_loss(r.scores, values.get(r.generation)) for r in history.records}
+        bands = {generation: band for generation, band in bands.items() if band}
         levels = _of_controls(history, lambda scores, metrics: metrics.get(name))
         ensemble = history.ensemble_metrics.get(name)
-        return [Panel(name, "", values, ensemble=ensemble, levels=levels)] if values else []
+        return [Panel(name, "", values, bands, ensemble, levels)] if values else []
     found = []
     for title, unit, factor, name, interval in _SCORES:
         levels = _of_controls(history, lambda scores, metrics, name=name: getattr(scores, name, None))
@@ -108,6 +111,15 @@ def panels(history):
         ensemble = factor * getattr(history.ensemble, name) if isinstance(history.ensemble, Scores) else None
         found.append(Panel(title, unit, values, bands, ensemble, levels))
     return found
+
+
+def _around_loss(scores, value):
+    """Return the interval of a mean loss, if `value` is that mean. Otherwise `None`."""
+    losses = getattr(scores, "losses", None)
+    # A metric is a float32. The monitored metric may be another, or have penalties of weights.
+    if losses is None or value is None or not math.isclose(value, scores.loss, rel_tol=1e-4, abs_tol=1e-6):
+        return None
+    return intervals.of_mean(losses[~np.isnan(losses)])
 
 
 def _of_controls(history, value):
@@ -143,12 +155,17 @@ def draw_panel(axis, panel, history):
     if best in values:
         axis.scatter([best], [values[best]], s=160, facecolors="none", edgecolors=COLOUR, label="chosen generation")
     if panel.ensemble is not None or panel.levels or distilled in values or panel.bands or best in values:
-        axis.legend(frameon=False, fontsize="small")
+        legend_below(axis)
     axis.margins(y=0.12)
     axis.set_xticks(list(values))
     axis.set_xlabel("generation (0 is the first teacher)")
     axis.set_ylabel(_as_it_is(f"{panel.title} ({panel.unit})" if panel.unit else panel.title))
     axis.grid(alpha=0.3)
+
+
+def legend_below(axis):
+    """Add a legend that hides nothing."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False, fontsize="small")
 
 
 def _draw_bands(axis, bands, distilled):
@@ -215,7 +232,7 @@ def draw_curves(axis, history, name, examples=None, training=None):
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axis.set_xlabel("epoch")
     axis.set_ylabel(_as_it_is(name))
-    axis.legend(frameon=False, fontsize="small")
+    legend_below(axis)
     axis.grid(alpha=0.3)
 
 

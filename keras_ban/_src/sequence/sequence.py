@@ -312,7 +312,6 @@ class BornAgainSequence(TrainedGenerations):
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
-            self.history.directory = None if run is None else run.path
             self._trained_on = TrainingData.of(data)
             self._last_fit = LastFit.of(self, starts, teacher, data, options, scorer)
             options["verbose"] = verbose if process_group.is_chief() else 0

@@ -111,7 +111,7 @@ def _matrix(matrix, block, names, caption):
     others = len(block) < len(names)
     columns = [*(names[place] for place in block), *(["all other classes"] if others else [])]
     head = [element("th", "label \\ answer"), *(element("th", Html(element("span", each))) for each in columns)]
-    lines = [element("caption", caption), f"<thead><tr>{''.join(head)}</tr></thead><tbody>"]
+    lines = [f"<thead><tr>{''.join(head)}</tr></thead><tbody>"]
     for row in block:
         total = max(int(matrix[row].sum()), 1)
         counts = [(int(matrix[row, column]), column == row) for column in block]
@@ -124,4 +124,4 @@ def _matrix(matrix, block, names, caption):
             cells.append(element("td", count or "", class_=kind, style=style))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines.append("</tbody>")
-    return wide(element("table", Html("\n".join(lines)), class_="matrix"), len(block) + 1)
+    return wide(element("table", Html("\n".join(lines)), class_="matrix"), len(block) + 1, caption)

@@ -69,7 +69,7 @@ def confident_errors(output, examples):
         if answers is None or label not in (output.chosen, ENSEMBLE):
             continue
         order = confident_error_places(answers)
-        of_all = f", the {MOST} most confident of {len(order)}" if len(order) > MOST else f": {len(order)}"
+        of_all = f", the {MOST} most confident of {len(order):,}" if len(order) > MOST else f": {len(order):,}"
         yield element("h3", f"Errors of {in_sentence(label, output)}{of_all}")
         yield gallery(output, examples, order[:MOST], {"answer": answers})
 
@@ -102,7 +102,7 @@ def overturned(output, examples):
             shown = f", the {MOST} most confident" if len(order) > MOST else ""
             models = {"teacher": before, "student": now}
             content = gallery(output, examples, order[:MOST], models) if len(order) else "<p>None.</p>"
-            parts.append(folded(f"{label.capitalize()} is {words}: {len(order)} examples{shown}", content))
+            parts.append(folded(f"{label.capitalize()} is {words}: {len(order):,} examples{shown}", content))
     if parts:
         yield element("h2", output.heading("Where students differ from their teachers"))
         yield from parts

@@ -9,17 +9,17 @@ import numpy as np
 from keras_ban._src.history import intervals, plot
 from keras_ban._src.history.scores import CALIBRATION_BINS
 
-_SIZE = (4.4, 3.4)
+_SIZE = (4.4, 3.9)
 # In pixels. Smaller images are enlarged by the page.
 _THUMBNAIL = 96
 
 
 def over_generations(history):
-    """Yield `(title, SVG)` of each score over the generations."""
+    """Yield `(Panel, SVG)` of each score over the generations."""
     for panel in plot.panels(history):
         figure = plot.new_figure(*_SIZE)
         plot.draw_panel(figure.add_subplot(), panel, history)
-        yield panel.title, svg(figure)
+        yield panel, svg(figure)
 
 
 def while_training(history, examples):
@@ -61,7 +61,7 @@ def reliability(answers, calibrated=False):
     axis.set_ylabel("right answers (%)")
     axis.set_xlim(0, 102)
     axis.set_ylim(0, 102)
-    axis.legend(frameon=False, fontsize="small")
+    plot.legend_below(axis)
     axis.grid(alpha=0.3)
     return svg(figure)
 

@@ -28,22 +28,23 @@ def _inside(content):
 def table(head, rows, caption=None, texts=(0,)):
     """Return a table, with a hint on narrow screens if it is wide. `texts` are the columns that hold no numbers."""
     kinds = ["name" if place in texts else "number" for place in range(len(head))]
-    lines = [element("caption", caption)] if caption else []
     cells = "".join(element("th", name, class_=kind) for name, kind in zip(head, kinds, strict=True))
-    lines.append(f"<thead><tr>{cells}</tr></thead><tbody>")
+    lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
     for row in rows:
         tags = ["th", *["td"] * (len(row) - 1)]
         cells = [element(tag, cell, class_=kind) for tag, cell, kind in zip(tags, row, kinds, strict=True)]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines.append("</tbody>")
-    return wide(element("table", Html("\n".join(lines)), class_="text"), len(head))
+    return wide(element("table", Html("\n".join(lines)), class_="text"), len(head), caption)
 
 
-def wide(content, columns):
+def wide(content, columns, caption=None):
     """Return what scrolls sideways if it is wider than the page. The hint is shown on narrow screens alone."""
+    # Not within the table, with which it would be cut off.
+    heading = element("h3", caption) if caption else ""
     hint = '<p class="hint">Swipe the table sideways for all columns.</p>' if columns > _NARROW else ""
     # With a tabindex, a keyboard can scroll it.
-    return f'{hint}<div class="wide" tabindex="0">{content}</div>'
+    return f'{heading}{hint}<div class="wide" tabindex="0">{content}</div>'
 
 
 def figure(picture, caption):

@@ -63,7 +63,7 @@ def all_scores(history):
     yield element("h2", f"All models on the {history.data} data")
     found = tables(history, with_intervals=True)
     for content in found:
-        yield wide("\n".join(html_tables.lines_of(content)), len(content.columns))
+        yield wide("\n".join(html_tables.lines_of(content)), len(content.columns), content.title)
     told = [note for note in notes(history) if not note.startswith(_PAID)]
     names = {column.name for content in found for column in content.columns}
     about = {
@@ -82,13 +82,14 @@ def curves(history):
     panels = list(figures.over_generations(history))
     if panels:
         yield element("h2", "From generation to generation")
-        yield _grid(figure(svg, f"{title[0].upper()}{title[1:]} on the {history.data} data.") for title, svg in panels)
-        yield element(
-            "p",
-            "Bands: 95% intervals, of an accuracy Wilson's, of the NLL 1.96 standard errors of its mean over the "
-            "examples. Circle: the chosen generation. Dashed: the ensemble.",
-            class_="note",
-        )
+        yield _grid(figure(svg, f"{panel.title} on the {history.data} data") for panel, svg in panels)
+        about = "Circle: the chosen generation. Dashed: the ensemble."
+        if any(panel.bands for panel, _ in panels):
+            about += (
+                " Bands: 95% intervals, of an accuracy Wilson's, of a mean loss (NLL) 1.96 standard errors of this "
+                "mean over the examples."
+            )
+        yield element("p", about, class_="note")
     is_of_fit = not any(record.evaluation for record in history.records)
     examples = examples_in(history.records) if is_of_fit else history.validation_examples
     trained = list(figures.while_training(history, examples))
@@ -105,8 +106,8 @@ def curves(history):
 
 def _curve_caption(name):
     if name.startswith("val_"):
-        return f"{name}: {name.removeprefix('val_')} on the validation data, after each epoch."
-    return f"{name} on the training data, in each epoch."
+        return f"{name}: {name.removeprefix('val_')} on the validation data, after each epoch"
+    return f"{name} on the training data, in each epoch"
 
 
 def _grid(pictures):

@@ -23,7 +23,6 @@ p, li { max-width: 48rem; } .note, figcaption, .images .said, .tile span { color
 .hint { display: none; color: var(--soft); font-size: .875rem; margin: .25rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .5rem 0;
   overflow-wrap: normal; }
-caption { text-align: left; font-weight: 600; padding-bottom: .25rem; }
 th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { vertical-align: bottom; color: var(--soft); font-weight: 600; } tbody th { font-weight: 400; }
 tbody + tbody tr:first-child > * { border-top: 2px solid var(--line); }
@@ -33,14 +32,15 @@ table.text td.number { white-space: nowrap; } table.text th.number { min-width: 
 .name { min-width: 7rem; max-width: 18rem; overflow-wrap: anywhere; }
 .matrix td { white-space: nowrap; min-width: 2.1rem; text-align: center; padding: .3rem .2rem;
   border: 1px solid var(--line); }
-.matrix thead th { vertical-align: bottom; border: 0; padding: .4rem .1rem; }
+.matrix thead th { vertical-align: bottom; text-align: center; border: 0; padding: .4rem .1rem; }
 .matrix thead th span { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   max-height: 10rem; line-height: 1.15; overflow-wrap: anywhere; }
 .matrix tbody th { min-width: 5.5rem; max-width: 14rem; overflow-wrap: anywhere; } .matrix td.strong { color: #fff; }
 .matrix td.right { outline: 2px solid var(--main); outline-offset: -2px; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem;
+  margin-top: 1rem; } .figures figure { max-width: 37rem; }
 figure { margin: 0; min-width: 0; } figure > svg { width: 100%; height: auto; display: block; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1.25rem 1rem; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1.25rem 1rem; }
 .images img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; display: block; }
 .images figcaption { margin-top: .3rem; }
 .images figcaption b { color: var(--text); }
