@@ -414,15 +414,28 @@ def test_help_needs_no_backend(tmp_path):
 
 
 @pytest.mark.one_backend
-def test_early_stopping_logs_and_mixed_precision_reach_training(photos, tmp_path):
+def test_early_stopping_logs_and_mixed_precision_reach_training(photos, tmp_path, capsys):
     pytest.importorskip("tensorflow")  # Keras's TensorBoard writes with it.
-    arguments = ["--early-stopping", "1", "--tensorboard", "--mixed-precision", "bfloat16", "--learning-rate", "1e-9"]
+    arguments = [
+        "--controls",
+        "longer",
+        "--early-stopping",
+        "1",
+        "--tensorboard",
+        "--mixed-precision",
+        "bfloat16",
+        "--learning-rate",
+        "1e-9",
+    ]
     try:
         assert 0 == train(photos, *SHORT, "--epochs", "3", *arguments, "--out", tmp_path / "run")
         assert "bfloat16" == keras.config.dtype_policy().compute_dtype
     finally:
         keras.config.set_dtype_policy("float32")
 
+    assert [] != list((tmp_path / "run" / "tensorboard" / "control-longer").rglob("events.*"))
+    # The time left is that of all, said once.
+    assert 1 == capsys.readouterr().out.count("left for all generations")
     for generation in ("generation-00", "generation-01"):
         # At such a learning rate the validation loss does not change: one epoch sets it, another does not improve it.
         logged = (tmp_path / "run" / generation / "history.csv").read_text().splitlines()

@@ -117,7 +117,7 @@ def train(sequence, options, data, verbose, before_generation):
         epochs=options.epochs,
         verbose=verbose,
         validation_data=(data.validation[0], one_hot(data.validation[1])),
-        callbacks=lambda generation: callbacks(generation, options, before_generation),
+        callbacks=lambda generation: callbacks(generation, options, before_generation, sequence.history.records),
         unlabeled=unlabeled,
         monitor=options.monitor,
         patience=options.patience,
@@ -141,15 +141,21 @@ def describe(options):
         yield "An interrupted generation begins again, because of --tensorboard."
 
 
-def callbacks(generation, options, before_generation):
-    """Return the callbacks of a generation."""
+def callbacks(generation, options, before_generation, records):
+    """Return the callbacks of a generation. `records` are those of the generations that are finished.
+
+    A control gets those of generation 0. The sequence gives them a folder of their own for logs.
+    """
     before_generation()
-    made = [] if generation else [tell_time_left(options)]
+    is_control = generation < len(records)
+    made = [tell_time_left(options)] if generation == 0 and not is_control else []
     if options.early_stopping:
         made.append(keras.callbacks.EarlyStopping(patience=options.early_stopping, restore_best_weights=True))
     if options.tensorboard:
-        logs = options.out / "tensorboard" / f"generation-{generation:02d}"
-        shutil.rmtree(logs, ignore_errors=True)  # Of this generation, which was interrupted and begins again.
+        logs = options.out / "tensorboard"
+        if not is_control:
+            logs /= f"generation-{generation:02d}"
+            shutil.rmtree(logs, ignore_errors=True)  # Of this generation, which was interrupted and begins again.
         made.append(keras.callbacks.TensorBoard(logs, write_graph=False))
     return made
 
