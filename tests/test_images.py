@@ -209,8 +209,8 @@ def files(*names):
     "make, message",
     [
         (lambda root: root.rmdir(), "images must be a folder, but there is none"),
-        (lambda root: None, "must hold a folder of images for each class, named as the class is. It holds 0 entries"),
-        (files("a.png"), "must hold a folder of images for each class, .* It holds 1 entries, and no folder"),
+        (lambda root: None, "must hold a folder of images for each class, named as the class is. It is empty."),
+        (files("a.png"), "must hold a folder of images for each class, .* It holds 1 entry, and no folder"),
         (folders("cat"), "images holds one folder alone, cat, so there is one class. A classifier needs two or more"),
         (folders("all/cat", "all/dog"), "If the classes are the folders in .*images/all, name that folder."),
         (folders("cat", "dog"), "images/cat holds no images: their files must end in .bmp, .gif, .*, .webp."),

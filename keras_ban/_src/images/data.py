@@ -68,7 +68,7 @@ def load(options):
         parts = {
             name: named(name, pictures.from_arrays(x, size, notes, place or kind), y) for name, (x, y) in parts.items()
         }
-    check_classes(parts, classes, options.data, skipped)
+    check_classes(parts, classes, place or kind, skipped)
     unlabeled = None
     if options.unlabeled is not None:
         unlabeled, broken = read_unlabeled(options.unlabeled, size, notes)
@@ -81,7 +81,7 @@ def load(options):
     for name in PARTS:
         if len(parts[name][1]) == 0:
             raise ValueError(
-                f"{options.data} has too few images: none are left for {name}. Each class needs some ten or more."
+                f"{place or kind} has too few images: none are left for {name}. Each class needs some ten or more."
             )
     lines += without_images(parts, classes)
     return Data(**parts, classes=classes, notes=lines, skipped=skipped, unlabeled=unlabeled)
