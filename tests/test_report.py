@@ -453,6 +453,8 @@ def test_names_need_examples_that_are_known_and_in_order(tmp_path):
     for history, message in ((stored, "was read from a file"), (shuffled, "another order each time")):
         with pytest.raises(ValueError, match=f"`file_names` .*{message}"):
             history.report(tmp_path / "report.html", file_names=["x"] * 40)
+    with pytest.raises(ValueError, match="`class_names` .*was read from a file"):
+        stored.report(tmp_path / "report.html", class_names=NAMES)
     with pytest.raises(ValueError, match="`class_names` must be a list"):
         BornAgainHistory([GenerationRecord(0, scores=LossScores(9, 0.5))]).report(tmp_path / "a", class_names=NAMES)
     with pytest.raises(ValueError, match="nothing to report: no generation is recorded"):
@@ -491,6 +493,20 @@ def test_the_same_history_gives_the_same_report(tmp_path, drawn):
     assert 7 == text.count("<svg")
     identities = re.findall(r' id="([^"]*)"', re.sub(r"(?s)<defs>.*?</defs>", "", text))
     assert len(set(identities)) == len(identities)
+
+
+@pytest.mark.one_backend
+def test_many_generations_and_metrics_of_any_form_are_drawn(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    logs = {"val_loss": [1.0, math.inf, math.nan], "val_each": [[0.5, 0.25]] * 3, "val_late": [0.5]}
+    records = [GenerationRecord(n, metrics={"val_loss": rng.random()}, logs=logs) for n in range(30)]
+
+    report(BornAgainHistory(records), tmp_path)
+
+    axis = BornAgainHistory(records).plot()[-1]
+    assert len([line for line in axis.lines if not line.get_label().startswith("_")]) <= 3
+    # The monitored value, and the two metrics of one value for each epoch.
+    assert 3 == (tmp_path / "report.html").read_text().count("<svg")
 
 
 @pytest.mark.one_backend

@@ -19,6 +19,8 @@ _SCORES = [
     ("calibration error", "%", 100, "ece", lambda scores: None),
 ]
 _ACCURACIES = ("accuracy", "acc")
+# Of more curves, the first, the last and the chosen one alone are named.
+_MOST_NAMES = 8
 
 
 class Panels(list):
@@ -157,7 +159,7 @@ def draw_panel(axis, panel, history):
     if panel.ensemble is not None or panel.levels or distilled in values or panel.bands or best in values:
         legend_below(axis)
     axis.margins(y=0.12)
-    axis.set_xticks(list(values))
+    axis.set_xticks(list(values)[:: 1 + len(values) // 16])
     axis.set_xlabel("generation (0 is the first teacher)")
     axis.set_ylabel(_as_it_is(f"{panel.title} ({panel.unit})" if panel.unit else panel.title))
     axis.grid(alpha=0.3)
@@ -216,6 +218,8 @@ def draw_curves(axis, history, name, examples=None, training=None):
         values = record.logs[name]
         epochs = range(1, len(values) + 1)
         colour, label = COLOUR, f"generation {record.generation}"
+        if len(records) > _MOST_NAMES and record not in (records[0], records[-1]) and record.generation != best:
+            label = None
         if record.distilled:
             colour, label = ENSEMBLE_COLOUR, "distilled from the ensemble"
         # One epoch makes no line.

@@ -9,6 +9,7 @@ from keras_ban._src.history.report.markup import Html, element, folded, table
 from keras_ban._src.history.report.outputs import ENSEMBLE
 
 MOST = 12
+COUNTED = " Examples are counted from 0, in the order in which they were scored."
 
 
 @dataclasses.dataclass
@@ -62,7 +63,7 @@ def confident_errors(output, examples):
     yield element(
         "p",
         "Wrong answers with the highest probabilities: often a wrong label, or classes that look alike. In brackets: "
-        "the probability of the answer.",
+        "the probability of the answer." + ("" if examples.file_names else COUNTED),
     )
     for label in output.shown[-2:]:
         answers = output.answers.get(label)
@@ -136,7 +137,8 @@ def largest_losses(output, examples):
     yield element("h2", output.heading("The examples with the largest loss"))
     labels = [label for label in output.shown if label in losses and len(losses[label]) == len(chosen)]
     rows = [[examples.name(place), *(f"{losses[label][place]:.4g}" for label in labels)] for place in order]
-    yield element("p", f"Sorted by the loss of {in_sentence(output.chosen, output)}.")
+    counted = "" if examples.file_names else COUNTED
+    yield element("p", f"Sorted by the loss of {in_sentence(output.chosen, output)}.{counted}")
     yield table(["example", *(f"loss of {in_sentence(label, output)}" for label in labels)], rows)
 
 

@@ -28,7 +28,9 @@ def while_training(history, examples):
     `examples` is the number of validation examples, or `None`.
     """
     logged = dict.fromkeys(name for record in history.records for name in record.logs)
-    names = [name for name in logged if name.startswith("val_")] or [name for name in logged if name == "loss"]
+    # A metric may have several values for each epoch, of which there is no curve.
+    names = [name for name in logged if all(np.ndim(record.logs.get(name, [])) == 1 for record in history.records)]
+    names = [name for name in names if name.startswith("val_")] or [name for name in names if name == "loss"]
     names.sort(key=lambda name: name != history.monitor)
     for name in names:
         figure = plot.new_figure(*_SIZE)

@@ -5,7 +5,7 @@ import dataclasses
 from keras_ban._src.history.html_tables import escaped
 
 # A table of more columns is wider than the screen of a phone.
-_NARROW = 4
+_NARROW = 3
 
 
 @dataclasses.dataclass

@@ -36,7 +36,7 @@ def write(path, history, *, title=None, class_names=None, file_names=None, image
     path = pathlib.Path(path)
     plot.new_figure(1, 1)  # An error now, not after the work.
     outputs = outputs_of(history, class_names)
-    examples = _examples(outputs, file_names, images)
+    examples = _examples(outputs, class_names, file_names, images)
     title = title or ("Born-again networks" if history.directory is None else history.directory.name)
     body = [element("h1", title), *overview.opening(history, outputs), *overview.all_scores(history)]
     body += overview.curves(history)
@@ -50,16 +50,17 @@ def write(path, history, *, title=None, class_names=None, file_names=None, image
     _replace(path, _page(title, body, history))
 
 
-def _examples(outputs, file_names, images):
+def _examples(outputs, class_names, file_names, images):
     """Return the `Examples`. Raise `ValueError` if names or images do not fit the examples that were scored."""
-    given = [name for name, value in (("file_names", file_names), ("images", images)) if value is not None]
+    values = {"file_names": file_names, "images": images, "class_names": class_names}
+    given = [name for name, value in values.items() if value is not None]
     known = [each for each in outputs if each.examples]
     if given and not known:
         raise ValueError(
             f"`{given[0]}` is about the examples that were scored, and this history does not hold their answers: it "
             "was read from a file, or nothing was scored. Call `report` of what `sequence.evaluate(x, y)` returns."
         )
-    if given and not all(each.is_paired for each in known):
+    if set(given) - {"class_names"} and not all(each.is_paired for each in known):
         raise ValueError(
             f"`{given[0]}` cannot be matched with the examples, because these came in another order each time they "
             "were read. Score the models on data in a fixed order."

@@ -29,7 +29,7 @@ tbody + tbody tr:first-child > * { border-top: 2px solid var(--line); }
 table.text td, table.text th, th:first-child, td:first-child { text-align: left; }
 table.text td.number, table.text th.number { text-align: right; }
 table.text td.number { white-space: nowrap; } table.text th.number { min-width: 5rem; max-width: 9rem; }
-.name { min-width: 7rem; max-width: 18rem; overflow-wrap: anywhere; }
+.name { min-width: 7rem; max-width: 18rem; overflow-wrap: anywhere; } td.name { min-width: 11rem; }
 .matrix td { white-space: nowrap; min-width: 2.1rem; text-align: center; padding: .3rem .2rem;
   border: 1px solid var(--line); }
 .matrix thead th { vertical-align: bottom; text-align: center; border: 0; padding: .4rem .1rem; }
@@ -47,6 +47,6 @@ figure { margin: 0; min-width: 0; } figure > svg { width: 100%; height: auto; di
 pre { overflow-x: auto; background: var(--box); padding: .8rem; font-size: .85rem; border-radius: .5rem; }
 code { font-family: ui-monospace, monospace; }
 @media (max-width: 40rem) { .hint { display: block; } .matrix tbody th { max-width: 7.5rem; }
-  .wide > table:not(.matrix) th:first-child { position: sticky; left: 0; background: var(--back);
+  .wide > table th:first-child { position: sticky; left: 0; background: var(--back);
     min-width: 6.5rem; max-width: 9rem; white-space: normal !important; } }
 """
