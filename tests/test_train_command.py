@@ -176,6 +176,29 @@ def test_a_process_that_gets_sigint_in_training_or_while_keras_is_imported_ends_
     )
 
 
+INTERRUPT_AN_IMPORT = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(name, path=None, target=None):
+        if name == "keras_ban._src.export.export":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.one_backend
+@pytest.mark.new_process
+def test_ctrl_c_while_keras_ban_is_imported_ends_in_one_line(photos, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT_AN_IMPORT)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{pathlib.Path(__file__).parent.parent}"}
+    command = [sys.executable, "-m", "keras_ban", "train", photos]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert "Stopped. Nothing was trained yet. Start again with the same command." == result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert -signal.SIGINT == result.returncode  # As shells show it: 130.
+
+
 def wait_for(path, process):
     while not path.exists():
         assert process.poll() is None

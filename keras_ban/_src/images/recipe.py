@@ -130,7 +130,7 @@ def describe(options):
     """Yield sentences about where soft targets come from, and what an interruption costs."""
     if options.augmentation:
         names = ", ".join(options.augmentation)
-        yield f"Soft targets: from the teacher at each step, since {names} change the images each time."
+        yield f"Soft targets: from the teacher at each step, since the images change each time ({names})."
         if set(options.augmentation) & set(IN_BATCHES):
             yield "An interrupted generation goes on after its last epoch, but not bit for bit: tf.data shuffles anew."
     elif options.unlabeled:
