@@ -20,7 +20,6 @@ from helpers.processes import Process, run_script
 
 from keras_ban import BornAgainHistory, BornAgainSequence
 from keras_ban._src.command import command_line, options_file
-from keras_ban._src.command import train as train_command
 from keras_ban._src.history.report import page
 from keras_ban._src.images import data, folder, models, packages, recipe
 from keras_ban._src.runs.epochs import KeepEpochs
@@ -84,25 +83,28 @@ def test_a_run_leaves_models_that_score_what_it_says_and_its_options(run, photos
     assert f"folder:{photos}" == written["data"]
 
 
+NOTHING = "Nothing was trained yet. Start again with the same command."
+NO_EPOCH = "No epoch is finished yet. Start again with the same command and --resume."
+CONTINUE = "Continue with: .* train --resume --out .*"
 STAGES = {
-    # The part of the program that Ctrl-C meets: what is called there, and the arguments of the call.
-    "the import of a model's module": (models, "check_names", lambda *_: True),
-    "the 7th image": (folder, "read_one", lambda file, *_: file.name == "06.png"),
-    "the models": (models, "build", lambda *_: True),
-    "the start of the run": (options_file, "to_toml", lambda *_: True),
-    "generation 0, before an epoch": (KeepEpochs, "on_epoch_begin", lambda self, epoch, *_: epoch == 0),
-    "generation 0, after an epoch": (KeepEpochs, "on_epoch_begin", lambda self, epoch, *_: epoch == 1),
-    "between generations": (recipe, "callbacks", lambda generation, *_: generation == 1),
-    "generation 1": (KeepEpochs, "on_epoch_begin", lambda self, epoch, *_: (self.generation, epoch) == (1, 1)),
-    "the test": (BornAgainSequence, "evaluate", lambda *_: True),
-    "the report": (page, "write", lambda *_: True),
+    # The part of the program that Ctrl-C meets: what is called there, the arguments of the call, and what is said.
+    "the check of the model": (models, "check_names", lambda *_: True, NOTHING),
+    "the 7th image": (folder, "read_one", lambda file, *_: file.name == "06.png", NOTHING),
+    "the models": (models, "build", lambda *_: True, NOTHING),
+    "the start of the run": (recipe, "callbacks", lambda generation, *_: generation == 0, NO_EPOCH),
+    "generation 0, before an epoch": (KeepEpochs, "on_epoch_begin", lambda self, epoch, *_: epoch == 0, CONTINUE),
+    "generation 0, after an epoch": (KeepEpochs, "on_epoch_begin", lambda self, epoch, *_: epoch == 1, CONTINUE),
+    "between generations": (recipe, "callbacks", lambda generation, *_: generation == 1, CONTINUE),
+    "generation 1": (KeepEpochs, "on_epoch_begin", lambda s, epoch, *_: (s.generation, epoch) == (1, 1), CONTINUE),
+    "the test": (BornAgainSequence, "evaluate", lambda *_: True, CONTINUE),
+    "the report": (page, "write", lambda *_: True, CONTINUE),
 }
 
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_with_how_to_continue_and_that_ends_in_the_same_models(stage, run, tmp_path, capsys, monkeypatch):
-    (place, name, is_meant), out = STAGES[stage], tmp_path / "again"
+    (place, name, is_meant, expected), out = STAGES[stage], tmp_path / "again"
     original = getattr(place, name)
 
     def interrupted(*arguments, **options):
@@ -113,21 +115,16 @@ def test_ctrl_c_ends_with_how_to_continue_and_that_ends_in_the_same_models(stage
     begin = ["--config", str(run / "options.toml"), "--out", str(out)]
     with monkeypatch.context() as patch:
         patch.setattr(place, name, interrupted)
-        if stage == "the start of the run":
-            patch.setattr(train_command, name, interrupted)
         assert 130 == train(*begin)
     first, last = capsys.readouterr().err.splitlines()[-2:]
     assert "" == first
-    command = re.fullmatch("Stopped. Continue with: (.*)", last)
-    if command is not None:
+    assert re.fullmatch(f"Stopped. {expected}", last)
+    if expected == CONTINUE:
         assert_refused(capsys, "again holds a run already. Continue it with .* train --resume --out .*again", *begin)
-        begin = shlex.split(command[1])[shlex.split(command[1]).index("train") + 1 :]
+        begin = shlex.split(last)[shlex.split(last).index("train") + 1 :]
         assert ["--resume", "--out", str(out)] == begin
-    elif (out / "run.json").exists():
-        assert "Stopped. No epoch is finished yet. Start again with the same command and --resume." == last
+    elif expected == NO_EPOCH:
         begin.append("--resume")
-    else:
-        assert "Stopped. Nothing was trained yet. Start again with the same command." == last
 
     assert 0 == train(*begin)
 
@@ -247,7 +244,7 @@ def test_the_arguments_of_a_sequence_reach_it_by_their_names(photos, monkeypatch
 
 
 @pytest.mark.parametrize("augmentation", ["", pytest.param("randaugment", marks=pytest.mark.one_backend)])
-def test_unlabeled_images_controls_and_a_distilled_student_are_trained(photos, tmp_path, augmentation):
+def test_unlabeled_images_controls_and_a_distilled_student_are_trained(photos, tmp_path, augmentation, capsys):
     if augmentation:
         pytest.importorskip("keras_cv")
     arguments = ["--unlabeled", photos / "day", "--controls", "longer", "--distill-ensemble", "--epochs", "1"]
@@ -256,6 +253,9 @@ def test_unlabeled_images_controls_and_a_distilled_student_are_trained(photos, t
 
     sequence = BornAgainSequence.load(tmp_path / "run")
     assert (3, 1) == (len(sequence.models), len(sequence.history.controls.records))
+    shown = capsys.readouterr().out
+    assert "longer" in shown
+    assert "Generations and controls on validation images" in (tmp_path / "run" / "report.html").read_text()
 
 
 def assert_refused(capsys, message, *arguments):

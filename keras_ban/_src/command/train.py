@@ -53,6 +53,11 @@ def _train(arguments):
         _write(arguments.out / OPTIONS_FILE, to_toml(arguments))
 
     history = recipe.train(sequence, arguments, images, verbose, keep_options)
+    details = {"Data": data.about(images), "Options": to_toml(arguments)}
+    if arguments.controls:
+        # They are scored on the validation images alone.
+        print(sequence.history.summary(width=terminal_width()))
+        details = {"Generations and controls on validation images": sequence.history.summary(width=160), **details}
     print(history.summary(width=terminal_width()))
     _write(arguments.out / "test.json", history.to_json())
     page.write(
@@ -62,7 +67,7 @@ def _train(arguments):
         class_names=images.classes,
         file_names=list(images.test[2]),
         images=images.test[0],
-        details={"Data": data.about(images), "Options": to_toml(arguments)},
+        details=details,
     )
     if arguments.export != "none":
         model = sequence.best_model if arguments.export == "best" else sequence.ensemble()
