@@ -1,5 +1,6 @@
 """The loss of each example, and the paired permutation test."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -76,7 +77,7 @@ def test_weights_count_in_the_mean_and_in_the_test():
     assert scores.change == pytest.approx((-1 + 0 + 4) / 4)
     # The sums of weighted differences are -1 + 4, -1 - 4, 1 + 4, 1 - 4: all are as far from 0, or farther.
     assert 1.0 == scores.p_value
-    assert (None, None, None) == tuple(vars(loss_scores(losses, weights)).values())[2:]
+    assert (None, None, None) == dataclasses.astuple(loss_scores(losses, weights))[2:]
     assert 0 == loss_scores(losses, np.zeros(4)).examples
 
 

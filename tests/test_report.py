@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import math
 import re
+import sys
 
 import keras
 import numpy as np
@@ -507,6 +509,27 @@ def test_many_generations_and_metrics_of_any_form_are_drawn(tmp_path, drawn):
     assert len([line for line in axis.lines if not line.get_label().startswith("_")]) <= 3
     # The monitored value, and the two metrics of one value for each epoch.
     assert 3 == (tmp_path / "report.html").read_text().count("<svg")
+
+
+@pytest.mark.one_backend
+def test_without_scipy_no_significance_is_claimed(tmp_path, monkeypatch):
+    history = history_of(*predictions(40, 3))
+    assert "McNemar's exact test" in report(history, tmp_path).text
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    text = report(history, tmp_path).text
+
+    assert "McNemar" not in text and "95% interval" in text and "percentage points against generation 0." in text
+
+
+@pytest.mark.one_backend
+def test_without_matplotlib_the_extra_is_named_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    with pytest.raises(ImportError, match=r'report needs matplotlib: `pip install "keras-ban\[plot\]"`'):
+        without_validation().report(tmp_path / "report.html")
+
+    assert [] == list(tmp_path.iterdir())
 
 
 @pytest.mark.one_backend

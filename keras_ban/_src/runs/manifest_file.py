@@ -55,23 +55,20 @@ def write(folder, manifest):
     if (folder / MANIFEST).exists():
         with open_to_read(folder / MANIFEST) as file:
             _replace(folder / PREVIOUS, file.read())
-    _replace(folder / MANIFEST, _text(manifest).encode())
+    _replace(folder / MANIFEST, _text(manifest).encode() + b"\n")
     return manifest
 
 
-def _text(manifest):
-    """Return a manifest as JSON, with a line for each entry and each setting.
+def _text(value, depth=0):
+    """Return a manifest as JSON, with a line for each entry, and for each value of an entry that is a dict.
 
-    The configuration of a model is deeply nested: with a line for each value, most of the file would be spaces.
+    The configuration of a model is deeply nested: with a line for each of its values, most of the file would be spaces.
     """
-
-    def lines(values, spaces):
-        return ",\n".join(f"{spaces}{json.dumps(name)}: {value}" for name, value in values.items())
-
-    settings = {name: json.dumps(value) for name, value in manifest["begun_with"].items()}
-    entries = {name: json.dumps(value) for name, value in manifest.items()}
-    entries["begun_with"] = f"{{\n{lines(settings, '    ')}\n  }}"
-    return f"{{\n{lines(entries, '  ')}\n}}\n"
+    if depth == 2 or not isinstance(value, dict):
+        return json.dumps(value)
+    spaces = "  " * depth
+    lines = [f"{spaces}  {json.dumps(name)}: {_text(each, depth + 1)}" for name, each in value.items()]
+    return "\n".join(["{", ",\n".join(lines), f"{spaces}}}"])
 
 
 def _replace(path, content):

@@ -136,7 +136,8 @@ class Generations:
         first = 0 if self._teacher is None else 1
         self._progress = Progress(self._sequence, options["epochs"], first, patience, options["verbose"])
         best, waited = None, 0
-        history.directory = None if self._run is None else self._run.path
+        if self._run is not None:
+            history.directory = self._run.path
         for _ in range(self._sequence.generations + 1):
             self._add(models, history, False, data, make_callbacks, options)
             if patience is not None:

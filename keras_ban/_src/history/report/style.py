@@ -46,7 +46,8 @@ figure { margin: 0; min-width: 0; } figure > svg { width: 100%; height: auto; di
 .images figcaption b { color: var(--text); }
 pre { overflow-x: auto; background: var(--box); padding: .8rem; font-size: .85rem; border-radius: .5rem; }
 code { font-family: ui-monospace, monospace; }
-@media (max-width: 40rem) { .hint { display: block; } .matrix tbody th { max-width: 7.5rem; }
+@media (max-width: 40rem) { .hint { display: block; } pre { white-space: pre-wrap; }
+  .matrix tbody th { max-width: 7.5rem; }
   .wide > table th:first-child { position: sticky; left: 0; background: var(--back);
     min-width: 6.5rem; max-width: 9rem; white-space: normal !important; } }
 """
