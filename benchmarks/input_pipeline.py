@@ -48,15 +48,19 @@ def rate(what, images, run):
 def read_once(place, x, y):
     """What loading costs: a folder, and TFDS by `tf.data` and by `data_source`."""
     import tensorflow_datasets as tfds
-    from kerascv import folder, pictures, tfds_data
     from PIL import Image
+
+    from keras_ban._src.images import folder, pictures
+    from keras_ban._src.images import tfds as images_of_tfds
 
     tfds.disable_progress_bar()
     for label in np.unique(y):
         (place / "files" / str(label)).mkdir(parents=True)
     for i, (image, label) in enumerate(zip(x, y, strict=True)):
         Image.fromarray(image).save(place / "files" / str(label) / f"{i}.jpg", quality=95)
-    rate("read: JPEG files, with Pillow", len(x), lambda: folder.read(place / "files", 32, pictures.Notes()))
+    rate(
+        "read: JPEG files, with Pillow", len(x), lambda: folder.Folder(place / "files").read((32, 32), pictures.Notes())
+    )
 
     features = {"image": tfds.features.Image(shape=x.shape[1:]), "label": tfds.features.ClassLabel(num_classes=10)}
     for name in ("tfrecord", "array_record"):
@@ -69,12 +73,12 @@ def read_once(place, x, y):
             file_format=name,
         )
         how = "tf.data" if name == "tfrecord" else "data_source"
-        rate(f"read: TFDS, {name}, by {how}", len(x), lambda name=name: tfds_data.read(f"images_{name}", place))
+        rate(f"read: TFDS, {name}, by {how}", len(x), lambda name=name: images_of_tfds.read(f"images_{name}", place))
 
 
 def feed(x, y, options):
     """What an epoch of batches costs, without a model."""
-    from kerascv import training
+    from keras_ban._src.images import augmentation
 
     labels, size = np.eye(10, dtype="float32")[y], options.batch_size
 
@@ -86,23 +90,23 @@ def feed(x, y, options):
 
     rate("fed: arrays in memory", len(x), of_arrays)
     for names in (["randaugment"], ["mixup"], ["cutmix"], ["mixup", "cutmix"]):
-        chosen = argparse.Namespace(augment=names, seed=0, batch_size=size)
-        dataset, _ = training.training_data(chosen, x, labels)
+        chosen = argparse.Namespace(augmentation=names, seed=0, batch_size=size)
+        dataset, _ = augmentation.in_batches(chosen, x, labels)
         rate(f"fed: tf.data with {' and '.join(names)}", len(x), lambda d=dataset: [len(batch) for batch in d])
 
 
 def train(x, y, options):
     """What the training step takes: the command line's ResNet, with and without flips and crops."""
     import keras
-    from kerascv import models, training
 
     import keras_ban
+    from keras_ban._src.images import augmentation, models
 
     labels = np.eye(10, dtype="float32")[y]
     for names in ([], ["flip", "crop"]):
         model = models.build("resnet", x.shape[1:], 10)
         if names:
-            model = keras_ban.Distiller(student=model, label_weight=1, augmentation=training.augmentation(names))
+            model = keras_ban.Distiller(student=model, label_weight=1, augmentation=augmentation.in_step(names))
         model.compile("adam", keras.losses.CategoricalCrossentropy())
         model.fit(x[: options.batch_size], labels[: options.batch_size], batch_size=options.batch_size, verbose=0)
         rate(

@@ -8,7 +8,6 @@ import json
 import os
 import stat
 import sys
-import tomllib
 
 # The types of JSON, for `check`.
 NAMES = {
@@ -60,22 +59,6 @@ def open_regular(path):
 def read_text(path, wanted="a text file in UTF-8", end=sys.exit):
     """Return the text of a file in UTF-8, with or without a byte order mark."""
     return read(path, lambda file: file.read().decode("utf-8-sig"), wanted, end)
-
-
-def read_toml(path, wanted="a TOML file", end=sys.exit):
-    """Return the values of a TOML file, all of them numbers, texts, booleans, or lists of these."""
-
-    def convert(file):
-        values = tomllib.loads(file.read().decode("utf-8"))
-        for name, value in values.items():
-            for each in value if isinstance(value, list) else [value]:
-                if not isinstance(each, (str, int, float)):
-                    raise ValueError(
-                        f"{name} must be a number, a text, a boolean or a list, received: {short(repr(each))}"
-                    )
-        return values
-
-    return read(path, convert, wanted, end)
 
 
 def read_json(path, shape, wanted, end=sys.exit):

@@ -401,7 +401,10 @@ def test_a_backend_other_than_that_of_the_process_is_refused(run, capsys):
 
 WRONG = [
     ([], "the following arguments are required: command"),
-    (["chek", "run"], "invalid choice: 'chek' (choose from 'export', 'check', 'compare', 'summary', 'report')"),
+    (
+        ["chek", "run"],
+        "invalid choice: 'chek' (choose from 'train', 'export', 'check', 'compare', 'summary', 'report')",
+    ),
     (["check", "run", "--widht"], "[--backend {tensorflow,jax,torch}]"),
     (["check", "run", "--widht"], "unrecognized arguments: --widht"),
     (["compare"], "the following arguments are required: RUN"),

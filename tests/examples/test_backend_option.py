@@ -18,7 +18,7 @@ def test_the_option_is_set_before_keras_is_imported(script, tmp_path):
     if script == "language_model":
         (tmp_path / "text").write_text("\n".join(f"Line {i}." for i in range(20)))
         command += ["--text", tmp_path / "text"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "KERAS_BACKEND": "numpy"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "KERAS_BACKEND": "numpy"}
 
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
 

@@ -19,7 +19,6 @@ import study_report
 import user_files
 from equal_cost_tasks import images, report, texts, training
 from helpers.processes import run_script
-from kerascv import data, folder, hub, options
 
 import keras_ban
 
@@ -95,15 +94,8 @@ def shakespeare(path, _):
     texts.shakespeare(0, path.parent)
 
 
-def parsed(path, _):
-    return options.read_toml(Parser(), path)
-
-
 # What reads a file of a user, and one that is whole.
 READERS = {
-    "kerascv_cli --config": (parsed, b"epochs = 3\n"),
-    "kerascv_cli --data": (lambda path, _: data.npz(path), ARRAYS),
-    "kerascv_cli --weights": (lambda path, _: hub.build("densenet", (16, 16, 3), 2, path), None),
     "study --data": (lambda path, _: study.check_data(Parser(), path), ARRAYS),
     "study, training": (lambda path, _: study.load(types.SimpleNamespace(data=path)), ARRAYS),
     "study, tests": (lambda path, _: study.load_test(types.SimpleNamespace(data=path)), ARRAYS),
@@ -160,9 +152,7 @@ NO_DAMAGE |= {(reader, damage) for reader in TEXTS for damage in NOT_OF_TEXTS}
     ("reader", "damage"), [pair for pair in itertools.product(READERS, DAMAGES) if pair not in NO_DAMAGE]
 )
 def test_a_damaged_file_is_refused_in_one_line_that_names_it(reader, damage, tmp_path, monkeypatch):
-    if reader == "kerascv_cli --weights":
-        pytest.importorskip("keras_hub")
-    path = tmp_path / ("given.weights.h5" if "--weights" in reader else "given.npz")
+    path = tmp_path / "given.npz"
     if callable(DAMAGES[damage]):
         DAMAGES[damage](path)
     elif DAMAGES[damage] is not None:
@@ -228,11 +218,6 @@ def test_images_and_labels_that_do_not_fit_are_refused(arrays, message, tmp_path
     with pytest.raises(SystemExit) as ended:
         user_files.read_images(tmp_path / "data.npz", "x", "y")
     assert message in ended.value.code and str(tmp_path) in ended.value.code
-
-
-def test_an_image_of_a_folder_that_is_a_pipe_is_skipped_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert "it is a pipe, not a file" == folder.read_one(tmp_path / "pipe.jpg", 8, [])
 
 
 @pytest.mark.new_process

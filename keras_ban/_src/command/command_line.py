@@ -12,6 +12,8 @@ import os
 import pathlib
 import sys
 
+from keras_ban._src.command import train_checks, train_options
+
 BACKENDS = ("tensorflow", "jax", "torch")
 # As in `keras_ban/_src/export/export.py`.
 FORMATS = ("tf_saved_model", "onnx", "litert")
@@ -39,14 +41,15 @@ Exit codes: 0, written; 1, the run cannot be read, or the file cannot be written
 
 def main(arguments=None):
     """Run a command, and return the exit code. A wrong command line ends with `SystemExit`, code 2."""
+    chosen = None
     try:
         chosen = parse(arguments)
-        choose_backend(chosen.backend)
+        chosen.backend = choose_backend(chosen.backend)
         # It imports keras_ban, and so Keras.
         command = importlib.import_module(f"keras_ban._src.command.{chosen.command}")
         return command.run(chosen) or 0
     except KeyboardInterrupt:
-        return _stopped()
+        return _stopped(chosen)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {_explained(error)}", file=sys.stderr)
         return 1
@@ -62,17 +65,21 @@ def is_running():
 
 def begin():
     """Read the command line and import Keras with its backend. End the process if it asks for help, or that fails."""
+    chosen = None
     try:
-        choose_backend(parse().backend)
+        chosen = parse()
+        # Until `main` runs, the package is imported.
+        sys.excepthook = lambda kind, error, trace: _end(chosen, kind, error, trace)
+        choose_backend(chosen.backend)
     except KeyboardInterrupt:
-        sys.exit(_stopped())
+        sys.exit(_stopped(chosen))
     except (ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
 def choose_backend(backend=None):
-    """Import Keras with a backend. `None`: that of `KERAS_BACKEND`, or of Keras's configuration file.
+    """Import Keras with a backend, and return its name. `None`: that of `KERAS_BACKEND`, or of Keras's configuration.
 
     Raise `ImportError` or `ValueError` if this is not possible.
     """
@@ -93,12 +100,22 @@ def choose_backend(backend=None):
         raise ValueError(f"--backend {backend}: Keras is imported already, with {used}.")
     if used not in BACKENDS:
         raise ValueError(f"Keras's backend must be one of {', '.join(BACKENDS)}, but it is {used!r}: pass --backend.")
+    return used
 
 
-def _stopped():
+def _stopped(chosen):
+    how = f" {train_checks.how_to_continue(chosen)}" if getattr(chosen, "command", None) == "train" else ""
     # The terminal shows ^C in the line above.
-    print("\nStopped.", file=sys.stderr)
+    print(f"\nStopped.{how}", file=sys.stderr)
     return 130
+
+
+def _end(chosen, kind, error, trace):
+    """Report an error that nothing has caught, as Python does, but Ctrl-C in one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        _stopped(chosen)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _missing(error):
@@ -122,17 +139,31 @@ def _explained(error):
 
 def parse(arguments=None):
     """Return the arguments of a command line. `command` is the name of the command."""
+    arguments = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     parser = argparse.ArgumentParser("keras-ban", description="Born-Again Neural Networks for Keras 3.")
     commands = parser.add_subparsers(required=True, dest="command")
-    for add in (_add_export, _add_check, _add_compare, _add_summary, _add_report):
+    for add in (train_options.add, _add_export, _add_check, _add_compare, _add_summary, _add_report):
         command = add(commands)
         command.add_argument(
             "--backend", choices=BACKENDS, help="Keras's backend (default: that of KERAS_BACKEND, or Keras's own)"
         )
+    chosen = _parse(parser, commands, arguments)
+    if chosen.command == "train":
+        command = commands.choices["train"]
+        in_file = train_checks.from_file(command, chosen)
+        chosen = _parse(parser, commands, [arguments[0], *in_file, *arguments[1:]])
+        train_checks.complete(command, chosen)
+    return chosen
+
+
+def _parse(parser, commands, arguments):
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:
-        # Its usage shows the options of the command.
-        commands.choices[chosen.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        message = f"unrecognized arguments: {' '.join(unknown)}"
+        if chosen.command == "train":
+            message += f". The options are {', '.join(train_options.names(chosen))}"
+        # Its usage shows the options of the other commands.
+        commands.choices[chosen.command].error(message)
     return chosen
 
 

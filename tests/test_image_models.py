@@ -1,13 +1,14 @@
-"""The architectures of examples/kerascv/models.py: those of KerasCV, its presets, and functions of one's own."""
+"""The models of `keras-ban train`: those of KerasCV and KerasHub, their presets, and functions of one's own."""
 
 import re
 
 import keras
 import numpy as np
 import pytest
-from kerascv import models, options
 
 import keras_ban
+from keras_ban._src.command import command_line
+from keras_ban._src.images import choices, cv, hub, models
 
 pytestmark = pytest.mark.one_backend
 
@@ -18,12 +19,12 @@ def keras_cv():
 
 
 def test_models_that_give_no_probabilities_are_refused():
-    with pytest.raises(SystemExit, match=r"must return probabilities, but on noise its outputs do not sum to 1"):
+    with pytest.raises(ValueError, match=r"must return probabilities, but on noise its outputs do not sum to 1"):
         models.check_probabilities("own:logits", tiny_logits((8, 8, 3), 3), (8, 8, 3))
-    with pytest.raises(SystemExit, match=r"must return feature maps .* its outputs are of shape \(None, 3\)"):
-        models.build("test_kerascv_models:tiny_logits", (8, 8, 3), 4)
-    with pytest.raises(SystemExit, match="no attribute 'none'"):
-        models.build("test_kerascv_models:none", (8, 8, 3), 3)
+    with pytest.raises(ValueError, match=r"must return feature maps .* its outputs are of shape \(None, 3\)"):
+        models.build("test_image_models:tiny_logits", (8, 8, 3), 4)
+    with pytest.raises(ValueError, match="no attribute 'none'"):
+        models.build("test_image_models:none", (8, 8, 3), 3)
 
 
 def tiny_logits(input_shape, classes):
@@ -32,7 +33,7 @@ def tiny_logits(input_shape, classes):
 
 # Its sublayers are built when Keras calls it, which is next.
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'squeeze_and_excite2d:UserWarning")
-@pytest.mark.parametrize("name", list(models.BACKBONES))
+@pytest.mark.parametrize("name", list(choices.BACKBONES["keras_cv"]))
 def test_kerascvs_architectures_give_probabilities_and_come_back_from_their_configuration(name, keras_cv):
     keras.config.set_dtype_policy("mixed_bfloat16")
     with keras.StatelessScope(initialize_variables=False):  # which draws no weights
@@ -40,7 +41,7 @@ def test_kerascvs_architectures_give_probabilities_and_come_back_from_their_conf
         again = keras.models.model_from_json(model.to_json())
 
     assert model.count_params() == again.count_params()
-    weights = re.search("([0-9,]+) weights", models.BACKBONES[name].__doc__)[1]
+    weights = re.search("([0-9,]+) weights", getattr(cv, name).__doc__)[1]
     assert int(weights.replace(",", "")) == model.count_params()
     softmaxes = [layer for layer in model.layers if getattr(layer, "activation", None) is keras.activations.softmax]
     assert [model.layers[-1]] == softmaxes
@@ -61,11 +62,11 @@ def test_mobilenetv3_with_its_operations_named_like_layers_is_reborn(keras_cv):
 def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(keras_cv, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(keras.models, "clone_model", lambda model, **_: model)
-        fetched = models.mobilenetv3((32, 32, 3))  # As KerasCV makes it.
+        fetched = cv.mobilenetv3((32, 32, 3))  # As KerasCV makes it.
     assert type(fetched) is keras_cv.models.MobileNetV3Backbone
     images = np.random.default_rng(0).random((2, 32, 32, 3), "float32") * 255
     monkeypatch.setattr(keras_cv.models.MobileNetV3Backbone, "from_preset", lambda name: {name: fetched}[name])
-    chosen = options.parse(["--preset", "mobilenet_v3_small_imagenet", "--out", "not-there"])
+    chosen = command_line.parse(["train", "digits", "--preset", "mobilenet_v3_small_imagenet", "--out", "not-there"])
     model = models.build(chosen.backbone, (32, 32, 3), classes=5)
 
     features = fetched.predict(images, verbose=0).mean(axis=(1, 2))
@@ -76,14 +77,14 @@ def test_a_preset_is_the_backbone_that_kerascv_fetches_with_its_weights(keras_cv
 
 
 def test_a_preset_that_is_unknown_or_cannot_be_fetched_ends_with_a_message(keras_cv, monkeypatch):
-    with pytest.raises(SystemExit, match="--preset must be one of .*resnet50_v2_imagenet.*; received: resnet51"):
-        models.build("preset:resnet51", (32, 32, 3), classes=5)
+    with pytest.raises(ValueError, match="--preset must be one of .*resnet50_v2_imagenet.*; received: resnet51"):
+        cv.check_preset("resnet51")
 
     def no_network(name):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", no_network)
-    with pytest.raises(SystemExit, match="--preset resnet50_v2_imagenet: its weights could not be fetched .no route"):
+    with pytest.raises(ValueError, match="--preset resnet50_v2_imagenet: its weights could not be fetched .no route"):
         models.build("preset:resnet50_v2_imagenet", (32, 32, 3), classes=5)
 
 
@@ -92,7 +93,7 @@ def keras_hub():
     return pytest.importorskip("keras_hub")
 
 
-@pytest.mark.parametrize("name", models.NAMES["keras_hub"])
+@pytest.mark.parametrize("name", list(choices.BACKBONES["keras_hub"]))
 def test_kerashubs_architectures_give_probabilities_and_start_from_a_weights_file(name, keras_hub, tmp_path):
     first = models.build(name, (16, 16, 3), 3, "keras_hub")
     first.backbone.save_weights(tmp_path / "backbone.weights.h5")
@@ -101,7 +102,7 @@ def test_kerashubs_architectures_give_probabilities_and_start_from_a_weights_fil
     np.testing.assert_allclose(1.0, first.predict(images, verbose=0).sum(axis=-1), rtol=1e-5)
     for one, other in zip(first.backbone.get_weights(), again.backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(SystemExit, match="--weights .*none.weights.h5"):
+    with pytest.raises(ValueError, match="--weights .*none.weights.h5"):
         models.build(name, (16, 16, 3), 3, "keras_hub", tmp_path / "none.weights.h5")
 
 
@@ -111,20 +112,14 @@ def test_a_preset_of_kerashub_may_be_a_folder(keras_hub, tmp_path):
     again = models.build(f"preset:{tmp_path / 'preset'}", (16, 16, 3), 5, "keras_hub")
     assert (None, 5) == again.output_shape
     np.testing.assert_array_equal(model.backbone.get_weights()[0], again.backbone.get_weights()[0])
-    with pytest.raises(SystemExit, match="--preset nowhere: it could not be fetched"):
-        models.build("preset:./nowhere".replace("./", ""), (16, 16, 3), 5, "keras_hub")
+    with pytest.raises(ValueError, match="--preset nowhere: it could not be fetched"):
+        models.build("preset:nowhere", (16, 16, 3), 5, "keras_hub")
+    with pytest.raises(choices.WrongOption, match="--preset must be the folder of a preset, or one of .*vit_base"):
+        hub.check_preset("nowhere")
+    hub.check_preset(str(tmp_path / "preset"))
 
 
-def test_the_command_line_trains_models_of_kerashub(keras_hub, tmp_path):
-    import kerascv_cli
-
-    rng = np.random.default_rng(0)
-    y = np.arange(60) % 3
-    np.savez(tmp_path / "images.npz", x_train=rng.integers(0, 256, (60, 8, 8, 3), dtype="uint8"), y_train=y)
-    arguments = ["--data", f"npz:{tmp_path / 'images.npz'}", "--library", "keras_hub", "--backbone", "vit"]
-    arguments += ["--generations", "1", "--epochs", "1", "--out", tmp_path / "run"]
-    assert 0 == kerascv_cli.main(arguments)
-    sequence = keras_ban.BornAgainSequence.load(tmp_path / "run")
-    assert [keras_hub.models.ViTImageClassifier] * 2 == [type(model) for model in sequence.models]
-    with pytest.raises(SystemExit, match="2"):
-        options.parse(["--weights", "backbone.weights.h5", "--out", tmp_path / "other"])
+def test_images_are_scaled_to_what_a_preset_of_kerashub_takes(keras_hub, tmp_path):
+    models.build("vit", (16, 24, 3), 3, "keras_hub").save_to_preset(str(tmp_path / "preset"))
+    chosen = command_line.parse(["train", "digits", "--library", "keras_hub", "--preset", str(tmp_path / "preset")])
+    assert (16, 24) == models.size_of_preset(chosen)

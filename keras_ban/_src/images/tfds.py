@@ -4,32 +4,39 @@ import contextlib
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 import urllib.parse
 
 import numpy as np
 
+from keras_ban._src.images.choices import WrongOption
+
 PROBE_SECONDS, RETRIES = 5, 2
 
 
 def read(name, data_dir):
-    """`(parts, classes)` of a set of TFDS, images as they are stored: one array, or a list where sizes differ."""
-    try:
-        import tensorflow_datasets as tfds
-    except ModuleNotFoundError as error:
-        sys.exit(f'tfds:{name} needs tensorflow-datasets, and {error.name} is missing: pip install ".[kerascv]"')
+    """`(parts, classes)` of a set of TFDS, images as they are stored: one array, or a list where sizes differ.
+
+    Raises:
+        ValueError: there is no such set, it cannot be fetched, or it is not one of images with one label.
+    """
+    # Optional.
+    import tensorflow_datasets as tfds
+
     data_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError:
-        sys.exit(f"tfds:{name}: TFDS knows no set of this name, and {data_dir} holds none that was made there.")
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise WrongOption(
+            f"tfds:{name}: TFDS knows no set of this name, and {data_dir} holds none that was made there. "
+            f"tensorflow.org/datasets/catalog lists them."
+        ) from error
     if not builder.is_prepared():
         prepare(tfds, builder, data_dir)
     image, label = features(tfds, builder.info)
     splits = {"train": "train", "validation": "validation", "test": "test"}
     if "train" not in builder.info.splits:
-        sys.exit(f"tfds:{name} has no split `train`, it has: {', '.join(builder.info.splits)}.")
+        raise ValueError(f"tfds:{name} has no split `train`, it has: {', '.join(builder.info.splits)}.")
     parts = {}
     for part, split in splits.items():
         if split in builder.info.splits:
@@ -56,22 +63,25 @@ def features(tfds, info):
         return info.supervised_keys[0], info.supervised_keys[1]
     for kind, names in found.items():
         if kind not in names and len(names) != 1:
-            sys.exit(f"tfds:{info.name} must have one {kind}, to be of use here. It has: {', '.join(info.features)}.")
+            raise ValueError(
+                f"tfds:{info.name} must have one {kind}, to be of use here. It has: {', '.join(info.features)}."
+            )
     return tuple(kind if kind in names else names[0] for kind, names in found.items())
 
 
 def prepare(tfds, builder, data_dir):
-    """Download a set and write it as TFDS does; or end with a message, and leave nothing half-made."""
+    """Download a set and write it as TFDS does; or raise `ValueError`, and leave nothing half-made."""
+    # Optional, as TFDS.
     from tensorflow_datasets.core.download import downloader
 
     message = (
-        f"tfds:{builder.name} is not in {data_dir}, and could not be fetched: %s\nPrepare it where there is a "
+        f"tfds:{builder.name} is not in {data_dir}, and could not be fetched: %s Prepare it where there is a "
         f"network (tfds build {builder.name}) and name the folder by --data-dir, or take folder:PATH or npz:PATH."
     )
     for url in {urllib.parse.urlsplit(url)[:2]: url for url in builder.url_infos or {}}.values():
         error = unreachable(url)
         if error is not None:
-            sys.exit(message % f"no answer from {urllib.parse.urlsplit(url).netloc} ({error}).")
+            raise ValueError(message % f"no answer from {urllib.parse.urlsplit(url).netloc} ({error}).")
     existed = data_dir.exists()
     data_dir.mkdir(parents=True, exist_ok=True)
     downloads = tempfile.mkdtemp(prefix=".download-", dir=data_dir)
@@ -79,10 +89,8 @@ def prepare(tfds, builder, data_dir):
     downloader.MAX_RETRIES = RETRIES
     try:
         builder.download_and_prepare(download_dir=downloads)
-    except KeyboardInterrupt:
-        raise
     except Exception as error:  # Whatever a set's own script raises.
-        sys.exit(message % f"{type(error).__name__}: {error}")
+        raise ValueError(message % f"{type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
         remove_incomplete(builder, data_dir, existed)
@@ -90,6 +98,7 @@ def prepare(tfds, builder, data_dir):
 
 def unreachable(url):
     """`None` if something answers there within seconds; else why not, in words."""
+    # TFDS needs it.
     import requests
 
     if not url.startswith("http"):

@@ -2,23 +2,30 @@
 
 import dataclasses
 import pathlib
-import sys
 import threading
 
 import numpy as np
 
-DEFAULT_SIZE, LARGEST_OWN_SIZE = 64, 96
+from keras_ban._src.images.sizes import as_text
+
+# The number of EXIF's entry, and its values for a camera that was held upright.
+_ORIENTATION, _UPRIGHT = 0x0112, (5, 6, 7, 8)
 
 
 @dataclasses.dataclass
 class Notes:
-    """What was done to images, counted."""
+    """What was done to images, counted. Sizes are pairs of height and width.
+
+    Attributes:
+        reason: why images were scaled.
+    """
 
     grey: int = 0
     transparent: int = 0
     resized: int = 0
     sizes: set = dataclasses.field(default_factory=set)
-    size: int = 0
+    size: tuple = ()
+    reason: str = ""
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def count(self, mode, transparent, own_size, size):
@@ -26,44 +33,45 @@ class Notes:
         with self.lock:
             self.grey += mode in ("1", "L", "LA", "La") or mode.startswith("I")
             self.transparent += transparent
-            if own_size != (size, size):
+            if own_size != size:
                 self.resized += 1
-                self.sizes.add(own_size[::-1])
+                self.sizes.add(own_size)
                 self.size = size
 
     def lines(self):
         lines = []
         if self.grey:
-            lines.append(f"{self.grey:,} grey images were given three equal channels.")
+            lines.append(f"{_images(self.grey, 'grey ')} given three equal channels.")
         if self.transparent:
-            lines.append(f"{self.transparent:,} images with transparency were laid on white.")
+            lines.append(f"{_images(self.transparent, 'transparent ')} laid on white.")
         if self.resized:
-            (small, large) = (min(self.sizes), max(self.sizes))
-            widths = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
+            small, large = min(self.sizes), max(self.sizes)
+            widths = as_text(small) + (f" to {as_text(large)}" if small != large else "")
             lines.append(
-                f"{self.resized:,} images (height x width: {widths}) were scaled to {self.size}x{self.size}, what is "
-                "longer was cut off at both ends."
+                f"{_images(self.resized)} scaled from {widths} pixels (height x width) to {as_text(self.size)}, what "
+                f"is longer is cut off at both ends: {self.reason}."
             )
         return lines
 
 
-def own_size(sizes):
-    """The height and width that all pictures have, if they are equal, and not too large; else 64.
+def _images(count, kind=""):
+    return f"{count:,} {kind}image{' was' if count == 1 else 's were'}"
 
-    `sizes` are pairs, read no further than to the first that is another.
-    """
-    first = next(iter(sizes := iter(sizes)), None)
-    is_own = first is not None and first[0] == first[1] <= LARGEST_OWN_SIZE and all(size == first for size in sizes)
-    return first[0] if is_own else DEFAULT_SIZE
+
+def own_size(picture):
+    """Return height and width of a Pillow image, held as its camera was."""
+    is_upright = picture.getexif().get(_ORIENTATION) in _UPRIGHT
+    return picture.size if is_upright else picture.size[::-1]
 
 
 def from_picture(picture, size, notes):
-    """A Pillow image as an array `(size, size, 3)`; rotated as its camera says, transparency on white."""
+    """Return a Pillow image as an array `(*size, 3)`; rotated as its camera says, transparency on white."""
+    # Optional.
     from PIL import Image, ImageOps
 
-    own_size, mode = picture.size, picture.mode
+    size_before, mode, (height, width) = own_size(picture), picture.mode, size
     # A JPEG file is read at once at a fraction of its size, if that is enough.
-    picture.draft("RGB", (2 * size, 2 * size))
+    picture.draft("RGB", (2 * max(size), 2 * max(size)))
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow itself would cut off at 255
         picture = Image.fromarray((np.asarray(picture) // 256).clip(0, 255).astype("uint8"))
@@ -72,14 +80,14 @@ def from_picture(picture, size, notes):
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("RGB")
-    if picture.size != (size, size):
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
-    notes.count(mode, transparent, own_size, size)
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+    notes.count(mode, transparent, size_before, size)
     return np.asarray(picture)
 
 
 def from_arrays(images, size, notes, source):
-    """Arrays `(height, width)` or `(height, width, channels)`, in a list or in one array, as uint8.
+    """Return arrays `(height, width)` or `(height, width, channels)`, in a list or in one array, as uint8.
 
     Whole numbers are taken as 0 to 255, floats as 0 to 1 if none is larger, else as 0 to 255.
     """
@@ -88,12 +96,13 @@ def from_arrays(images, size, notes, source):
         if images.ndim == 3:
             images = images[..., None]
         images = in_colour(images, notes, source)
-        if images.shape[1:3] == (size, size):
+        if images.shape[1:3] == size:
             return np.ascontiguousarray(images)
     check_memory(len(images), size, source)
-    result = np.empty((len(images), size, size, 3), "uint8")
+    # Optional.
     from PIL import Image
 
+    result = np.empty((len(images), *size, 3), "uint8")
     for index, image in enumerate(images):
         if not isinstance(images, np.ndarray):
             image = of_eight_bits(image, source)
@@ -114,14 +123,14 @@ def of_eight_bits(images, source):
         what = f"of {images.dtype} from {least} to {most}"
     else:
         what = f"of {images.dtype}"
-    sys.exit(f"{source} must hold images as numbers from 0 to 255, or from 0 to 1. These are {what}.")
+    raise ValueError(f"{source} must hold images as numbers from 0 to 255, or from 0 to 1. These are {what}.")
 
 
 def in_colour(images, notes, source):
     """`(n, height, width, channels)`: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
     channels = images.shape[-1]
     if channels not in (1, 2, 3, 4):
-        sys.exit(
+        raise ValueError(
             f"{source} must hold images of 1 to 4 channels, the last axis: grey, grey and alpha, RGB, RGB and alpha. "
             f"These are of shape {images.shape[1:]}."
         )
@@ -136,15 +145,15 @@ def in_colour(images, notes, source):
 
 
 def check_memory(count, size, source):
-    """End, where Linux tells how much memory there is, before it is used up."""
-    wanted = count * size * size * 3
+    """Raise `ValueError`, where Linux tells how much memory there is, before it is used up."""
+    wanted = count * size[0] * size[1] * 3
     meminfo = pathlib.Path("/proc/meminfo")
     if not meminfo.exists():
         return
     (line,) = [line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable")]
     available = int(line.split()[1]) * 1024
     if wanted > available / 2:
-        sys.exit(
-            f"{source}: {count:,} images of {size}x{size} take {wanted / 2**30:.1f} GiB of memory, of which "
+        raise ValueError(
+            f"{source}: {count:,} images of {as_text(size)} take {wanted / 2**30:.1f} GiB of memory, of which "
             f"{available / 2**30:.1f} GiB are free, and half may be used for them. Choose a smaller --image-size."
         )
