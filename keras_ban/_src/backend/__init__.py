@@ -30,7 +30,7 @@ _chosen = importlib.import_module(f"{__name__}.{BACKEND}")
 without_gradients = _chosen.without_gradients
 # Whether a function of `keras.ops.custom_gradient` must compute its gradient so that it can be differentiated, too.
 differentiates_gradients = _chosen.differentiates_gradients
-# Returns the crossentropy of labels, and the divergence of a teacher, of each example, from one softmax.
+# Returns the crossentropy of labels, and the divergence of a teacher, from one softmax: weighted means over examples.
 crossentropy_and_divergence = _chosen.crossentropy_and_divergence
 # Whether Keras's mask of a tensor is always an attribute of it.
 masks_are_attributes = _chosen.masks_are_attributes

@@ -36,11 +36,12 @@ def _backward(saved, slopes):
 _crossentropy_and_divergence.defvjp(_forward, _backward)
 
 
-def crossentropy_and_divergence(labels, teacher, student):
+def crossentropy_and_divergence(labels, teacher, student, weights=None):
     """Compute both of logits `(..., classes)`. A label outside of the classes has the crossentropy 0, as in Keras."""
     inside = jax.numpy.clip(labels, 0, student.shape[-1] - 1)
     crossentropy, divergence = _crossentropy_and_divergence(inside, teacher, student)
-    return jax.numpy.where(labels == inside, crossentropy, 0), divergence
+    values = jax.numpy.where(labels == inside, crossentropy, 0), divergence
+    return tuple(jax.numpy.mean(value if weights is None else value * weights) for value in values)
 
 
 def masks_are_attributes():

@@ -28,11 +28,13 @@ def _crossentropy_and_divergence(labels, teacher, student):
     return values, lambda *slopes: (None, None, common.softmax_gradient(labels, p, q, *slopes))
 
 
-def crossentropy_and_divergence(labels, teacher, student):
+def crossentropy_and_divergence(labels, teacher, student, weights=None):
     """Compute both of logits `(..., classes)`. A label outside of the classes has the crossentropy NaN, as in Keras."""
     inside = tf.clip_by_value(labels, 0, student.shape[-1] - 1)
     crossentropy, divergence = _crossentropy_and_divergence(inside, teacher, student)
-    return tf.where(labels == inside, crossentropy, float("nan")), divergence
+    values = tf.where(labels == inside, crossentropy, float("nan")), divergence
+    values = values if weights is None else [value * weights for value in values]
+    return tuple(tf.reduce_mean(value) / replica_count() for value in values)
 
 
 def masks_are_attributes():

@@ -43,9 +43,10 @@ class _CrossentropyAndDivergence(torch.autograd.Function):
         return None, None, gradient.scatter_add_(-1, labels, -of_crossentropy)
 
 
-def crossentropy_and_divergence(labels, teacher, student):
+def crossentropy_and_divergence(labels, teacher, student, weights=None):
     """Compute both of logits `(..., classes)` with torch's own functions: each of `keras.ops` takes time of its own."""
-    return _CrossentropyAndDivergence.apply(labels, teacher, student)
+    values = _CrossentropyAndDivergence.apply(labels, teacher, student)
+    return tuple((value if weights is None else value * weights).mean() for value in values)
 
 
 def masks_are_attributes():

@@ -50,11 +50,8 @@ def shared_losses(resolved, labels, target, output, sample_weight):
     check_comparable(resolved.loss, target, output)
     _, target, _, _ = resolved.prepared(None, target, output, None)
     target, output = (ops.convert_to_tensor(each, dtype=precision()) for each in (target, output))
-    values = backend.crossentropy_and_divergence(ops.convert_to_tensor(labels, dtype="int32"), target, output)
-    weights = _weights(sample_weight, mask)
-    if weights is not None:
-        values = [value * weights for value in values]
-    return tuple(ops.mean(value) / backend.replica_count() for value in values)
+    labels = ops.convert_to_tensor(labels, dtype="int32")
+    return backend.crossentropy_and_divergence(labels, target, output, _weights(sample_weight, mask))
 
 
 def _without_last_axis(values, shape):
