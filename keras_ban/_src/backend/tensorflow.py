@@ -34,7 +34,9 @@ def crossentropy_and_divergence(labels, teacher, student, weights=None):
     crossentropy, divergence = _crossentropy_and_divergence(inside, teacher, student)
     values = tf.where(labels == inside, crossentropy, float("nan")), divergence
     values = values if weights is None else [value * weights for value in values]
-    return tuple(tf.reduce_mean(value) / replica_count() for value in values)
+    # As in Keras, the mean over no examples is 0.
+    count = tf.cast(tf.size(divergence) * replica_count(), student.dtype)
+    return tuple(tf.math.divide_no_nan(tf.reduce_sum(value), count) for value in values)
 
 
 def masks_are_attributes():
