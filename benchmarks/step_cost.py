@@ -7,6 +7,10 @@ process (`time.process_time`), which other work on the machine disturbs less tha
 generations is measured whole, soft targets, evaluation and compilation included, against four plain `fit` calls; what
 compiling costs each generation is the CPU time of its first epoch beyond that of the others. `--memory` also trains
 each kind in a process of its own, and reports its peak; `--imports` times `import keras_ban` after `import keras`.
+
+`--host` measures a model of almost no weights alone, which shows the work of the host that a fast device would wait
+for. A fit of three epochs costs two epochs more than one of one epoch: so much is the cost of steps. The rest is the
+cost of a fit. Both are the smallest of all rounds, since other work on the machine only adds.
 """
 
 import argparse
@@ -33,9 +37,9 @@ def main():
     from rich.console import Console
     from rich.table import Table
 
-    import keras_ban
-
     keras.utils.set_random_seed(0)
+    if arguments.host:
+        return print_host(arguments)
     table = Table(title=f"Ratio to a plain epoch on {arguments.backend}: CPU time (wall time)")
     table.add_column("")
     for name in arguments.models:
@@ -59,13 +63,67 @@ def main():
             print(f"{name}: {line}")
     if arguments.imports:
         print(imports(arguments.imports))
-    backend = __import__(arguments.backend)
-    print(
-        f"keras_ban {keras_ban.__version__} | keras {keras.__version__} | {arguments.backend} {backend.__version__} |",
-        f"{platform.platform()} | {os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')} |",
-        f"seed 0 | {arguments.rounds} rounds of {arguments.size} examples |",
-        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB",
+    print_versions(arguments.backend)
+    print(f"seed 0 | {arguments.rounds} rounds of {arguments.size} examples")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
+
+
+def print_versions(backend):
+    import keras
+
+    import keras_ban
+
+    versions = f"keras {keras.__version__} | {backend} {__import__(backend).__version__} | {platform.platform()}"
+    threads = f"{os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
+    print(f"keras_ban {keras_ban.__version__} | {versions} | {threads}")
+
+
+def print_host(arguments):
+    """What a step and a fit cost on the host beyond those of plain Keras, in milliseconds of CPU time."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # Inputs of a few bytes show steps: copying larger ones takes most of a step. Few steps show fits.
+    small, images = (16,), (32, 32, 3)
+    of_steps, of_fits, of_images = (
+        host_costs(shape, steps, arguments.rounds) for shape, steps in ((small, 60), (small, 4), (images, 4))
     )
+    size = 4 * 256 * 4 * 32 * 32 * 3 / 1e6
+    table = Table(title=f"CPU milliseconds of the host on {arguments.backend}, and beyond plain Keras")
+    table.add_column("")
+    for column in ("a step", "a fit", f"a fit of {size:.1f} MB", "the first fit"):
+        table.add_column(column, justify="right")
+    columns = (of_steps["step"], of_fits["fit"], of_images["fit"], of_images["first"])
+    for kind in of_steps["step"]:
+        costs = [(column[kind], column[kind] - column["plain"]) for column in columns]
+        table.add_row(kind, *(f"{cost:.2f} ({more:+.2f})" for cost, more in costs))
+    Console(width=110).print(table)
+    print_versions(arguments.backend)
+    print(f"seed 0 | {arguments.rounds} rounds | batches of 256 examples: 60 of shape {small} for a step, 4 for a fit")
+
+
+def host_costs(shape, steps, rounds):
+    """Milliseconds of CPU time by kind: of a `"step"`, a `"fit"`, and the `"first"` one, with what it compiles."""
+    import keras
+    import numpy as np
+
+    layers, rng = keras.layers, np.random.default_rng(0)
+    x, y = rng.random((steps * 256, *shape), "float32"), rng.integers(0, 10, steps * 256)
+    flat = [layers.GlobalAveragePooling2D()] if len(shape) > 1 else []
+    build = lambda: keras.Sequential([keras.Input(shape), *flat, layers.Dense(10)])  # noqa: E731
+    teacher, fits, first = build(), {}, {}
+    for kind in KINDS:
+        if kind != "cached top-k" and (kind != "keras.distillation" or hasattr(keras, "distillation")):
+            fits[kind] = fit_of(kind, build, teacher, x, y)
+            first[kind] = 1000 * measured(lambda: fits[kind](batch_size=256))[0]  # noqa: B023
+    spent = {(kind, epochs): [] for kind in fits for epochs in (1, 3)}
+    for _ in range(rounds):
+        for kind, epochs in spent:
+            spent[kind, epochs].append(measured(lambda: fits[kind](batch_size=256, epochs=epochs))[0])  # noqa: B023
+    least = {key: 1000 * min(times) for key, times in spent.items()}
+    epoch = {kind: (least[kind, 3] - least[kind, 1]) / 2 for kind in fits}
+    fit = {kind: least[kind, 1] - epoch[kind] for kind in fits}
+    return {"step": {kind: epoch[kind] / steps for kind in fits}, "fit": fit, "first": first}
 
 
 def setting(name, size):
@@ -136,7 +194,7 @@ def fit_of(kind, build, teacher, x, y):
         targets = keras_ban.SoftTargets.from_teacher(teacher, x, 64, top_k=top_k, verbose=0)
         options = {"soft_targets": targets}
     model.compile(**compile_arguments())
-    return lambda: model.fit(x, y, batch_size=64, verbose=0, **options)
+    return lambda batch_size=64, **more: model.fit(x, y, batch_size=batch_size, verbose=0, **options, **more)
 
 
 def epochs(build, x, y, rounds):
@@ -260,6 +318,9 @@ def parse_arguments():
     parser.add_argument("--sequences", type=int, default=3, help="how often whole sequences are measured; 0: not")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each generation of a sequence")
     parser.add_argument("--memory", action="store_true", help="peak memory of each kind, in processes of their own")
+    parser.add_argument(
+        "--host", action="store_true", help="only the work of the host, by a model of almost no weights"
+    )
     parser.add_argument("--imports", type=int, default=0, help="how often to time the import (default: 0)")
     parser.add_argument("--peak-of", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, default=1024, help="examples (the MLP has 8 times as many)")

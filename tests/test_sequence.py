@@ -33,6 +33,16 @@ def trained():
     )
 
 
+def test_the_step_is_traced_once_for_all_students(blobs, monkeypatch):
+    traced, train_step = [], keras_ban.Distiller.train_step
+    monkeypatch.setattr(keras_ban.Distiller, "train_step", lambda *args: traced.append(args) or train_step(*args))
+
+    compiled(generations=3, run_eagerly=False).fit(*blobs, batch_size=32, epochs=2, verbose=0)
+
+    # torch runs it at each step, of 3 students, 2 epochs and 3 batches.
+    assert (18 if keras.config.backend() == "torch" else 1) == len(traced)
+
+
 # What a generation is
 
 

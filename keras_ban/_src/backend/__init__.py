@@ -30,6 +30,15 @@ _chosen = importlib.import_module(f"{__name__}.{BACKEND}")
 without_gradients = _chosen.without_gradients
 # Whether a function of `keras.ops.custom_gradient` must compute its gradient so that it can be differentiated, too.
 differentiates_gradients = _chosen.differentiates_gradients
+# Returns the crossentropy of labels, and the divergence of a teacher, from one softmax: weighted means over examples.
+crossentropy_and_divergence = _chosen.crossentropy_and_divergence
+# Whether Keras's mask of a tensor is always an attribute of it.
+masks_are_attributes = _chosen.masks_are_attributes
+
+# Updates a `keras.metrics.Mean` by a scalar and its weight.
+update_mean = _chosen.update_mean
+# Returns the result of a `keras.metrics.Mean`.
+result_of_mean = _chosen.result_of_mean
 
 # The number of replicas that share a batch. Keras scales the loss of each replica by 1 / count.
 replica_count = _chosen.replica_count

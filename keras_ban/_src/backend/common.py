@@ -97,3 +97,41 @@ def dtype_policy_of(models):
     """
     policies = [layer.dtype_policy for model in models for layer in flat_layers(model)]
     return next((policy for policy in policies if policy.name == "mixed_float16"), models[0].dtype_policy)
+
+
+def softmax_terms(labels, teacher, student):
+    """Compute the crossentropy of labels and the divergence of a teacher from one softmax, without a gradient.
+
+    Args:
+        labels: class indices, `(...)`, int32.
+        teacher, student: logits, `(..., classes)`.
+
+    Returns:
+        `(crossentropy, divergence, p, q)`: `-log q[label]` and `sum(p * (log p - log q))`, of shape `(...)`, and the
+        probabilities of teacher and student.
+    """
+    p, teacher_max, teacher_sum = _softmax(teacher)
+    q, student_max, student_sum = _softmax(student)
+    of_labels = keras.ops.take_along_axis(student, keras.ops.expand_dims(labels, -1), axis=-1)
+    crossentropy = (student_max - of_labels) + keras.ops.log(student_sum)
+    # Subtract the large numbers first: their differences are exact if teacher and student are close.
+    difference = (teacher - student) - ((teacher_max - student_max) + keras.ops.log(teacher_sum / student_sum))
+    # A class of probability 0 counts as 0, and a finite value takes the place of a divergence that is infinite.
+    terms = keras.ops.where(p > 0, p * keras.ops.minimum(difference, 1e30), 0.0)
+    # `q - p` adds up to 0. It cancels the rounding errors of the sums.
+    return keras.ops.squeeze(crossentropy, axis=-1), keras.ops.sum(terms + (q - p), axis=-1), p, q
+
+
+def softmax_gradient(labels, p, q, of_crossentropy, of_divergence):
+    """Return the gradient of the two values of `softmax_terms`, weighted by the gradients of what is made of them."""
+    one_hot = keras.ops.one_hot(labels, q.shape[-1], dtype=q.dtype)
+    of_crossentropy, of_divergence = (keras.ops.expand_dims(each, -1) for each in (of_crossentropy, of_divergence))
+    return (of_crossentropy + of_divergence) * q - of_divergence * p - of_crossentropy * one_hot
+
+
+def _softmax(logits):
+    """Return the probabilities, the largest logit, and the sum of the exponentials of the differences from it."""
+    largest = keras.ops.max(logits, axis=-1, keepdims=True)
+    exponentials = keras.ops.exp(logits - largest)
+    total = keras.ops.sum(exponentials, axis=-1, keepdims=True)
+    return exponentials / total, largest, total

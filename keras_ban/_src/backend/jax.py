@@ -19,6 +19,46 @@ def differentiates_gradients():
     return False
 
 
+@jax.custom_vjp
+def _crossentropy_and_divergence(labels, teacher, student):
+    return common.softmax_terms(labels, teacher, student)[:2]
+
+
+def _forward(labels, teacher, student):
+    *values, p, q = common.softmax_terms(labels, teacher, student)
+    return tuple(values), (labels, p, q)
+
+
+def _backward(saved, slopes):
+    return None, None, common.softmax_gradient(*saved, *slopes)
+
+
+_crossentropy_and_divergence.defvjp(_forward, _backward)
+
+
+def crossentropy_and_divergence(labels, teacher, student, weights=None):
+    """Compute both of logits `(..., classes)`. A label outside of the classes has the crossentropy 0, as in Keras."""
+    inside = jax.numpy.clip(labels, 0, student.shape[-1] - 1)
+    crossentropy, divergence = _crossentropy_and_divergence(inside, teacher, student)
+    values = jax.numpy.where(labels == inside, crossentropy, 0), divergence
+    return tuple(jax.numpy.mean(value if weights is None else value * weights) for value in values)
+
+
+def masks_are_attributes():
+    """Return `False`: JAX's tracers within a gradient have no attributes."""
+    return False
+
+
+def update_mean(metric, value, weight):
+    """Update it as Keras does: a step is traced once."""
+    keras.metrics.Mean.update_state(metric, value, sample_weight=weight)
+
+
+def result_of_mean(metric):
+    """Return the mean as Keras does."""
+    return keras.metrics.Mean.result(metric)
+
+
 def replica_count():
     """Return 1: JAX computes the loss of the whole batch, on any number of devices."""
     return 1

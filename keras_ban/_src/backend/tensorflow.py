@@ -22,6 +22,38 @@ def differentiates_gradients():
     return False
 
 
+@tf.custom_gradient
+def _crossentropy_and_divergence(labels, teacher, student):
+    *values, p, q = common.softmax_terms(labels, teacher, student)
+    return values, lambda *slopes: (None, None, common.softmax_gradient(labels, p, q, *slopes))
+
+
+def crossentropy_and_divergence(labels, teacher, student, weights=None):
+    """Compute both of logits `(..., classes)`. A label outside of the classes has the crossentropy NaN, as in Keras."""
+    inside = tf.clip_by_value(labels, 0, student.shape[-1] - 1)
+    crossentropy, divergence = _crossentropy_and_divergence(inside, teacher, student)
+    values = tf.where(labels == inside, crossentropy, float("nan")), divergence
+    values = values if weights is None else [value * weights for value in values]
+    # As in Keras, the mean over no examples is 0.
+    count = tf.cast(tf.size(divergence) * replica_count(), student.dtype)
+    return tuple(tf.math.divide_no_nan(tf.reduce_sum(value), count) for value in values)
+
+
+def masks_are_attributes():
+    """Return `False`, as for JAX: a step is traced once, where it does not matter how a mask is read."""
+    return False
+
+
+def update_mean(metric, value, weight):
+    """Update it as Keras does: a step is traced once."""
+    keras.metrics.Mean.update_state(metric, value, sample_weight=weight)
+
+
+def result_of_mean(metric):
+    """Return the mean as Keras does."""
+    return keras.metrics.Mean.result(metric)
+
+
 def replica_count():
     """Return the number of replicas of the current `tf.distribute` strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync

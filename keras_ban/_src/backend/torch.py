@@ -19,6 +19,54 @@ def differentiates_gradients():
     return torch.is_grad_enabled()
 
 
+class _CrossentropyAndDivergence(torch.autograd.Function):
+    """The gradient is of one softmax: `q - label` for the first value, `q - p` for the second."""
+
+    @staticmethod
+    def forward(ctx, labels, teacher, student):
+        log_q = torch.log_softmax(student, -1)
+        labels = labels.long().unsqueeze(-1)
+        crossentropy = -log_q.gather(-1, labels).squeeze(-1)
+        log_p = torch.log_softmax(teacher, -1).clamp_(min=-1e30)
+        p, q = log_p.exp(), log_q.exp()
+        # `q - p` adds up to 0. It cancels the rounding errors of the sums.
+        divergence = log_p.sub_(log_q.clamp_(min=-1e30)).mul_(p).add_(q).sub_(p).sum(-1)
+        ctx.save_for_backward(labels, p, q)
+        return crossentropy, divergence
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_crossentropy, of_divergence):
+        labels, p, q = ctx.saved_tensors
+        of_crossentropy, of_divergence = of_crossentropy.unsqueeze(-1), of_divergence.unsqueeze(-1)
+        gradient = (q * (of_crossentropy + of_divergence)).addcmul_(p, of_divergence, value=-1)
+        return None, None, gradient.scatter_add_(-1, labels, -of_crossentropy)
+
+
+def crossentropy_and_divergence(labels, teacher, student, weights=None):
+    """Compute both of logits `(..., classes)` with torch's own functions: each of `keras.ops` takes time of its own."""
+    values = _CrossentropyAndDivergence.apply(labels, teacher, student)
+    return tuple((value if weights is None else value * weights).mean() for value in values)
+
+
+def masks_are_attributes():
+    return True
+
+
+@torch.no_grad()
+def update_mean(metric, value, weight):
+    """Add to the values in place, with torch's own functions. `weight` is a number or a scalar."""
+    total, count = metric.total.value, metric.count.value
+    total.add_((value.detach() if isinstance(value, torch.Tensor) else value) * weight)
+    count.add_(weight)
+
+
+def result_of_mean(metric):
+    """Return the mean. It is 0 before the first update."""
+    count = metric.count.value
+    return metric.total.value / torch.where(count == 0, 1.0, count)
+
+
 def replica_count():
     """Return 1: each process computes the loss of its own batch."""
     return 1

@@ -7,6 +7,7 @@ from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.losses.keras_distillation import compare_whole_batch, is_of_keras_distillation
 from keras_ban._src.losses.precision import add_up
 from keras_ban._src.losses.schedules import value_at
+from keras_ban._src.losses.shared_softmax import share_softmax, shared_losses
 
 
 class Comparison:
@@ -27,6 +28,8 @@ class Comparison:
         self._ignores = any(each.ignore_class is not None for each in outputs.resolved)
         self._loss_weights = loss_weights
         self._temperature_tracker = temperature_tracker
+        first, *others = outputs.resolved
+        self._shares_softmax = not others and loss_weights is None and share_softmax(first)
 
     def __call__(self, labels, targets, y_pred, sample_weight, moment, marks=None, labeled=None):
         """Compute the loss of a batch.
@@ -56,6 +59,17 @@ class Comparison:
             value = self._of_one(resolved.loss, *each, moment)
             terms.append(value if weight is None else weight * value)
         return add_up(terms)
+
+    def with_labels(self, labels, targets, y_pred, sample_weight):
+        """Compute `(label loss, distillation loss)` from one softmax. `None` if the two are not of one.
+
+        The arguments are as in `__call__`.
+        """
+        if not self._shares_softmax or any(map(keras.tree.is_nested, (labels, y_pred, sample_weight))):
+            return None
+        (target,) = targets
+        self._outputs.check_target(target, y_pred)
+        return shared_losses(self._outputs.resolved[0], labels, target, y_pred, sample_weight)
 
     def _of_one(self, loss, label, target, output, sample_weight, moment):
         if is_of_keras_distillation(loss):

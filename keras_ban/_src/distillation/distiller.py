@@ -18,7 +18,7 @@ from keras_ban._src.distillation import requirements, training_progress
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.distiller_file import DistillerFile
 from keras_ban._src.distillation.feature_matching import FeatureMatching
-from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, seed_generators, with_own_seed
+from keras_ban._src.distillation.loss_targets import NO_LABELS, seed_generators, with_own_seed
 from keras_ban._src.distillation.observer import Observed, Observer
 from keras_ban._src.distillation.preparation import Preparation
 from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
@@ -177,17 +177,6 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in backend.flat_layers(teacher))
         self.built = student.built
         self._is_complete = True
-
-    def _make_trackers(self):
-        temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(self.distillation_loss))
-        self._label_loss_tracker = keras.metrics.Mean(name="label_loss") if self._hears_labels else None
-        self._distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss") if self._hears_teacher else None
-        self._feature_loss_tracker = None if self.feature_matching is None else keras.metrics.Mean(name="feature_loss")
-        self._label_weight_tracker = keras.metrics.Mean(name="label_weight") if callable(self.label_weight) else None
-        self._temperature_tracker = keras.metrics.Mean(name="temperature") if temperatures else None
-        heard = self.distillation_loss if self._hears_teacher else None
-        over_training = training_progress.is_over_training(self.label_weight, heard)
-        self._progress = training_progress.make_progress() if over_training else None
 
     # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property

@@ -17,9 +17,10 @@ from keras_ban._src.data.batch import (
 from keras_ban._src.data.empty_batches import check_has_examples
 from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.first_batch import look_at_soft_targets
-from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
+from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
-from keras_ban._src.distillation.training_progress import advance
+from keras_ban._src.distillation.term_mean import TermMean
+from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress
 from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labels, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
@@ -34,6 +35,17 @@ NO_FEATURES = (
 
 class DistillationStep:
     """`train_step` and `compute_loss` of a `Distiller`."""
+
+    def _make_trackers(self):
+        temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(self.distillation_loss))
+        self._label_loss_tracker = TermMean(name="label_loss") if self._hears_labels else None
+        self._distillation_loss_tracker = TermMean(name="distillation_loss") if self._hears_teacher else None
+        self._feature_loss_tracker = None if self.feature_matching is None else TermMean(name="feature_loss")
+        self._label_weight_tracker = TermMean(name="label_weight") if callable(self.label_weight) else None
+        self._temperature_tracker = TermMean(name="temperature") if temperatures else None
+        heard = self.distillation_loss if self._hears_teacher else None
+        over_training = is_over_training(self.label_weight, heard)
+        self._progress = make_progress() if over_training else None
 
     def train_step(self, *args: Any) -> Any:
         # `(data)` on TensorFlow and torch, `(state, data)` on JAX.
@@ -94,18 +106,16 @@ class DistillationStep:
             if training:
                 self._track(self._label_loss_tracker, label_loss, x)
             return loss
-        loss, labeled, of_labeled, of_unlabeled = 0.0, is_labeled(y), sample_weight, 0.0
+        labeled, of_labeled, of_unlabeled = is_labeled(y), sample_weight, 0.0
+        targets = self._targets(soft_targets, y_pred) if self._hears_teacher else None
         if labeled is not None:
             # The distillation loss of unlabeled examples counts in full.
             of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))
-            of_unlabeled = self._distill(None, soft_targets, y_pred, rest, labels, labeled)
+            of_unlabeled = self._distill(None, targets, y_pred, rest, labels, labeled)
+        label_loss, loss = self._terms(x, labels, targets, y_pred, of_labeled, labeled)
         if self._hears_teacher:
-            of_loss = labels if labeled is None else None
-            loss = self._distill(of_loss, soft_targets, y_pred, of_labeled, labels, labeled)
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
         if self._hears_labels:
-            weights = own_weights(of_labeled) if labeled is None else weights_like_labels(of_labeled, labels)
-            label_loss = self._label_loss(x, labels, y_pred, weights, training)
             self._track(self._label_loss_tracker, label_loss, x, labeled)
             label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:
@@ -170,13 +180,31 @@ class DistillationStep:
         with OnlyLabeled(self, is_labeled(y)):
             return super().compute_metrics(x, split_targets(y)[0], y_pred, weights_of_labels(sample_weight))
 
-    def _distill(self, labels, soft_targets, y_pred, sample_weight, marks, labeled):
+    def _terms(self, x, labels, targets, y_pred, sample_weight, labeled):
+        """Return `(label loss, distillation loss)` of the labeled examples: 0.0 for a term of weight 0."""
+        if self._hears_labels and self._hears_teacher and not self._has_own_label_loss:
+            together = self._hidden.compare.with_labels(labels, targets, y_pred, sample_weight)
+            if together is not None:
+                return together
+        label_loss = loss = 0.0
+        if self._hears_teacher:
+            of_loss = labels if labeled is None else None
+            loss = self._distill(of_loss, targets, y_pred, sample_weight, labels, labeled)
+        if self._hears_labels:
+            weights = own_weights(sample_weight) if labeled is None else weights_like_labels(sample_weight, labels)
+            label_loss = self._label_loss(x, labels, y_pred, weights, True)
+        return label_loss, loss
+
+    def _targets(self, soft_targets, y_pred):
+        """Return the soft targets in the order of the flat outputs."""
         if is_top_k(soft_targets):
             soft_targets = expand(soft_targets, y_pred.shape[-1])
         if not self._soft_targets_checked and backend.steps_see_values(self):
             look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
             self._soft_targets_checked = True
-        targets = targets_of(soft_targets, y_pred)
+        return targets_of(soft_targets, y_pred)
+
+    def _distill(self, labels, targets, y_pred, sample_weight, marks, labeled):
         moment = self._hidden.moment
         return self._hidden.compare(labels, targets, y_pred, sample_weight, moment, marks, labeled)
 
