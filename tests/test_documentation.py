@@ -81,14 +81,16 @@ PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(
 @pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype:UserWarning")
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.new_process] if page.stem == "serving" else []) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.new_process] * (page.stem in ("images", "serving"))) for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for stem, package in (("keras_hub", "keras_hub"), ("serving", "tensorflow")):
+    for stem, package in (("images", "keras_cv"), ("keras_hub", "keras_hub"), ("serving", "tensorflow")):
         if page.stem == stem:
             pytest.importorskip(package)
+    # A command of a page imports this checkout, too.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     in_a_hurry(monkeypatch)
     namespace = {}
