@@ -4,10 +4,14 @@ Keras is imported inside the fixtures: pytest-xdist's controller reads this file
 """
 
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Shells let their background jobs ignore Ctrl-C. Tests send it to this process, and to those that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -149,7 +149,7 @@ def test_the_ensemble_so_far_teaches_and_is_what_a_student_is_compared_with(blob
     scores = history.records[2].scores
     assert [None, 0, "ensemble"] == [record.scores.compared_with for record in history.records]
     assert ((now & ~before).sum(), (before & ~now).sum()) == (scores.positive_flips, scores.negative_flips)
-    assert vars(scores) == vars(sequence.evaluate(x, y, batch_size=FIT["batch_size"]).records[2].scores)
+    assert scores == sequence.evaluate(x, y, batch_size=FIT["batch_size"]).records[2].scores
 
 
 @pytest.mark.one_backend
@@ -227,7 +227,7 @@ def test_the_ensemble_of_all_generations_is_distilled_into_one_more_student(blob
     expected = probabilities(generations, x)
     assert (expected.argmax(axis=-1) == y).mean() == history.ensemble.accuracy
     assert "ensemble" == history.records[3].scores.compared_with
-    assert vars(history.ensemble) == vars(sequence.evaluate(x, y, batch_size=FIT["batch_size"]).ensemble)
+    assert history.ensemble == sequence.evaluate(x, y, batch_size=FIT["batch_size"]).ensemble
     assert "The ensemble's student, taught by the ensemble of generations 0 to 2" in capsys.readouterr().out
 
 
