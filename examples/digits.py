@@ -102,7 +102,7 @@ def parse_arguments():
     parser.add_argument("--epochs", type=int, default=60, help="for each generation (default: 60)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the distillation loss (default: 1)")
     parser.add_argument("--label-weight", type=float, default=0.3, help="the label loss's share (default: 0.3)")
-    parser.add_argument("--out", default="runs/digits", help="folder for the results (default: runs/digits)")
+    parser.add_argument("--out", default="runs/digits_cnn", help="folder for the results (default: runs/digits_cnn)")
     return parser.parse_args()
 
 

@@ -386,7 +386,7 @@ def test_ctrl_c_ends_with_one_line_and_exit_code_130(run, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     for command in READERS:
-        monkeypatch.setattr(sys.modules[f"keras_ban._src.command.{command}"], "read", interrupt)
+        monkeypatch.setattr(f"keras_ban._src.command.{command}.read", interrupt)
         assert (130, [], ["", "Stopped."]) == called(capsys, command, run)
 
 

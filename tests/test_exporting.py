@@ -295,7 +295,7 @@ def test_what_is_there_is_replaced_only_when_told_so(tmp_path, without_writing, 
     path = tmp_path / "model"
     keras_ban.export(cnn(), path, format, verify=False)
 
-    with pytest.raises(ValueError, match="model exists. Choose another path, or pass `overwrite=True`"):
+    with pytest.raises(ValueError, match="model exists. Choose another path, or replace it: `overwrite=True`"):
         keras_ban.export(cnn(), path, format, verify=False)
     assert 1 == len(without_writing)
     keras_ban.export(cnn(), path, format, verify=False, overwrite=True)

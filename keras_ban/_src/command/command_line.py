@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import signal
 import sys
 
 from keras_ban._src.command import train_checks, train_options
@@ -38,6 +39,9 @@ Write `history.report()` of a run: one HTML file with its scores, curves and cal
 examples: results of classes, confusions and errors are in the report that `sequence.evaluate(x, y).report(...)` writes.
 Exit codes: 0, written; 1, the run cannot be read, or the file cannot be written; 2, wrong command line."""
 
+# The handler of Ctrl-C before `begin`, until `end_start`.
+_start = []
+
 
 def main(arguments=None):
     """Run a command, and return the exit code. A wrong command line ends with `SystemExit`, code 2."""
@@ -47,6 +51,8 @@ def main(arguments=None):
         chosen.backend = choose_backend(chosen.backend)
         # It imports keras_ban, and so Keras.
         command = importlib.import_module(f"keras_ban._src.command.{chosen.command}")
+        if chosen.command != "train":  # It imports more, and ends this itself.
+            end_start()
         return command.run(chosen) or 0
     except KeyboardInterrupt:
         return _stopped(chosen)
@@ -68,14 +74,22 @@ def begin():
     chosen = None
     try:
         chosen = parse()
-        # Until `main` runs, the package is imported.
-        sys.excepthook = lambda kind, error, trace: _end(chosen, kind, error, trace)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # Nothing is written yet. As an exception, Ctrl-C would get lost in functions that Python itself calls, such
+            # as those that JAX adds to the garbage collection.
+            _start.append(signal.signal(signal.SIGINT, lambda *_: _end_at_once(chosen)))
         choose_backend(chosen.backend)
     except KeyboardInterrupt:
         sys.exit(_stopped(chosen))
     except (ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def end_start():
+    """Let Ctrl-C raise `KeyboardInterrupt` again. Call it before anything is written."""
+    while _start:
+        signal.signal(signal.SIGINT, _start.pop())
 
 
 def choose_backend(backend=None):
@@ -106,16 +120,16 @@ def choose_backend(backend=None):
 def _stopped(chosen):
     how = f" {train_checks.how_to_continue(chosen)}" if getattr(chosen, "command", None) == "train" else ""
     # The terminal shows ^C in the line above.
-    print(f"\nStopped.{how}", file=sys.stderr)
+    print(f"\nStopped.{how}", file=sys.stderr, flush=True)
     return 130
 
 
-def _end(chosen, kind, error, trace):
-    """Report an error that nothing has caught, as Python does, but Ctrl-C in one line."""
-    if issubclass(kind, KeyboardInterrupt):
-        _stopped(chosen)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def _end_at_once(chosen):
+    """End the process by the signal of Ctrl-C. Shells show 130 for it."""
+    _stopped(chosen)
+    sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _missing(error):

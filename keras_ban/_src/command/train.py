@@ -7,7 +7,7 @@ import warnings
 
 import keras
 
-from keras_ban._src.command import train_checks
+from keras_ban._src.command import command_line, train_checks
 from keras_ban._src.command.options_file import OPTIONS_FILE, to_toml
 from keras_ban._src.command.stored_runs import terminal_width
 from keras_ban._src.export.export import export
@@ -52,6 +52,7 @@ def _train(arguments):
     def keep_options():
         _write(arguments.out / OPTIONS_FILE, to_toml(arguments))
 
+    command_line.end_start()
     history = recipe.train(sequence, arguments, images, verbose, keep_options)
     details = {"Data": data.about(images), "Options": to_toml(arguments)}
     if arguments.controls:

@@ -66,7 +66,9 @@ def _check_out(command, options):
     elif out.exists():
         others = sorted(each.name for each in out.iterdir() if not each.name.startswith("."))
         if others:
-            command.error(f"--out {out} holds files but no run ({', '.join(others[:3])}): {wanted}")
+            command.error(
+                f"--out {out} holds files but no run ({', '.join(others[:3])}): {wanted}. Choose another --out"
+            )
 
 
 def _complete_data(command, options):

@@ -14,7 +14,9 @@ def check_may_replace(path, format, overwrite):
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise ValueError(f"{path} exists. Choose another path, or pass `overwrite=True` to replace it.")
+        raise ValueError(
+            f"{path} exists. Choose another path, or replace it: `overwrite=True`, on the command line `--overwrite`."
+        )
     if path.is_dir() != (format == "tf_saved_model") or (path.is_dir() and not (path / SAVED_MODEL).is_file()):
         kind = "a folder" if path.is_dir() else "a file"
         raise ValueError(f"{path} is {kind}, but no {format} model that `overwrite=True` could replace: remove it.")

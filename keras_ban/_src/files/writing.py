@@ -1,6 +1,7 @@
 """Write files so that they are complete or absent."""
 
 import contextlib
+import errno
 import os
 import shutil
 
@@ -18,10 +19,12 @@ def writing(path, partial=None):
             shutil.rmtree(partial, ignore_errors=True)
         elif partial is not None:
             partial.unlink(missing_ok=True)
+        hint = "Make room, or fix what the operating system reports, and start again"
+        if error.errno == errno.ENOENT:
+            hint = "Make its folder, and start again"
         raise OSError(
             error.errno,
-            f"{error.strerror or error}. It was not written. Everything that was finished before is kept. "
-            "Make room, or fix what the operating system reports, and start again",
+            f"{error.strerror or error}. It was not written. Everything that was finished before is kept. {hint}",
             str(path),
         ) from error
 

@@ -59,6 +59,7 @@ def load(options):
     else:
         if kind == "digits":
             parts, classes = arrays.digits()
+            lines.append("The digits, which have 8x8 pixels, are enlarged four times.")
         elif kind == "npz":
             parts, classes = arrays.npz(place)
         else:
