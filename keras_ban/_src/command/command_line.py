@@ -40,7 +40,7 @@ examples: results of classes, confusions and errors are in the report that `sequ
 Exit codes: 0, written; 1, the run cannot be read, or the file cannot be written; 2, wrong command line."""
 
 # The handler of Ctrl-C before `begin`, until `end_start`.
-_start = []
+_start: list = []
 
 
 def main(arguments=None):
