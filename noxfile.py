@@ -36,6 +36,8 @@ PACKAGE_ALONE = ["--ignore=tests/examples", "--ignore=tests/benchmarks"]
 # Each of these tests trains several generations, which TensorFlow would trace for minutes. Those that depend on the
 # backend run there anyway.
 LONG_ON_TENSORFLOW = ["--ignore=tests/test_controls.py", "--ignore=tests/test_generation_length.py"]
+PAGES = "tests/test_documentation.py::test_the_python_blocks_of_a_page_run_one_after_the_other"
+LONG_ON_TENSORFLOW += [f"--deselect={PAGES}"]
 
 CHECK_WHEEL = """
 from importlib import metadata, resources
