@@ -73,6 +73,8 @@ def test_the_readme_is_short_and_links_lead_to_files():
     assert {page.name for page in pages[1:]} - {"index.md", "api.md"} <= named
 
 
+# The pages whose blocks start processes.
+STARTING = ("images", "serving", "several_processes")
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(page.read_text())]
 
 
@@ -81,14 +83,13 @@ PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if python_blocks(
 @pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype:UserWarning")
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.new_process] * (page.stem in ("images", "serving"))) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.new_process] * (page.stem in STARTING)) for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for stem, package in (("images", "keras_cv"), ("keras_hub", "keras_hub"), ("serving", "tensorflow")):
-        if page.stem == stem:
-            pytest.importorskip(package)
+    needed = {"keras_hub": "keras_hub", "images": "keras_cv", "several_processes": "torch", "serving": "tensorflow"}
+    pytest.importorskip(needed.get(page.stem, "keras"))
     # A command of a page imports this checkout, too.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
