@@ -1,21 +1,15 @@
 """Damaged and hostile files given to `keras-ban train`: one line that names the file, and no traceback."""
 
-import io
 import os
 
 import numpy as np
 import pytest
+from helpers.data import npz
 
 from keras_ban._src.command import command_line, options_file
 from keras_ban._src.images import arrays, folder, hub
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.skipif(os.name != "posix", reason="makes pipes")]
-
-
-def npz(**content):
-    file = io.BytesIO()
-    np.savez(file, **content)
-    return file.getvalue()
 
 
 X, Y = np.zeros((6, 8, 8, 3), "uint8"), np.arange(6) % 2

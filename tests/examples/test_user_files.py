@@ -1,6 +1,5 @@
 """Damaged and hostile files given to examples and benchmarks: one line that names the file, and no traceback."""
 
-import io
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ import study
 import study_report
 import user_files
 from equal_cost_tasks import images, report, texts, training
+from helpers.data import npz
 from helpers.processes import run_script
 
 import keras_ban
@@ -25,12 +25,6 @@ import keras_ban
 pytestmark = [pytest.mark.one_backend, pytest.mark.skipif(os.name != "posix", reason="makes pipes")]
 
 DEEP = b"[" * 100_000
-
-
-def npz(**arrays):
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
 
 
 X, Y = np.zeros((6, 8, 8, 3), "uint8"), np.arange(6) % 2

@@ -1,5 +1,7 @@
 """Small data sets."""
 
+import io
+
 import keras
 import numpy as np
 
@@ -33,3 +35,10 @@ class Batches(keras.utils.PyDataset):
 
 def random_logits(shape, scale, seed=0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype("float32")
+
+
+def npz(**arrays):
+    """The bytes of a .npz file."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
