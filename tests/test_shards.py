@@ -141,7 +141,7 @@ def test_what_is_saved_is_found_by_the_same_texts(teacher, tmp_path):
     again = SoftTargets.load(tmp_path / "again.npy")
 
     assert_paired(again.pair(keyed(TEXTS, slice(0, 50))), teacher, count=50)
-    assert TEXTS[:50].tolist() == [text.decode() for text in again._stored.texts()]
+    assert TEXTS[:50].tolist() == [text.decode() for text in again._texts_of_keys()]
 
 
 @pytest.mark.parametrize(

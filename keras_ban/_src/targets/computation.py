@@ -14,7 +14,7 @@ from keras_ban._src.data.leaves import size_of, take
 from keras_ban._src.data.preprocessing import check_repeatable, inputs_in_steps
 from keras_ban._src.files import row_file
 from keras_ban._src.targets import augmented_views, key_index, teacher_rows
-from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, StoredRows
+from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN
 
 # After this many batches the workers wait for each other, so that none waits longer than the engine allows.
 _BATCHES_APART = 64
@@ -39,11 +39,15 @@ class RowsInMemory(contextlib.nullcontext):
         return self._texts
 
     def commit(self, keys, description):
-        return StoredRows(np.concatenate(self._rows), keys, description, texts=self._texts)
+        return np.concatenate(self._rows), keys, description, self._texts
 
 
 def compute(teacher, data, batch_size, path, verbose, augmentation, views, **options):
-    """Compute the `StoredRows` of `SoftTargets.from_teacher`, whose arguments are checked."""
+    """Compute the rows of `SoftTargets.from_teacher`, whose arguments are checked.
+
+    Returns:
+        The arguments of `SoftTargets`; or `None` if there is a `path`, where they are written.
+    """
     check_repeatable(teacher, data)
     batches, count = with_examples(data.batches(batch_size)), data.check_finite()
     if verbose:
@@ -88,8 +92,7 @@ def compute(teacher, data, batch_size, path, verbose, augmentation, views, **opt
         if kind is not None:
             index = key_index.KeyIndex(lambda: [keys], len(keys))
             index.check_unique(rows.texts() if kind == "texts" else None, "row {}".format)
-        stored = rows.commit(keys, description)
-    return stored if path is None else StoredRows.open(path)
+        return rows.commit(keys, description)
 
 
 def _prepare(teacher, augmentation, views, x, keys, kind):
@@ -131,7 +134,7 @@ def compute_again(teacher, x, wanted, stored, batch_size, augmentation):
 
     Args:
         wanted: which examples, by their place in `x`, int64 `(sample,)`.
-        stored: the `StoredRows` of `x`.
+        stored: the `SoftTargets` of `x`.
 
     Returns:
         `(outputs (sample, ..., classes), rows (sample,))`.
@@ -157,10 +160,7 @@ def compute_again(teacher, x, wanted, stored, batch_size, augmentation):
     x_sample = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *found)
     if augmentation is not None:
         augmented_views.build(augmentation, inputs_in_steps(teacher, take(x_sample, slice(0, 1))))
-    outputs_of, keys = (
-        teacher_rows.look(teacher, augmentation, stored.description["views"]),
-        example_keys(x_sample, stored.hashes),
-    )
+    outputs_of, keys = teacher_rows.look(teacher, augmentation, stored.views), example_keys(x_sample, stored.hashes)
     parts = [slice(i, i + batch_size) for i in range(0, len(wanted), batch_size)]
     again = np.concatenate([outputs_of(take(x_sample, part), keys[part]) for part in parts])
     return again, np.concatenate(rows)

@@ -21,7 +21,7 @@ from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, ROWS_AT_ONCE, Stor
 _DTYPES = ("float16", "float32", "float64")
 
 
-class SoftTargets:
+class SoftTargets(StoredRows):
     """A teacher's outputs on fixed data, one row per example, in memory or in a memory-mapped file.
 
     A teacher does not change while its student trains. So on data that do not change it needs to run only once.
@@ -57,10 +57,6 @@ class SoftTargets:
         data_fingerprint: the SHA-256 of the keys in their order.
         version: the version of keras_ban that computed them.
     """
-
-    def __init__(self, stored: StoredRows) -> None:
-        self._stored = stored
-        self._description = stored.description
 
     @classmethod
     def from_teacher(
@@ -120,50 +116,15 @@ class SoftTargets:
         data = as_data(x, batch_size=batch_size, models=(teacher,))
         verbose = process_group.is_chief() and (verbose == "auto" or bool(verbose))
         options = {"top_k": top_k, "dtype": dtype, "from_logits": from_logits}
-        targets = cls(computation.compute(teacher, data, batch_size, path, verbose, augmentation, views, **options))
+        made = computation.compute(teacher, data, batch_size, path, verbose, augmentation, views, **options)
+        targets = cls(*made) if path is None else cls.load(path)
         if top_k is not None and verbose:
             print(targets.describe_coverage())
         return targets
 
-    @classmethod
-    def load(cls, path: hints.Path, mmap: bool = True) -> Self:
-        """Open a file of soft targets, or a folder of shards.
-
-        With `mmap` this takes milliseconds and no memory. The content of files up to 64 MiB is checked at once, that of
-        larger files when it is first used.
-
-        Args:
-            path: a file that `save` or `from_teacher` wrote; or a folder of shards by key, named like
-                `targets-00000-of-00004.npy`.
-            mmap: whether rows stay on disk until a batch needs them. Otherwise all are read.
-
-        Raises:
-            ValueError: a file is cut short, altered, or holds something else; a shard is missing, or from another
-                teacher than the first; or a key is in two shards.
-        """
-        checks.check_path("path", path)
-        return cls(StoredRows.open(path, mmap))
-
-    def save(self, path: hints.Path) -> None:
-        """Write a file that `load` reads. It is complete or absent. `numpy.load` reads its rows, too.
-
-        Raises:
-            ValueError: a file of that name holds something else, or there is no such folder; or a key occurs twice.
-        """
-        checks.check_path("path", path)
-        self._stored.save(path)
-
-    @property
-    def keys(self) -> np.ndarray:
-        return self._stored.keys
-
-    @property
-    def by_key(self) -> bool:
-        return self._stored.by_key
-
     @property
     def shape(self) -> tuple[int, ...]:
-        rows = self._stored.rows.shape
+        rows = self._rows.shape
         return rows if self.top_k is None else (*rows, self._description["classes"])
 
     @property
@@ -199,35 +160,22 @@ class SoftTargets:
         return self._description["version"]
 
     @property
-    def nbytes(self) -> int:
-        """The size of rows and keys in bytes."""
-        return self._stored.nbytes
-
-    @property
     def covered_mass(self) -> dict[str, float]:
         if self.top_k is None:
             return {"mean": 1.0, "first_percentile": 1.0}
-        parts = [self._stored.rows[i : i + ROWS_AT_ONCE]["log_rest"] for i in range(0, len(self), ROWS_AT_ONCE)]
+        parts = [self._rows[i : i + ROWS_AT_ONCE]["log_rest"] for i in range(0, len(self), ROWS_AT_ONCE)]
         covered = -np.expm1(np.concatenate(parts).astype("float64"))
         return {"mean": float(covered.mean()), "first_percentile": float(np.percentile(covered, 1))}
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the rows are in memory. Otherwise they are read from the file when they are used."""
-        return self._stored.in_memory
-
-    def __len__(self) -> int:
-        return len(self._stored)
 
     def __getitem__(self, index: Any) -> Any:
         try:
             index = operator.index(index)
         except TypeError:
-            return SoftTargets(self._stored.part(index))
+            return self._part(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} examples, received the index {index}.")
         index = index % len(self)
-        return self._dense(self._stored.rows[index : index + 1])[0]
+        return self._dense(self._rows[index : index + 1])[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.to_dense(), dtype=dtype)
@@ -239,19 +187,11 @@ class SoftTargets:
     def to_dense(self) -> np.ndarray:
         """All soft targets in memory, `(examples, ..., classes)`: logits or probabilities, as the teacher gave them."""
         self.check_content()
-        return self._dense(self._stored.rows[:])
+        return self._dense(self._rows[:])
 
     def batch(self, rows: Any, view: int | None = None) -> Any:
         """The soft targets of a training batch, for a slice or an index array: dense, or with `top_k` a dict."""
-        return self.columns(np.asarray(self._stored.rows[rows] if view is None else self._stored.rows[rows, view]))
-
-    def rows_of(self, keys: Any) -> np.ndarray:
-        """The rows of keys of the data, int64 `(batch,)`; `ValueError` names a key without a row."""
-        return self._stored.rows_of(keys)
-
-    def check_kind(self, kind: Any) -> None:
-        """Raise `ValueError` if keys of the data are of another kind than those of the rows."""
-        self._stored.check_kind(kind)
+        return self.columns(np.asarray(self._rows[rows] if view is None else self._rows[rows, view]))
 
     def batch_and_seeds(self, rows: Any, epoch: int) -> tuple[Any, Any]:
         """`batch` of view `epoch mod views`, and the seeds that make it again; the seeds are `None` without views."""
@@ -264,23 +204,6 @@ class SoftTargets:
     def columns(self, rows: Any) -> Any:
         """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
         return rows if self.top_k is None else top_k_rows.columns(rows)
-
-    def index_keys(self) -> None:
-        """Make the index by which `rows_of` finds rows, if there is none in this process."""
-        self._stored.index_keys()
-
-    def records(self) -> Any:
-        """The rows; or `(path, offset, footer, dtype, row_shape)` of the file that holds them."""
-        return self._stored.records()
-
-    def check(self, x: hints.Data, rows: Any = None) -> None:
-        """Raise `ValueError` unless `x` are the examples of these soft targets, in the same order.
-
-        Args:
-            x: arrays, nested as in `from_teacher`.
-            rows: the rows that `x` should be, a slice or an index array; `None`: all.
-        """
-        self._stored.check(x, rows)
 
     def verify(
         self,
@@ -312,13 +235,13 @@ class SoftTargets:
         self.check_content()
         checks.check_count("batch_size", batch_size)
         wanted = np.unique(np.linspace(0, len(self) - 1, checks.check_count("sample", sample)).astype("int64"))
-        again, rows = computation.compute_again(teacher, x, wanted, self._stored, batch_size, augmentation)
+        again, rows = computation.compute_again(teacher, x, wanted, self, batch_size, augmentation)
         if again.shape[1:] != self.shape[1:]:
             raise ValueError(
                 f"The teacher gives outputs of shape {again.shape[1:]}, the soft targets are of {self.shape[1:]}: they "
                 "come from another teacher."
             )
-        return teacher_rows.largest_difference(again, self._stored.rows[rows], self.from_logits)
+        return teacher_rows.largest_difference(again, self._rows[rows], self.from_logits)
 
     def pair(self, dataset: Any) -> Any:
         """Put these soft targets beside the labels of a dataset.
@@ -394,7 +317,3 @@ class SoftTargets:
             f"The {self.top_k} classes kept of {self._description['classes']} cover {covered['mean']:.2%} of the mass "
             f"at temperature 1 (mean; 1st percentile: {covered['first_percentile']:.2%})."
         )
-
-    def check_content(self) -> None:
-        """Raise `ValueError` if the rows of a file are not what was written. They are read for this once."""
-        self._stored.check_content()
