@@ -78,14 +78,12 @@ class Dataset:
     def _read_first(self):
         return next(self.iterate(), None)
 
-    def check_alone(self, y, sample_weight):
-        """Raise `ValueError` if arrays come with the dataset, which brings its own labels and weights."""
+    def check_given(self, y, sample_weight):
+        """Raise `ValueError` if the dataset is empty, or arrays come with it: it brings its own labels and weights."""
         for name, part in (("y", y), ("sample_weight", sample_weight)):
             if part is not None:
                 batches = "`(x, y)` or `(x, y, sample_weight)`"
                 raise ValueError(f"When `x` is a {self.kind}, `{name}` should not be passed: let it yield {batches}.")
-
-    def check_not_empty(self):
         if self.number_of_batches() == 0:
             raise ValueError(f"`{self.name}` holds no examples: there is nothing to train on.")
 
@@ -133,6 +131,14 @@ class Dataset:
         """The same data with soft targets beside the labels, paired by position or by key."""
         raise no_pairing(soft_targets, self.dataset)
 
+    def check_no_views(self, soft_targets):
+        """Raise `ValueError` if soft targets are of views, because the dataset cannot be told the epoch's view."""
+        if soft_targets.views is not None:
+            raise ValueError(
+                "Soft targets of several views go with arrays or a `keras.utils.PyDataset`, which can be told the "
+                f"epoch's view; received: {self.dataset!r}. Wrap the data in a `PyDataset`."
+            )
+
     def for_model(self, model):
         """The same data. Raise `ValueError` if the inputs are a dict with entries that the model does not take."""
         names, x = input_names(model), self.first_batch()[0]
@@ -145,10 +151,6 @@ class Dataset:
 
     def split(self, validation_split):
         raise ValueError("`validation_split` is for arrays. Pass `validation_data` with a dataset.")
-
-    def weighted(self, class_weight):
-        """The same data: Keras weighs the classes of some datasets."""
-        return self
 
     def check_labels(self, loss, model):
         """Do nothing: labels of a dataset are not read before training."""

@@ -11,7 +11,6 @@ from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.tf_dataset import TensorFlowDataset
 from keras_ban._src.data.torch_loader import TorchDataLoader
 
-TABLES = (HuggingFaceDataset,)
 DATASETS = (PyDatasetData, TensorFlowDataset, TorchDataLoader, GrainDataset, Stream, Dataset)
 
 
@@ -37,9 +36,8 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     names = names or ("x", "y", "sample_weight")
     if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
         raise ValueError(f"`{names[0]}` is {x!r}: there is no data to train on.")
-    for kind in TABLES:
-        if kind.accepts(x):
-            return kind(x, y, sample_weight, batch_size, shuffle, names, models)
+    if HuggingFaceDataset.accepts(x):
+        return HuggingFaceDataset(x, y, sample_weight, batch_size, shuffle, names, models)
     leaves = leaves_of(x)
     if leaves and all(is_array(leaf) for leaf in leaves):
         return Arrays(x, y, sample_weight, batch_size, shuffle, names)
@@ -49,8 +47,7 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
         if kind.accepts(x):
             data = kind(x, batch_size, shuffle)
             data.name = names[0]
-            data.check_alone(y, sample_weight)
-            data.check_not_empty()
+            data.check_given(y, sample_weight)
             return data
     raise _no_data(names[0], x)
 

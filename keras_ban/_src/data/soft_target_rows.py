@@ -1,6 +1,5 @@
 """Soft targets put into the batches of a dataset: by position, or by the key of each example."""
 
-from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import (
     add_soft_targets,
     join_targets,
@@ -24,17 +23,6 @@ def join(batch, rows, view_seeds=None):
         )
     y = add_soft_targets(y, rows, view_seeds)
     return (x, y) if sample_weight is None else (x, y, sample_weight)
-
-
-class RowsByPosition:
-    """The soft targets of a batch and its positions, checked. A class, so that worker processes can receive it."""
-
-    def __init__(self, soft_targets):
-        self._soft_targets = soft_targets
-
-    def __call__(self, batch, rows):
-        self._soft_targets.check(leaves.take(unpack(batch)[0], slice(None)), rows)
-        return self._soft_targets.batch(rows)
 
 
 class JoinByKey:

@@ -5,7 +5,7 @@ import re
 from keras_ban._src import backend
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.leaves import size_of
-from keras_ban._src.data.soft_target_rows import JoinByKey, join
+from keras_ban._src.data.soft_target_rows import JoinByKey
 
 
 class TensorFlowDataset(Dataset):
@@ -28,10 +28,8 @@ class TensorFlowDataset(Dataset):
         if soft_targets.by_key:
             join_by_key = JoinByKey(soft_targets)
             join_by_key.check_spec(self.dataset.element_spec)
-            like = soft_targets.batch(slice(0, 1))
-            paired = map_tf_dataset(self.dataset, join_by_key.key, join_by_key.rows, like, join_by_key.put)
-            return self.of_same_kind(paired)
-        check_no_views(self, soft_targets)
+            return self.of_same_kind(map_tf_dataset(self.dataset, join_by_key, like=soft_targets.batch(slice(0, 1))))
+        self.check_no_views(soft_targets)
         first, count = self.first_batch()[0], self.check_finite()
         size = size_of(first)
         soft_targets.check(first, slice(0, size))
@@ -40,20 +38,10 @@ class TensorFlowDataset(Dataset):
                 f"The soft targets hold {len(soft_targets)} examples, but the dataset has {count} batches of {size}: "
                 "they must come from the same data, in the same order."
             )
-        paired = pair_tf_dataset(self.dataset, soft_targets.columns, soft_targets.records(), size, join)
-        return self.of_same_kind(paired)
+        return self.of_same_kind(pair_tf_dataset(self.dataset, soft_targets, size))
 
     def part_of_worker(self):
         return self  # `keras.distribution` divides it, unless it was told not to.
-
-
-def check_no_views(data, soft_targets):
-    """Raise `ValueError` if soft targets are of views, and the data cannot be told the epoch's view."""
-    if soft_targets.views is not None:
-        raise ValueError(
-            "Soft targets of several views go with arrays or a `keras.utils.PyDataset`, which can be told the epoch's "
-            f"view; received: {data.dataset!r}. Wrap the data in a `PyDataset`."
-        )
 
 
 def error_in_pipeline(error):

@@ -7,33 +7,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_ban._src.data.soft_target_rows import join
 
-def map_tf_dataset(dataset, key, rows_of, like, put):
+
+def map_tf_dataset(dataset, join_by_key, like):
     """Add rows to a dataset of batches. Python finds them, because TensorFlow cannot read scattered rows of a file.
 
-    `key` returns the keys of a batch, `rows_of` nested arrays for an array of keys, and `put` joins a batch and its
-    rows. `like` is nested arrays with the dtypes of the rows and, except for the first axis, their shapes.
+    `like` is rows as `join_by_key` finds them, from which dtypes and shapes are read.
     """
     like_flat = keras.tree.flatten(like)
 
     def paired(*batch):
-        keys = key(batch)
+        keys = join_by_key.key(batch)
         dtypes = [leaf.dtype for leaf in like_flat]
-        found = tf.numpy_function(lambda values: keras.tree.flatten(rows_of(values)), [keys], dtypes)
+        found = tf.numpy_function(lambda values: keras.tree.flatten(join_by_key.rows(values)), [keys], dtypes)
         for leaf, array in zip(found, like_flat, strict=True):
             leaf.set_shape((keys.shape[0], *array.shape[1:]))
-        return put(batch, keras.tree.pack_sequence_as(like, found))
+        return join_by_key.put(batch, keras.tree.pack_sequence_as(like, found))
 
     return dataset.map(paired, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def pair_tf_dataset(dataset, columns, records, batch_size, join):
-    """Zip a dataset of batches with rows in the same order.
-
-    `records` are the rows as an array, or `(path, offset, footer, dtype, row_shape)` of a file to read them from.
-    `columns` converts rows (an array, or a dict of the fields of a structured dtype) to soft targets, and `join` joins
-    a batch and its soft targets.
-    """
+def pair_tf_dataset(dataset, soft_targets, batch_size):
+    """Zip a dataset of batches with the rows of soft targets, in the same order."""
+    records = soft_targets.records()
     if isinstance(records, tuple):
         path, offset, footer, dtype, row_shape = records
         count = int(np.prod(row_shape, dtype="int64"))
@@ -45,13 +42,13 @@ def pair_tf_dataset(dataset, columns, records, batch_size, join):
     # Without the empty batch at the end, a dataset with more batches than rows would be cut off silently.
     rows = rows.concatenate(rows.take(1).map(lambda batch: tf.nest.map_structure(lambda field: field[:0], batch)))
 
-    def join_checked(batch, soft_targets):
+    def join_checked(batch, of_batch):
         first = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
-        second = keras.tree.flatten(soft_targets)[0]
+        second = keras.tree.flatten(of_batch)[0]
         message = "A batch of the dataset and its soft targets differ in size: they are not of the same data."
         with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message)]):
-            soft_targets = tf.nest.map_structure(tf.identity, soft_targets)
-        return join(batch, columns(soft_targets))
+            of_batch = tf.nest.map_structure(tf.identity, of_batch)
+        return join(batch, soft_targets.columns(of_batch))
 
     paired = tf.data.Dataset.zip(dataset, rows).map(join_checked, num_parallel_calls=tf.data.AUTOTUNE)
     return paired.with_options(_divided_by_rows())

@@ -1,8 +1,7 @@
 """torch's `DataLoader`."""
 
 from keras_ban._src.data.dataset import Dataset
-from keras_ban._src.data.soft_target_rows import JoinByKey, RowsByPosition
-from keras_ban._src.data.tf_dataset import check_no_views
+from keras_ban._src.data.soft_target_rows import JoinByKey
 
 
 class TorchDataLoader(Dataset):
@@ -29,7 +28,7 @@ class TorchDataLoader(Dataset):
         loader = self.dataset
         if soft_targets.by_key:
             return self.of_same_kind(map_data_loader(loader, JoinByKey(soft_targets)))
-        check_no_views(self, soft_targets)
+        self.check_no_views(soft_targets)
         if not hasattr(loader.dataset, "__getitem__") or loader.batch_sampler is None:
             raise ValueError(
                 "A torch `DataLoader` is paired by index: its dataset must have `__getitem__`, and the loader make the "
@@ -40,4 +39,4 @@ class TorchDataLoader(Dataset):
                 f"The soft targets hold {len(soft_targets)} examples, but the loader's dataset {len(loader.dataset)}: "
                 "they must come from the same data."
             )
-        return self.of_same_kind(pair_data_loader(loader, RowsByPosition(soft_targets)))
+        return self.of_same_kind(pair_data_loader(loader, soft_targets))

@@ -3,16 +3,20 @@
 Imports torch, which may not be installed. Functions import this file when they have a `DataLoader`.
 """
 
+import functools
+
 import keras
 import numpy as np
 import torch
 
+from keras_ban._src.data import leaves
+from keras_ban._src.data.batch import unpack
 from keras_ban._src.data.soft_target_rows import join
 
 
-def pair_data_loader(loader, rows_of):
-    """Return a `DataLoader` that adds soft targets: `rows_of(batch, indices of its examples)`."""
-    collate = _CollatePaired(loader.collate_fn, rows_of)
+def pair_data_loader(loader, soft_targets):
+    """Return a `DataLoader` whose workers add the soft targets of each example, by its index, and check them."""
+    collate = functools.partial(_paired, loader.collate_fn, soft_targets)
     options = {"batch_sampler": loader.batch_sampler, **_workers_of(loader)}
     return torch.utils.data.DataLoader(_WithIndex(loader.dataset), collate_fn=collate, **options)
 
@@ -26,7 +30,7 @@ def map_data_loader(loader, function):
     else:
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         options |= {} if is_iterable else {"sampler": loader.sampler}
-    collate = _CollateMapped(loader.collate_fn, function)
+    collate = functools.partial(_mapped, loader.collate_fn, function)
     return torch.utils.data.DataLoader(loader.dataset, collate_fn=collate, generator=loader.generator, **options)
 
 
@@ -36,15 +40,17 @@ def _workers_of(loader):
     return {name: getattr(loader, name) for name in (*names, "prefetch_factor", "persistent_workers")}
 
 
-class _CollateMapped:
-    def __init__(self, collate, function):
-        self._collate, self._function = collate, function
+def _mapped(collate, function, examples):
+    return keras.tree.map_structure(
+        lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf,
+        tuple(function(collate(examples))),
+    )
 
-    def __call__(self, examples):
-        return keras.tree.map_structure(
-            lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf,
-            tuple(self._function(self._collate(examples))),
-        )
+
+def _paired(collate, soft_targets, examples):
+    batch, rows = collate([example for _, example in examples]), np.array([index for index, _ in examples])
+    soft_targets.check(leaves.take(unpack(batch)[0], slice(None)), rows)
+    return join(batch, keras.tree.map_structure(torch.from_numpy, soft_targets.batch(rows)))
 
 
 class _WithIndex:
@@ -58,13 +64,3 @@ class _WithIndex:
 
     def __getitem__(self, index):
         return index, self._dataset[index]
-
-
-class _CollatePaired:
-    def __init__(self, collate, rows_of):
-        self._collate, self._rows_of = collate, rows_of
-
-    def __call__(self, examples):
-        batch = self._collate([example for _, example in examples])
-        rows = self._rows_of(batch, np.array([index for index, _ in examples]))
-        return join(batch, keras.tree.map_structure(torch.from_numpy, rows))
