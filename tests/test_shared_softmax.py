@@ -11,7 +11,7 @@ from keras import ops
 
 import keras_ban
 from keras_ban._src import backend
-from keras_ban._src.distillation.term_mean import TermMean
+from keras_ban._src.distillation.step import TermMean
 from keras_ban.losses import KnowledgeDistillation
 
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy

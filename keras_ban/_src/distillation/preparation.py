@@ -3,17 +3,19 @@
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import split_targets
+from keras_ban._src.data.batch import inputs_for, inputs_of_teacher, split_targets
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, preprocessed
+from keras_ban._src.data.symbols import output_spec
 from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
-from keras_ban._src.distillation.first_batch import check_first_batch
 from keras_ban._src.distillation.loss_targets import uses_labels
+from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.requirements import check_independent, check_own_loss
 from keras_ban._src.distillation.teacher import NO_TEACHER
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import augmented_views
+from keras_ban._src.targets.top_k_rows import is_top_k
 
 
 class Preparation:
@@ -101,9 +103,29 @@ class Preparation:
         if self.teacher is None and data.soft_targets is None and not data.yields_batches:
             raise ValueError(NO_TEACHER)
         if self._must_look():
-            models = (self.student, self._teaching, self._hidden.outputs)
-            looked = check_first_batch(data, *models, in_step=backend.steps_see_values(self))
-            self._soft_targets_checked |= looked
+            self._soft_targets_checked |= self._check_first_batch(data)
+
+    def _check_first_batch(self, data):
+        """Return whether soft targets were checked: those of the first batch, or what the teacher gives for it."""
+        student, teacher = self.student, self.teacher
+        must_build = data.soft_targets is None and teacher is not None and not teacher.built
+        if backend.steps_see_values(self) and not must_build:
+            return False  # The first step checks them at no cost.
+        x, y, _ = data.first_batch()
+        x, of_teacher = keras.tree.map_structure(backend.as_tensor, (x, inputs_of_teacher(x, y)))
+        soft_targets = split_targets(y)[1]
+        if is_top_k(soft_targets):
+            return False  # `SoftTargets` were checked when they were created.
+        if soft_targets is None and teacher is not None:
+            if must_build:
+                teacher(inputs_for(teacher, of_teacher))
+            soft_targets, _ = split_observed(self._teaching.outputs(of_teacher))
+        if soft_targets is None:
+            return False
+        nested = keras.tree.is_nested(soft_targets) and student.built
+        outputs = output_spec(student, inputs_for(student, x)) if nested else soft_targets
+        self._hidden.outputs.check_soft_targets(soft_targets, outputs)
+        return True
 
     def _prepare_teacher(self, has_soft_targets):
         """Make the teacher ready for steps, unless soft targets take its place."""

@@ -16,10 +16,8 @@ from keras_ban._src.data.batch import (
 )
 from keras_ban._src.data.empty_batches import check_has_examples
 from keras_ban._src.distillation.augmented_step import augment_batch
-from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
-from keras_ban._src.distillation.term_mean import TermMean
 from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress
 from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labels, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
@@ -31,6 +29,16 @@ NO_FEATURES = (
     "`feature_matching` compares layers, so the teacher must run at each step. Pass `Distiller(teacher=..., "
     "feature_matching=...)`, and data without soft targets."
 )
+
+
+class TermMean(keras.metrics.Mean):
+    """The mean of a term of the loss over an epoch: a `keras.metrics.Mean` of scalars, which costs little at a step."""
+
+    def update_state(self, value, sample_weight=1):
+        backend.update_mean(self, value, sample_weight)
+
+    def result(self):
+        return backend.result_of_mean(self)
 
 
 class DistillationStep:
@@ -200,7 +208,7 @@ class DistillationStep:
         if is_top_k(soft_targets):
             soft_targets = expand(soft_targets, y_pred.shape[-1])
         if not self._soft_targets_checked and backend.steps_see_values(self):
-            look_at_soft_targets(soft_targets, y_pred, self._hidden.outputs)
+            self._hidden.outputs.check_soft_targets(soft_targets, y_pred)
             self._soft_targets_checked = True
         return targets_of(soft_targets, y_pred)
 

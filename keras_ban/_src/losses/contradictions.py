@@ -69,7 +69,7 @@ def check_values(resolved, values):
             "The teacher's outputs on the first batch look like probabilities, but the distillation loss takes logits. "
             f"If the models end in a softmax or a sigmoid, use `{name}(from_logits=False)`. If only the teacher does, "
             "pass the logarithm of its outputs.",
-            stacklevel=7,
+            stacklevel=6,
         )
     if not resolved.given and not looks_like_probabilities:
         of_keras = meaning.crossentropy_name(resolved.loss) or meaning.is_divergence(resolved.loss)

@@ -156,14 +156,16 @@ class Outputs:
         return list(dict.fromkeys(text for text in found if text is not None))
 
     def check_soft_targets(self, soft_targets, outputs):
-        """Check the soft targets of a first batch, arrays in the order of the flat outputs, or `None`.
+        """Check the values of the soft targets of a first batch, nested as the teacher gives them.
 
         Raise `ValueError` if they hold NaN or inf, or no probabilities although they should, or if the two losses
         contradict each other (`check` cannot see this if outputs are not known). Warn if they look like probabilities
         and the loss needs logits.
         """
-        for each, values in zip(self.for_each(self.in_structure, outputs), soft_targets, strict=True):
-            if each is not None and each.loss is not None and values is not None:
+        targets = targets_of(soft_targets, outputs)
+        for each, target in zip(self.for_each(self.in_structure, outputs), targets, strict=True):
+            if each is not None and each.loss is not None and target is not None:
+                values = keras.ops.convert_to_numpy(target)
                 contradictions.check_values(each, values)
                 if self._checks_labels:
                     contradictions.check_losses(each, np.ndim(values))

@@ -7,7 +7,6 @@ import keras
 from keras_ban._src import backend
 from keras_ban._src.data.preprocessing import preprocessed
 from keras_ban._src.distillation.distiller import Distiller
-from keras_ban._src.distillation.first_batch import look_at_soft_targets
 from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.losses import KnowledgeDistillation
@@ -88,7 +87,7 @@ def check_values(sequence, compile_arguments, starts, data):
         if model.built and None in known:
             x = keras.tree.map_structure(backend.as_tensor, preprocessed(data.for_model(model), model).first_batch()[0])
             said = Teaching(model).outputs(x)
-            look_at_soft_targets(said, said, outputs)
+            outputs.check_soft_targets(said, said)
 
 
 def gives_logits(sequence, compile_arguments, model):
