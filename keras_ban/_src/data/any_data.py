@@ -8,7 +8,7 @@ import keras
 from keras_ban._src import backend, hints
 from keras_ban._src.data import fit_arguments, reading
 from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed
+from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps
 
 
 class AnyData:
@@ -69,6 +69,6 @@ class AnyData:
     def _read(self, method, name, args, kwargs, names):
         arguments = fit_arguments.bound(self, args, kwargs, name)
         given = {name: arguments.pop(name) for name in names if name in arguments}
-        with reading.watched(preprocessed(as_data(**given, models=(self,)), self)) as (data,):
+        with reading.watched(data_in_steps(self, as_data(**given, models=(self,)))) as (data,):
             inputs = {name: value for name, value in data.for_keras().items() if name in names}
             return method(**{**arguments, **inputs})

@@ -116,7 +116,7 @@ class Preprocessing:
         self._teachers = None if teacher is None else task_within(teacher)
         self.differ = teacher is not None and not are_alike(self._task, self._teachers)
         self.makes_inputs = self._task is not None or self.differ
-        self._names = model.name, getattr(teacher, "name", None)
+        self._names = getattr(model, "student", model).name, getattr(teacher, "name", None)
 
     def __call__(self, batch):
         """Return `(x, y, sample_weight)` of a batch, in NumPy."""
@@ -242,9 +242,6 @@ class PreprocessedData(PyDatasetData):
         """The same data, whose raw batches a wrapper reads."""
         return PreprocessedData(self._raw.read_by(wrapper), self._preprocessing, self._in_order)
 
-    def for_model(self, model):
-        return self
-
 
 class _PreprocessedStream(Stream):
     """Data that are read once, with preprocessed batches."""
@@ -260,29 +257,28 @@ class _PreprocessedStream(Stream):
     def first_batch(self):
         return self._preprocessing(self._raw.first_batch())
 
-    def for_model(self, model):
-        return self
 
-
-def preprocessed(data, model, teacher=None, *, in_order=True, again=False, steps=None):
-    """Return data as the steps of a model take them; the data themselves if it has no preprocessor.
+def data_in_steps(model, data, teacher=None, *, in_order=True, again=False, steps=None):
+    """Return data as the steps of a model take them: preprocessed, or without inputs that it does not take.
 
     Args:
-        data: the data as the user passed them, or `None`.
         model: the model that is trained or evaluated.
+        data: the data as the user passed them, or `None`.
         teacher: the model that runs beside it in each step, or `None`.
         in_order: whether arrays keep their order, for evaluation.
         again: whether the data are read again, in each epoch.
         steps: the number of steps of an epoch, or `None`.
 
     Raises:
-        ValueError: preprocessors differ where they may not, or the length of a dataset is unknown.
+        ValueError: preprocessors differ where they may not, the length of a dataset is unknown, or inputs lack or are
+            not those of the model.
     """
     if data is None or isinstance(data, (PreprocessedData, _PreprocessedStream)):
         return data
     preprocessing = Preprocessing(model, teacher)
     if not preprocessing.makes_inputs:
-        return data
+        # Models of this package choose the inputs of each model within when they call it.
+        return data if hasattr(type(model), "models_within") else data.for_model(model)
     is_unknown = data.number_of_batches() is None
     if data.read_once or (is_unknown and not again):
         return _PreprocessedStream(data, preprocessing)
@@ -296,7 +292,7 @@ def preprocessed(data, model, teacher=None, *, in_order=True, again=False, steps
 
 def validation_in_steps(options, model):
     """Return `options["validation_data"]` of a `fit` as the steps of a model take them."""
-    return preprocessed(options["validation_data"], model, again=True, steps=options.get("validation_steps"))
+    return data_in_steps(model, options["validation_data"], again=True, steps=options.get("validation_steps"))
 
 
 def batch_in_steps(model, batch, teacher=None):
@@ -322,16 +318,16 @@ def _owner(cls, name):
 def method_and_data(model, name, data, **options):
     """Return `(method, data)`: `fit`, `evaluate` or another method of a model, and data as it takes them.
 
-    Models of this package take data as the user passed them. `options` are those of `preprocessed`.
+    Models of this package take data as the user passed them. `options` are those of `data_in_steps`.
     """
     if hasattr(type(model), "models_within"):
         return getattr(model, name), data
-    return keras_method(model, name), preprocessed(data, model, **options)
+    return keras_method(model, name), data_in_steps(model, data, **options)
 
 
 def predict(model, data, batch_size=None):
     """Return the outputs of `keras.Model.predict` for `Arrays`."""
-    method, inputs = method_and_data(model, "predict", Arrays(data.for_model(model).x, batch_size=batch_size))
+    method, inputs = method_and_data(model, "predict", Arrays(data.x, batch_size=batch_size))
     return method(**inputs.for_keras(), verbose=0)
 
 

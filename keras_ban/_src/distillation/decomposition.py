@@ -9,7 +9,7 @@ from keras_ban._src import backend, checks, hints
 from keras_ban._src.data import trial
 from keras_ban._src.data.kinds import as_arrays
 from keras_ban._src.data.leaves import as_array
-from keras_ban._src.data.preprocessing import predict, preprocessed
+from keras_ban._src.data.preprocessing import data_in_steps, predict
 from keras_ban._src.losses import KnowledgeDistillation
 from keras_ban._src.losses.base import AUTO, check_from_logits, check_temperature
 from keras_ban._src.losses.contradictions import logits_or_probabilities
@@ -181,7 +181,7 @@ def _predict(model, data):
         with backend.keeping_values(model):
             return predict(model, data, data.batch_size)
     except Exception:
-        trial.check_fits(model, preprocessed(data.for_model(model), model).first_batch()[0])
+        trial.check_fits(model, data_in_steps(model, data).first_batch()[0])
         raise
 
 

@@ -299,7 +299,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         if not self._hears_labels:
             data = data.without_labels()
         self._check_outputs()
-        validation_data = validation_in_steps(options, self.student)
+        validation_data = validation_in_steps(options, self)
         options = {**options, "validation_data": validation_data}
         if self.built and validation_data is not None and not validation_data.yields_batches:
             batch = None if data.yields_batches else (data.x, data.labels, data.sample_weight)

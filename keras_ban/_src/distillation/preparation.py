@@ -5,7 +5,7 @@ import keras
 from keras_ban._src import backend
 from keras_ban._src.data.batch import inputs_for, inputs_of_teacher, split_targets
 from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, preprocessed
+from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, data_in_steps
 from keras_ban._src.data.symbols import output_spec
 from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
@@ -38,7 +38,7 @@ class Preparation:
                 f"The student {self.student.name!r} and the teacher {teacher.name!r} preprocess the data differently, "
                 "so that `augmentation` could not show them the same. Leave it out, or give both one preprocessor."
             )
-        seen = preprocessed(data, self.student, teacher, in_order=False, again=True, steps=steps)
+        seen = data_in_steps(self, data, teacher, in_order=False, again=True, steps=steps)
         if stored and self._needs_teacher:
             check_repeatable(self.student, data)
         return seen

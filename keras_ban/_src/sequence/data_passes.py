@@ -13,7 +13,7 @@ from keras_ban._src.data import leaves, reading
 from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
 from keras_ban._src.data.fingerprints import example_keys
 from keras_ban._src.data.leaves import size_of
-from keras_ban._src.data.preprocessing import keras_method, preprocessed
+from keras_ban._src.data.preprocessing import data_in_steps, keras_method
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import names_of, outputs_of
 from keras_ban._src.losses.outputs import Outputs
@@ -81,7 +81,7 @@ class DataPasses:
         return process_group.alone(run)
 
     def _prepare(self, model):
-        self._data = preprocessed(self._raw, model, again=True, steps=self._steps)
+        self._data = data_in_steps(model, self._raw, again=True, steps=self._steps)
 
     def _run(self, model, with_metrics):
         self._prepare(model)
@@ -136,7 +136,7 @@ class DataPasses:
             # A model that is measured again, with the values of the next generation, is not compiled again.
             self._probe = Probe(model, loss, with_outputs)
         probe, collected = self._probe, None
-        for x, y, sample_weight in self._batches(model):
+        for x, y, sample_weight in self._batches():
             found, labels = probe.measured(x, y, sample_weight), probe.labels(y)
             if collected is None:
                 for reason in probe.reasons:
@@ -160,11 +160,10 @@ class DataPasses:
     def _outputs(self, model):
         """Yield `(labels, sample_weight, outputs)` of each batch."""
         if self._data.yields_batches:
-            for x, y, sample_weight in self._batches(model):
+            for x, y, sample_weight in self._batches():
                 yield y, sample_weight, _predict_on_batch(model, x)
             return
-        x = self._data.for_model(model).x
-        outputs = model.predict(x, batch_size=self._batch_size, verbose=0)
+        outputs = model.predict(self._data.x, batch_size=self._batch_size, verbose=0)
         yield from self._beside_labels(outputs)
 
     def _beside_labels(self, outputs):
@@ -175,11 +174,9 @@ class DataPasses:
             start = rows.stop
             yield y, sample_weight, outputs[rows]
 
-    def _batches(self, model=None, with_inputs=True):
+    def _batches(self, with_inputs=True):
         """Yield `(x, y, sample_weight)` of each batch, and note whether the examples came in another order."""
         data, digest, count = self._data, hashlib.sha256(), 0
-        if model is not None:
-            data = data.for_model(model)
         if not data.yields_batches:
             arrays = (data.x if with_inputs else None, data.labels, data.sample_weight)
             for start in range(0, len(data), self._batch_size or 32):

@@ -11,7 +11,7 @@ from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
-from keras_ban._src.data.preprocessing import batch_in_steps, preprocessed, task_within, validation_in_steps
+from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, task_within, validation_in_steps
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.base import check_temperature, is_finite_number
 from keras_ban._src.sequence import new_optimizer
@@ -145,7 +145,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         data, options = fit_arguments.split_off(*fit_arguments.read(arguments, (self,)))
         data, options = fit_arguments.weigh(data, options)
-        data = preprocessed(data, self, in_order=False, again=True, steps=options.get("steps_per_epoch"))
+        data = data_in_steps(self, data, in_order=False, again=True, steps=options.get("steps_per_epoch"))
         options["validation_data"] = validation_in_steps(options, self)
         return super().fit(**fit_arguments.for_keras(data, options))
 

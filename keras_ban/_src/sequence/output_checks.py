@@ -5,7 +5,7 @@ import warnings
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.preprocessing import preprocessed
+from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.distillation.teacher import Teaching
@@ -85,7 +85,7 @@ def check_values(sequence, compile_arguments, starts, data):
         outputs = Outputs(sequence.distillation_loss, compile_arguments.loss, model, model)
         known = [each.output.student.meaning.from_logits for each in outputs.resolved]
         if model.built and None in known:
-            x = keras.tree.map_structure(backend.as_tensor, preprocessed(data.for_model(model), model).first_batch()[0])
+            x = keras.tree.map_structure(backend.as_tensor, data_in_steps(model, data).first_batch()[0])
             said = Teaching(model).outputs(x)
             outputs.check_soft_targets(said, said)
 

@@ -14,11 +14,9 @@ from keras_ban._src.history.controls import ControlRecord
 def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
     backend.build_optimizer(model)
-    if options["validation_data"] is not None:
-        options = {**options, "validation_data": options["validation_data"].for_model(model)}
-    steps = options.get("steps_per_epoch")
-    method, data = method_and_data(model, "fit", data.for_model(model), in_order=False, again=True, steps=steps)
-    data, validation_data = part_of_batches(data, validation_in_steps(options, model))
+    validation_data, steps = validation_in_steps(options, model), options.get("steps_per_epoch")
+    method, data = method_and_data(model, "fit", data, in_order=False, again=True, steps=steps)
+    data, validation_data = part_of_batches(data, validation_data)
     with reading.watched(data, validation_data) as (data, validation_data):
         arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
         with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):

@@ -5,7 +5,7 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
-from keras_ban._src.data.preprocessing import preprocessed
+from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.distillation.requirements import check_own_loss
 from keras_ban._src.distillation.unlabeled import as_unlabeled, check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
@@ -154,21 +154,23 @@ def check_fits(model, teacher, data, validation_data):
     """Raise `ValueError` if a compiled model cannot be trained or evaluated on the data, or its teacher not run."""
     if not model.built:
         return  # The data build it.
-    batch = preprocessed(data.for_model(model), model).first_batch()
+    batch = data_in_steps(model, data).first_batch()
     if isinstance(batch[1], dict) and "soft_targets" in batch[1]:
         raise ValueError(
             "`y` brings soft targets, but a sequence computes them itself: pass only the labels, or use a `Distiller`."
         )
     trial.check_fits(model, *batch)
     if teacher is not None:
-        trial.check_fits(teacher, preprocessed(data.for_model(teacher), teacher).first_batch()[0])
+        trial.check_fits(teacher, data_in_steps(teacher, data).first_batch()[0])
     if validation_data is not None:
-        trial.check_validation(model, preprocessed(validation_data.for_model(model), model), batch)
+        trial.check_validation(model, data_in_steps(model, validation_data), batch)
 
 
 def check_labels(data, compile_arguments, model, needed):
     """Raise `ValueError` if arrays lack labels that are needed, or their labels do not fit the loss."""
-    data = preprocessed(data, model)
+    if data.yields_batches:
+        return  # Labels of a dataset are not read before training.
+    data = data_in_steps(model, data)
     if data.lacks_labels and needed:
         raise ValueError(
             "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a "

@@ -51,7 +51,7 @@ class Scorer:
     def evaluate(self, model, steps=None):
         """Return the results of Keras's `evaluate`, with the names of `fit`."""
         options = {"verbose": 0, "return_dict": True, "steps": steps or self._steps}
-        evaluate, data = method_and_data(model, "evaluate", self.data.for_model(model), steps=options["steps"])
+        evaluate, data = method_and_data(model, "evaluate", self.data, steps=options["steps"])
         with backend.keeping_values(model), reading.watched(data) as (data,):
             arguments = data.for_keras() | ({} if data.yields_batches else {"batch_size": self._batch_size})
             logs = evaluate(**arguments, **options)

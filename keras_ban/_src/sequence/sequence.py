@@ -10,7 +10,7 @@ import keras
 from keras_ban._src import checks, hints
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
-from keras_ban._src.data.preprocessing import preprocessed
+from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.history.history import BornAgainHistory
@@ -351,7 +351,7 @@ class BornAgainSequence(TrainedGenerations):
             )
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
-            made = [preprocessed(data, model) for model in models] or [data]  # A preprocessor may make labels.
+            made = [data_in_steps(model, data) for model in models] or [data]  # A preprocessor may make labels.
             if made[0].lacks_labels:
                 message = "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
                 raise ValueError(message)

@@ -12,7 +12,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves, trial
 from keras_ban._src.data.batch import inputs_for, unpack
 from keras_ban._src.data.kinds import as_validation_data
-from keras_ban._src.data.preprocessing import preprocessed
+from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.history.scores import better
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.scorer import Scorer, meaning_of
@@ -135,7 +135,7 @@ class Soup:
             data = as_validation_data(validation_data, models=models)
             if data.read_once:
                 raise ValueError("`validation_data` is read once for each member, so it cannot be a generator.")
-            trial.check_validation(self._model, preprocessed(data.for_model(self._model), self._model))
+            trial.check_validation(self._model, data_in_steps(self._model, data))
             scorer = Scorer(data, meaning_of(sequence, self._compile_arguments, self._model), data.batch_size)
         if scorer is None or scorer.data is None:
             raise ValueError(
@@ -196,7 +196,7 @@ class Soup:
 
     def _inputs(self):
         steps = self._last_fit.steps
-        data = preprocessed(self._last_fit.data.for_model(self._model), self._model, again=True, steps=steps)
+        data = data_in_steps(self._model, self._last_fit.data, again=True, steps=steps)
         if not data.yields_batches:
             return (x for x, _ in data.batches(data.batch_size or 32))
         batches = itertools.islice(data.iterate(), steps)
