@@ -60,6 +60,17 @@ class Arrays:
         for leaf in leaves_of(self.sample_weight):
             _check_weights(self.names[2], leaf)
 
+    @classmethod
+    def accepts(cls, data):
+        """Whether data are of this kind."""
+        found = leaves_of(data)
+        return bool(found) and all(leaves.is_array(leaf) for leaf in found)
+
+    @classmethod
+    def of_user(cls, x, y, sample_weight, batch_size, shuffle, names, models):
+        """A user's arrays. The arguments are those of `as_data`."""
+        return cls(x, y, sample_weight, batch_size, shuffle, names)
+
     def __len__(self):
         return size_of(self.x)
 
@@ -134,15 +145,16 @@ class Arrays:
         kept, validation = self.rows(slice(0, at)), self.rows(slice(at, None))
         return kept, validation.with_parts(validation.x, validation.labels, validation.sample_weight)
 
-    def weighted(self, class_weight):
-        """The same data, with `class_weight` as sample weights, as Keras computes them."""
+    def weighted(self, options):
+        """`(data, options)` of a `fit`, with `class_weight` as sample weights, as Keras computes them."""
+        class_weight = options.get("class_weight")
         if class_weight is None:
-            return self
+            return self, options
         weights = _weights_of_classes(self.labels, self.sample_weight, class_weight)
         labeled = is_labeled(self.y)
         if labeled is not None:
             weights[labeled == 0] = 1.0
-        return self.with_parts(self.x, self.y, weights)
+        return self.with_parts(self.x, self.y, weights), {**options, "class_weight": None}
 
     def with_soft_targets(self, soft_targets):
         """The same data with soft targets beside the labels."""

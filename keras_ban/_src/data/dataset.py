@@ -53,7 +53,24 @@ class Dataset:
     @classmethod
     def accepts(cls, data):
         """Whether data are of this kind."""
-        return hasattr(data, "__iter__")
+        return hasattr(data, "__iter__") and not isinstance(data, (list, tuple, dict, set, str, bytes))
+
+    @classmethod
+    def of_user(cls, dataset, y, sample_weight, batch_size, shuffle, names, models):
+        """A user's dataset. The arguments are those of `as_data`.
+
+        Raises:
+            ValueError: the dataset is empty, or arrays come with it, which brings its own labels and weights.
+        """
+        data = cls(dataset, batch_size, shuffle)
+        data.name = names[0]
+        for name, part in (("y", y), ("sample_weight", sample_weight)):
+            if part is not None:
+                batches = "`(x, y)` or `(x, y, sample_weight)`"
+                raise ValueError(f"When `x` is a {cls.kind}, `{name}` should not be passed: let it yield {batches}.")
+        if data.number_of_batches() == 0:
+            raise ValueError(f"`{data.name}` holds no examples: there is nothing to train on.")
+        return data
 
     def iterate(self):
         """The user's batches, from the first."""
@@ -77,15 +94,6 @@ class Dataset:
 
     def _read_first(self):
         return next(self.iterate(), None)
-
-    def check_given(self, y, sample_weight):
-        """Raise `ValueError` if the dataset is empty, or arrays come with it: it brings its own labels and weights."""
-        for name, part in (("y", y), ("sample_weight", sample_weight)):
-            if part is not None:
-                batches = "`(x, y)` or `(x, y, sample_weight)`"
-                raise ValueError(f"When `x` is a {self.kind}, `{name}` should not be passed: let it yield {batches}.")
-        if self.number_of_batches() == 0:
-            raise ValueError(f"`{self.name}` holds no examples: there is nothing to train on.")
 
     def check_finite(self):
         """The number of batches. Raise `ValueError` if they have no end."""
@@ -151,6 +159,10 @@ class Dataset:
 
     def split(self, validation_split):
         raise ValueError("`validation_split` is for arrays. Pass `validation_data` with a dataset.")
+
+    def weighted(self, options):
+        """The same data: Keras weighs the classes of some datasets."""
+        return self, options
 
     def check_labels(self, loss, model):
         """Do nothing: labels of a dataset are not read before training."""

@@ -52,12 +52,6 @@ def split_off(data, options):
     return data, options
 
 
-def weigh(data, options):
-    """Return `(data, options)` with `class_weight` of arrays applied."""
-    options = dict(options)
-    return (data if data.yields_batches else data.weighted(options.pop("class_weight", None))), options
-
-
 def for_keras(data, options):
     """Return all arguments of `fit`, as Keras takes them."""
     validation_data, callbacks = options.get("validation_data"), data.callbacks()

@@ -21,7 +21,9 @@ class HuggingFaceDataset(Arrays):
     def accepts(cls, data):
         return any(name in ("Dataset", "DatasetDict", "IterableDataset") for name in _classes(data))
 
-    def __init__(self, dataset, y=None, sample_weight=None, batch_size=None, shuffle=None, names=None, models=()):
+    @classmethod
+    def of_user(cls, dataset, y, sample_weight, batch_size, shuffle, names, models):
+        """A user's table. The arguments are those of `as_data`."""
         if "Dataset" not in _classes(dataset):
             raise TypeError(
                 f"`x` must be a `datasets.Dataset`, received: {type(dataset).__name__}. Choose one split, "
@@ -34,7 +36,7 @@ class HuggingFaceDataset(Arrays):
         x = {name: _array(columns, name) for name in _chosen(columns, labels, models)}
         if len(x) == 1 and not any(input_names(model) for model in models):
             x = next(iter(x.values()))
-        super().__init__(x, y, sample_weight, batch_size, shuffle, names)
+        return cls(x, y, sample_weight, batch_size, shuffle, names)
 
 
 def column_as_array(value):

@@ -1,17 +1,14 @@
 """The entrance of all data: what a user passes becomes one of the kinds of data, once."""
 
-import numpy as np
-
 from keras_ban._src.data.arrays import Arrays, short
 from keras_ban._src.data.dataset import Dataset, Stream
 from keras_ban._src.data.grain_dataset import GrainDataset
 from keras_ban._src.data.hugging_face import HuggingFaceDataset, column_as_array
-from keras_ban._src.data.leaves import is_array, leaves_of
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.tf_dataset import TensorFlowDataset
 from keras_ban._src.data.torch_loader import TorchDataLoader
 
-DATASETS = (PyDatasetData, TensorFlowDataset, TorchDataLoader, GrainDataset, Stream, Dataset)
+KINDS = (HuggingFaceDataset, Arrays, PyDatasetData, TensorFlowDataset, TorchDataLoader, GrainDataset, Stream, Dataset)
 
 
 def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, names=None, models=()):
@@ -36,27 +33,13 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     names = names or ("x", "y", "sample_weight")
     if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
         raise ValueError(f"`{names[0]}` is {x!r}: there is no data to train on.")
-    if HuggingFaceDataset.accepts(x):
-        return HuggingFaceDataset(x, y, sample_weight, batch_size, shuffle, names, models)
-    leaves = leaves_of(x)
-    if leaves and all(is_array(leaf) for leaf in leaves):
-        return Arrays(x, y, sample_weight, batch_size, shuffle, names)
-    if isinstance(x, (list, tuple, dict, set, str, bytes)) or np.isscalar(x):
-        raise _no_data(names[0], x)
-    for kind in DATASETS:
+    for kind in KINDS:
         if kind.accepts(x):
-            data = kind(x, batch_size, shuffle)
-            data.name = names[0]
-            data.check_given(y, sample_weight)
-            return data
-    raise _no_data(names[0], x)
-
-
-def _no_data(name, x):
-    return TypeError(
-        f"`{name}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
+            return kind.of_user(x, y, sample_weight, batch_size, shuffle, names, models)
+    raise TypeError(
+        f"`{names[0]}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
         f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__}). Make an array of a list of numbers: "
-        f"`np.asarray({name})`."
+        f"`np.asarray({names[0]})`."
     )
 
 

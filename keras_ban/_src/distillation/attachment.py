@@ -14,7 +14,8 @@ def attach(data, options, soft_targets=None):
         raise ValueError(
             "With a dataset and `soft_targets`, let the dataset yield `sample_weight` in place of `class_weight`."
         )
-    data, options = fit_arguments.weigh(*fit_arguments.split_off(data, options))
+    data, options = fit_arguments.split_off(data, options)
+    data, options = data.weighted(options)
     if soft_targets is None:
         return data, options
     if not data.yields_batches and len(data) < len(soft_targets):

@@ -144,7 +144,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             return super().fit(x, y, *args, **kwargs)
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         data, options = fit_arguments.split_off(*fit_arguments.read(arguments, (self,)))
-        data, options = fit_arguments.weigh(data, options)
+        data, options = data.weighted(options)
         data = data_in_steps(self, data, in_order=False, again=True, steps=options.get("steps_per_epoch"))
         options["validation_data"] = validation_in_steps(options, self)
         return super().fit(**fit_arguments.for_keras(data, options))
