@@ -62,7 +62,7 @@ def _one_hot(array):
 
 def check_label_values(name, labels, loss):
     """Raise `ValueError` if labels in memory hold NaN or inf, and the loss is from Keras."""
-    if all(_is_of_keras(each) for each in leaves_of(loss)):
+    if all(is_of_keras(each) for each in leaves_of(loss)):
         for leaf in leaves_of(labels):
             check_finite(name, leaf)
 
@@ -86,7 +86,7 @@ def check_numbers(name, leaf):
         raise ValueError(f"`{name}` must hold numbers, received an array of dtype {leaf.dtype}.")
 
 
-def _is_of_keras(loss):
+def is_of_keras(loss):
     """Whether a loss is from Keras: a name, an object or a function."""
     name = getattr(loss, "__name__", type(loss).__name__)
     return isinstance(loss, str) or getattr(keras.losses, name, None) in (loss, type(loss))

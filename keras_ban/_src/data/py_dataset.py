@@ -9,7 +9,7 @@ from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.endless import Endless
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.soft_target_rows import JoinByKey
-from keras_ban._src.data.wrappers import ArrayRows, EpochOfDataset, Packed, PairedByKey, PairedDataset, WorkerPart
+from keras_ban._src.data.wrappers import ArrayRows, Packed, PairedByKey, PairedDataset, WorkerPart
 
 
 class PyDatasetData(Dataset):
@@ -79,4 +79,8 @@ class PyDatasetData(Dataset):
         return self.of_same_kind(WorkerPart(self.dataset))
 
     def callbacks(self):
-        return [EpochOfDataset(self.dataset)] if getattr(self.dataset, "follows_epochs", False) else []
+        dataset = self.dataset
+        if not getattr(dataset, "follows_epochs", False):
+            return []
+        # Keras tells a dataset that an epoch begins, but not which one: training may resume at a later one.
+        return [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(dataset, "epoch", epoch))]

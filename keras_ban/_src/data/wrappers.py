@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import add_soft_targets, pack, unpack
+from keras_ban._src.data.batch import pack, unpack
 from keras_ban._src.data.leaves import in_batch, leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.soft_target_rows import join
 
@@ -131,9 +131,7 @@ class ArrayRows(ArrayBatches):
 
     def __getitem__(self, index):
         rows = self.rows(index)
-        x, y, sample_weight = self.batch(rows)
-        y = add_soft_targets(y, *self._soft_targets.batch_and_seeds(rows, self.epoch))
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
+        return join(self.batch(rows), *self._soft_targets.batch_and_seeds(rows, self.epoch))
 
 
 class Packed(Wrapped):
@@ -161,14 +159,3 @@ class WorkerPart(Wrapped):
             )
         each = size // self._parts
         return slice_rows(batch, slice(self._this * each, (self._this + 1) * each))
-
-
-class EpochOfDataset(keras.callbacks.Callback):
-    """Tells a dataset the epoch, also if training resumes at a later one."""
-
-    def __init__(self, dataset):
-        super().__init__()
-        self._dataset = dataset
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._dataset.epoch = epoch

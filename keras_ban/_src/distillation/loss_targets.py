@@ -5,6 +5,7 @@ import copy
 import keras
 
 from keras_ban._src.data.batch import join_targets
+from keras_ban._src.data.labels import is_of_keras
 from keras_ban._src.losses.keras_distillation import is_of_keras_distillation
 
 NO_LABELS = (
@@ -18,7 +19,7 @@ def loss_target(loss, labels, soft_targets, moment=None):
 
     `moment`, as in `schedules.value_at`, is for a loss with a schedule.
     """
-    if _is_of_keras(loss):
+    if is_of_keras(loss):
         return soft_targets
     y_true = join_targets(labels, soft_targets)
     return {**y_true, **moment} if has_schedule(loss) else y_true
@@ -26,14 +27,10 @@ def loss_target(loss, labels, soft_targets, moment=None):
 
 def uses_labels(loss):
     """Return whether a distillation loss may use labels. Of losses that are not of this package, this is not known."""
-    if loss is None or _is_of_keras(loss) or is_of_keras_distillation(loss):
+    if loss is None or is_of_keras(loss) or is_of_keras_distillation(loss):
         return False
     # Not inherited: a subclass may use labels.
     return vars(type(loss)).get("labels_as", "unknown") is not None
-
-
-def _is_of_keras(loss):
-    return getattr(keras.losses, type(loss).__name__, None) is type(loss)
 
 
 def own_weights(sample_weight):

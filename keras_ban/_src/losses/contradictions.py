@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_ban._src.data.labels import is_of_keras
 from keras_ban._src.losses import meaning
 from keras_ban._src.losses.base import SoftTargetLoss, check_comparable
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
@@ -136,20 +137,16 @@ def check_losses(resolved, rank=None):
 
 def _check_same_form(loss, targets, output):
     """Raise an error if a loss compares outputs as they are, and one model gives logits, the other probabilities."""
-    labels, student, teacher = output.labels, output.meaning.from_logits, output.teacher.meaning.from_logits
-    if targets.from_logits is not None or not _compares_as_they_are(loss) or not differ(student, teacher):
+    student, teacher = output.meaning.from_logits, output.teacher.meaning.from_logits
+    as_they_are = is_of_keras(loss) or is_of_keras_distillation(loss)
+    if targets.from_logits is not None or not as_they_are or not differ(student, teacher):
         return
-    if labels.from_logits is None:
+    if output.labels.from_logits is None:
         return  # An output without an activation may be a probability.
     raise ValueError(
         f"`distillation_loss` contradicts the models: {_name(loss)} compares outputs as they are, but the student "
         f"gives {logits_or_probabilities(student)} and the teacher {logits_or_probabilities(teacher)}. Use {_OF_BOTH}."
     )
-
-
-def _compares_as_they_are(loss):
-    of_keras = getattr(keras.losses, type(loss).__name__, None) is type(loss)
-    return of_keras or is_of_keras_distillation(loss)
 
 
 def _check_axes(loss, axis, other, other_axis, rank):
