@@ -120,8 +120,11 @@ class SoftTargetLoss(keras.losses.Loss):
     A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict with
     `"soft_targets"`, and optionally `"labels"`, `"mask"` (the Keras mask of the outputs: 1 for values that count, 0 for
     padding), `"step"` and `"fraction"` (a Distiller adds them if the temperature is a schedule). Each class says in
-    `labels_as` what labels are to it: a `"distribution"` over the classes, the one true `"class"`, or nothing, `None`.
+    `labels_as` what labels are to it: a `"distribution"` over the classes, the one true `"class"`, or nothing, `None`;
+    and in `settings` the arguments that its configuration holds, besides those of `keras.losses.Loss`.
     """
+
+    settings: tuple[str, ...] = ("temperature", "from_logits")
 
     def __init__(
         self,
@@ -134,28 +137,19 @@ class SoftTargetLoss(keras.losses.Loss):
         checks.check_text("name", name)
         checks.check_text("reduction", reduction)
         super().__init__(name=name, reduction=reduction, dtype=precision())
-        self._temperature = check_schedule("temperature", check_temperature, temperature)
-        self._from_logits = check_from_logits(from_logits)
-        self._reads_models = self._from_logits == AUTO
-        self._activation = check_activation(activation)
+        self.temperature: hints.Scheduled = check_schedule("temperature", check_temperature, temperature)
+        self.from_logits: hints.FromLogits = check_from_logits(from_logits)
+        # Whether `from_logits` is "auto", or was until it was resolved.
+        self.reads_models = self.from_logits == AUTO
+        self.activation: hints.Activation = check_activation(activation)
 
-    # Settings are read-only, because a compiled training step would ignore a new value.
-    @property
-    def temperature(self) -> hints.Scheduled:
-        return self._temperature
-
-    @property
-    def from_logits(self) -> hints.FromLogits:
-        return self._from_logits
-
-    # Whether `from_logits` is "auto", or was until it was resolved.
-    @property
-    def reads_models(self) -> bool:
-        return self._reads_models
-
-    @property
-    def activation(self) -> hints.Activation:
-        return self._activation
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in (*self.settings, "temperature", "activation", "reads_models") and name in vars(self):
+            raise AttributeError(
+                f"`{name}` cannot be replaced in `{type(self).__name__}`: a compiled training step would go on with "
+                "the old value. Create a new loss."
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, y_true: Any, y_pred: hints.Tensor, sample_weight: Any = None) -> hints.Tensor:
         y_true = y_true if isinstance(y_true, dict) else {"soft_targets": y_true}
@@ -187,7 +181,7 @@ class SoftTargetLoss(keras.losses.Loss):
     def resolved(self, from_logits: hints.FromLogits) -> Self:
         """Return a copy with `from_logits` in place of "auto". It draws from the same random generator, if any."""
         resolved = object.__new__(type(self))  # `copy.copy` of a loss of Keras makes it anew, with another generator.
-        resolved.__dict__.update(self.__dict__, _from_logits=from_logits)
+        resolved.__dict__.update(self.__dict__, from_logits=from_logits)
         return resolved
 
     def logits(self, outputs: hints.Tensor, temperature: Any) -> hints.Tensor:
@@ -196,8 +190,8 @@ class SoftTargetLoss(keras.losses.Loss):
         return logits / temperature if callable(self.temperature) or temperature != 1 else logits
 
     def get_config(self) -> hints.Config:
-        temperature = keras.saving.serialize_keras_object(self.temperature)
-        return {**super().get_config(), "temperature": temperature, "from_logits": self.from_logits}
+        settings = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.settings}
+        return {**super().get_config(), **settings}
 
     @classmethod
     def from_config(cls, config: hints.Config) -> Self:

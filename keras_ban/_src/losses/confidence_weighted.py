@@ -55,6 +55,7 @@ class ConfidenceWeighted(SoftTargetLoss):
     """
 
     labels_as = "distribution"
+    settings = ("from_logits", "ignore_class")
 
     def __init__(
         self,
@@ -66,11 +67,7 @@ class ConfidenceWeighted(SoftTargetLoss):
         super().__init__(1.0, from_logits, "softmax", reduction, name)
         if not isinstance(ignore_class, (numbers.Integral, type(None))) or isinstance(ignore_class, bool):
             raise ValueError(f"`ignore_class` must be a whole number or None, received: {ignore_class!r}.")
-        self._ignore_class = None if ignore_class is None else int(ignore_class)
-
-    @property
-    def ignore_class(self) -> int | None:
-        return self._ignore_class
+        self.ignore_class: int | None = None if ignore_class is None else int(ignore_class)
 
     def compare(
         self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
@@ -85,8 +82,3 @@ class ConfidenceWeighted(SoftTargetLoss):
         weights = count * ops.divide_no_nan(weights, backend.sum_over_replicas(ops.sum(weights)))
         student = finite_logits(self.logits(y_pred, temperature))
         return weights * -ops.sum(labels * ops.log_softmax(student, axis=-1), axis=-1)
-
-    def get_config(self) -> hints.Config:
-        config = {**super().get_config(), "ignore_class": self.ignore_class}
-        del config["temperature"]
-        return config

@@ -55,6 +55,7 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
     """
 
     labels_as = "class"
+    settings = ("temperature", "from_logits", "target_weight", "non_target_weight")
 
     def __init__(
         self,
@@ -66,16 +67,8 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         name: str | None = "decoupled_knowledge_distillation",
     ) -> None:
         super().__init__(temperature, from_logits, "softmax", reduction, name)
-        self._target_weight = check_weight("target_weight", target_weight)
-        self._non_target_weight = check_weight("non_target_weight", non_target_weight)
-
-    @property
-    def target_weight(self) -> float:
-        return self._target_weight
-
-    @property
-    def non_target_weight(self) -> float:
-        return self._non_target_weight
+        self.target_weight: float = check_weight("target_weight", target_weight)
+        self.non_target_weight: float = check_weight("non_target_weight", non_target_weight)
 
     def compare(
         self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
@@ -87,10 +80,6 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         target = kl_divergence(target_against_rest(teacher, is_target), target_against_rest(student, is_target))
         non_target = kl_divergence(without_target(teacher, is_target), without_target(student, is_target))
         return temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)
-
-    def get_config(self) -> hints.Config:
-        weights = {"target_weight": self.target_weight, "non_target_weight": self.non_target_weight}
-        return {**super().get_config(), **weights}
 
 
 def target_against_rest(logits, is_target):

@@ -51,6 +51,7 @@ class DIST(SoftTargetLoss):
     """
 
     labels_as = None
+    settings = ("temperature", "from_logits", "inter_class_weight", "intra_class_weight")
 
     def __init__(
         self,
@@ -62,16 +63,8 @@ class DIST(SoftTargetLoss):
         name: str | None = "dist",
     ) -> None:
         super().__init__(temperature, from_logits, "softmax", reduction, name)
-        self._inter_class_weight = check_weight("inter_class_weight", inter_class_weight)
-        self._intra_class_weight = check_weight("intra_class_weight", intra_class_weight)
-
-    @property
-    def inter_class_weight(self) -> float:
-        return self._inter_class_weight
-
-    @property
-    def intra_class_weight(self) -> float:
-        return self._intra_class_weight
+        self.inter_class_weight: float = check_weight("inter_class_weight", inter_class_weight)
+        self.intra_class_weight: float = check_weight("intra_class_weight", intra_class_weight)
 
     def compare(
         self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
@@ -83,10 +76,6 @@ class DIST(SoftTargetLoss):
         counted = ops.reshape(counted_examples(y_true, inter), (-1, 1))
         intra = ops.mean(decorrelation(ops.reshape(teacher, rows), ops.reshape(student, rows), counted, axis=0))
         return temperature**2 * (self.inter_class_weight * inter + self.intra_class_weight * intra)
-
-    def get_config(self) -> hints.Config:
-        weights = {"inter_class_weight": self.inter_class_weight, "intra_class_weight": self.intra_class_weight}
-        return {**super().get_config(), **weights}
 
 
 def decorrelation(teacher, student, counted, axis):

@@ -56,6 +56,7 @@ class KnowledgeDistillation(SoftTargetLoss):
     """
 
     labels_as = None
+    settings = ("temperature", "from_logits", "activation", "standardize")
 
     def __init__(
         self,
@@ -67,13 +68,9 @@ class KnowledgeDistillation(SoftTargetLoss):
         name: str | None = "knowledge_distillation",
     ) -> None:
         super().__init__(temperature, from_logits, activation, reduction, name)
-        self._standardize = checks.check_flag("standardize", standardize)
-        if self._standardize and activation == "sigmoid":
+        self.standardize: bool = checks.check_flag("standardize", standardize)
+        if self.standardize and activation == "sigmoid":
             raise ValueError("`standardize` is for `activation='softmax'`: each sigmoid output is a class of its own.")
-
-    @property
-    def standardize(self) -> bool:
-        return self._standardize
 
     def compare(
         self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
@@ -83,9 +80,6 @@ class KnowledgeDistillation(SoftTargetLoss):
             teacher, student = (z_scores(finite_logits(x)) / temperature for x in (teacher, student))
         divergence = temperature**2 * kl_divergence(teacher, student)
         return divergence if self.activation == "softmax" else ops.mean(divergence, axis=-1)
-
-    def get_config(self) -> hints.Config:
-        return {**super().get_config(), "activation": self.activation, "standardize": self.standardize}
 
 
 def z_scores(values):

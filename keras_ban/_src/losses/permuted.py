@@ -43,6 +43,7 @@ class PermutedDarkKnowledge(SoftTargetLoss):
     """
 
     labels_as = None
+    settings = ("temperature", "from_logits", "seed")
 
     def __init__(
         self,
@@ -53,21 +54,14 @@ class PermutedDarkKnowledge(SoftTargetLoss):
         name: str | None = "permuted_dark_knowledge",
     ) -> None:
         super().__init__(temperature, from_logits, "softmax", reduction, name)
-        self._seed = checks.check_seed(seed, below=2**31)
-        self.seed_generator = keras.random.SeedGenerator(self._seed)
-
-    @property
-    def seed(self) -> int | None:
-        return self._seed
+        self.seed: int | None = checks.check_seed(seed, below=2**31)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def compare(
         self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
     ) -> hints.Tensor:
         teacher = permute_all_but_largest(self.logits(soft_targets, temperature), self.seed_generator)
         return temperature**2 * kl_divergence(teacher, self.logits(y_pred, temperature))
-
-    def get_config(self) -> hints.Config:
-        return {**super().get_config(), "seed": self.seed}
 
 
 def permute_all_but_largest(values, seed):
