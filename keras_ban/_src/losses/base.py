@@ -117,7 +117,7 @@ def finite_logits(logits):
 class SoftTargetLoss(keras.losses.Loss):
     """Base class of the distillation losses.
 
-    A subclass implements `compare(y_true, soft_targets, y_pred, temperature)`. `y_true` is a dict with
+    A subclass implements `compare(y_true, y_pred, temperature)`. `y_true` is a dict with
     `"soft_targets"`, and optionally `"labels"`, `"mask"` (the Keras mask of the outputs: 1 for values that count, 0 for
     padding), `"step"` and `"fraction"` (a Distiller adds them if the temperature is a schedule). Each class says in
     `labels_as` what labels are to it: a `"distribution"` over the classes, the one true `"class"`, or nothing, `None`;
@@ -176,7 +176,7 @@ class SoftTargetLoss(keras.losses.Loss):
         if "step" in y_true:
             moment["step"] = ops.cast(ops.round(y_true["step"]), "int32")
         temperature = value_at(self.temperature, moment, self.dtype)
-        return self.compare(y_true, y_true["soft_targets"], y_pred, temperature)
+        return self.compare(y_true, y_pred, temperature)
 
     def resolved(self, from_logits: hints.FromLogits) -> Self:
         """Return a copy with `from_logits` in place of "auto". It draws from the same random generator, if any."""

@@ -69,11 +69,9 @@ class ConfidenceWeighted(SoftTargetLoss):
             raise ValueError(f"`ignore_class` must be a whole number or None, received: {ignore_class!r}.")
         self.ignore_class: int | None = None if ignore_class is None else int(ignore_class)
 
-    def compare(
-        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
-    ) -> hints.Tensor:
+    def compare(self, y_true: dict[str, Any], y_pred: hints.Tensor, temperature: Any) -> hints.Tensor:
         labels, labelled = class_probabilities(self, y_true, y_pred, self.ignore_class)
-        teacher = self.logits(ops.stop_gradient(soft_targets), temperature)
+        teacher = self.logits(ops.stop_gradient(y_true["soft_targets"]), temperature)
         confidence = 1 / ops.sum(ops.exp(teacher - ops.max(teacher, axis=-1, keepdims=True)), axis=-1)
         counted = counted_examples(y_true, confidence)
         weights = confidence * counted * labelled

@@ -70,13 +70,11 @@ class DecoupledKnowledgeDistillation(SoftTargetLoss):
         self.target_weight: float = check_weight("target_weight", target_weight)
         self.non_target_weight: float = check_weight("non_target_weight", non_target_weight)
 
-    def compare(
-        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
-    ) -> hints.Tensor:
+    def compare(self, y_true: dict[str, Any], y_pred: hints.Tensor, temperature: Any) -> hints.Tensor:
         labels, _ = class_probabilities(self, y_true, y_pred)
         classes = ops.arange(y_pred.shape[-1], dtype="int32")
         is_target = classes == ops.expand_dims(ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
-        teacher, student = (finite_logits(self.logits(x, temperature)) for x in (soft_targets, y_pred))
+        teacher, student = (finite_logits(self.logits(x, temperature)) for x in (y_true["soft_targets"], y_pred))
         target = kl_divergence(target_against_rest(teacher, is_target), target_against_rest(student, is_target))
         non_target = kl_divergence(without_target(teacher, is_target), without_target(student, is_target))
         return temperature**2 * (self.target_weight * target + self.non_target_weight * non_target)

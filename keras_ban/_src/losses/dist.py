@@ -66,10 +66,8 @@ class DIST(SoftTargetLoss):
         self.inter_class_weight: float = check_weight("inter_class_weight", inter_class_weight)
         self.intra_class_weight: float = check_weight("intra_class_weight", intra_class_weight)
 
-    def compare(
-        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
-    ) -> hints.Tensor:
-        teacher = ops.softmax(self.logits(ops.stop_gradient(soft_targets), temperature), axis=-1)
+    def compare(self, y_true: dict[str, Any], y_pred: hints.Tensor, temperature: Any) -> hints.Tensor:
+        teacher = ops.softmax(self.logits(ops.stop_gradient(y_true["soft_targets"]), temperature), axis=-1)
         student = ops.softmax(self.logits(y_pred, temperature), axis=-1)
         inter = decorrelation(teacher, student, ops.ones_like(student), axis=-1)
         rows = (-1, student.shape[-1])

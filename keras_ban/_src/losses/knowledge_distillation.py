@@ -72,10 +72,8 @@ class KnowledgeDistillation(SoftTargetLoss):
         if self.standardize and activation == "sigmoid":
             raise ValueError("`standardize` is for `activation='softmax'`: each sigmoid output is a class of its own.")
 
-    def compare(
-        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
-    ) -> hints.Tensor:
-        teacher, student = self.logits(soft_targets, temperature), self.logits(y_pred, temperature)
+    def compare(self, y_true: dict[str, Any], y_pred: hints.Tensor, temperature: Any) -> hints.Tensor:
+        teacher, student = (self.logits(x, temperature) for x in (y_true["soft_targets"], y_pred))
         if self.standardize:
             teacher, student = (z_scores(finite_logits(x)) / temperature for x in (teacher, student))
         divergence = temperature**2 * kl_divergence(teacher, student)

@@ -57,10 +57,8 @@ class PermutedDarkKnowledge(SoftTargetLoss):
         self.seed: int | None = checks.check_seed(seed, below=2**31)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
-    def compare(
-        self, y_true: dict[str, Any], soft_targets: hints.Tensor, y_pred: hints.Tensor, temperature: Any
-    ) -> hints.Tensor:
-        teacher = permute_all_but_largest(self.logits(soft_targets, temperature), self.seed_generator)
+    def compare(self, y_true: dict[str, Any], y_pred: hints.Tensor, temperature: Any) -> hints.Tensor:
+        teacher = permute_all_but_largest(self.logits(y_true["soft_targets"], temperature), self.seed_generator)
         return temperature**2 * kl_divergence(teacher, self.logits(y_pred, temperature))
 
 
