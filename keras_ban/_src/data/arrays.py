@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 
+from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import (
     add_soft_targets,
@@ -20,7 +21,6 @@ from keras_ban._src.data.endless import ShuffledRows
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
-from keras_ban._src.data.parts import check_shares
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows, WorkerPart
 
@@ -91,12 +91,6 @@ class Arrays:
     def brings_soft_targets(self):
         return self.soft_targets is not None
 
-    @property
-    def parts(self):
-        """The data as Keras takes validation data: `(x, y)` or `(x, y, sample_weight)`."""
-        parts = (self.x, self.y, self.sample_weight)
-        return parts if self.sample_weight is not None else parts[: 1 if self.y is None else 2]
-
     def first_batch(self):
         """`(x, y, sample_weight)` of the first examples, as NumPy arrays."""
         parts = slice_rows((self.x, self.y, self.sample_weight), slice(0, self.batch_size or 32))
@@ -120,8 +114,19 @@ class Arrays:
             check_label_values(self.names[1], self.labels, loss)
 
     def check_shares(self, steps_per_epoch=None):
-        """Raise `ValueError` if batches do not divide evenly over the devices."""
-        check_shares(len(self), self.batch_size or 32, steps_per_epoch)
+        """Raise `ValueError` if batches do not divide evenly over the devices that share each of them."""
+        shares, size, batch_size = process_group.shares(), len(self), self.batch_size or 32
+        whole, last = batch_size % shares, size % batch_size % shares
+        if steps_per_epoch is not None and size % batch_size:
+            last = last if steps_per_epoch > size // batch_size else 0
+        if not (whole and size >= batch_size) and not last:
+            return
+        if whole and size >= batch_size:
+            what, advice = f"batch_size={batch_size}", f"Use a multiple of {shares} as `batch_size`"
+        else:
+            what = f"the last batch of each epoch, of {size % batch_size} examples,"
+            advice = f"Leave out {last} of the {size} examples, or choose another `batch_size`"
+        raise ValueError(f"Each batch is divided evenly over {shares} devices, but {what} does not divide. {advice}.")
 
     def with_parts(self, x, y, sample_weight):
         """Other arrays with the same options."""
@@ -211,7 +216,8 @@ class Arrays:
 
     def for_validation(self):
         """The data as `keras.Model.fit(validation_data=...)` takes them."""
-        return self.parts
+        parts = (self.x, self.y, self.sample_weight)
+        return parts if self.sample_weight is not None else parts[: 1 if self.y is None else 2]
 
     def callbacks(self):
         return []
@@ -255,7 +261,7 @@ def _from_user(name, part, is_input):
             f"`{name}` must be arrays, received: {short(part)} (of type {type(part).__name__}). Convert a list of "
             f"numbers with `np.asarray({name})`."
         )
-    part = keras.tree.map_structure(lambda leaf: None if leaf is None else leaves.from_user(name, leaf, is_input), part)
+    part = leaves.map_leaves(lambda leaf: leaves.from_user(name, leaf, is_input), part)
     for leaf in leaves_of(part):
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biufcSU" and not leaves.holds_texts(leaf):
             raise ValueError(

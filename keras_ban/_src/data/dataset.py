@@ -202,7 +202,7 @@ class Dataset:
 
     def for_validation(self):
         """The data as `keras.Model.fit(validation_data=...)` takes them."""
-        return self.dataset
+        return self.for_keras()["x"]
 
     def callbacks(self):
         """Callbacks that the data need during training."""
@@ -252,9 +252,6 @@ class Stream(Dataset):
         batches = (tuple(batch) if isinstance(batch, (list, tuple)) else (batch,) for batch in self.dataset)
         return {**super().for_keras(), "x": batches}
 
-    def for_validation(self):
-        return self.for_keras()["x"]
-
     def check_order(self):
         raise ValueError(
             "`x` is a generator or an iterator, which can be read once only. Pass arrays, a `keras.utils.PyDataset`, a "
@@ -265,7 +262,7 @@ class Stream(Dataset):
 def _inputs(batch):
     if batch is None:
         raise ValueError("The dataset yields no batch.")
-    x = keras.tree.map_structure(lambda leaf: None if leaf is None else leaves.as_array(leaf), unpack(batch)[0])
+    x = leaves.map_leaves(leaves.as_array, unpack(batch)[0])
     if any(leaf.ndim == 0 for leaf in leaves.leaves_of(x)):
         raise TypeError("`x` is no dataset of batches: it yields single values.")
     return x

@@ -3,6 +3,7 @@
 Inputs are not searched for NaN, because they may be large or on disk. NaN in them shows in the loss.
 """
 
+import contextlib
 import inspect
 import math
 import numbers
@@ -10,10 +11,12 @@ import numbers
 import keras
 
 from keras_ban._src import checks
+from keras_ban._src.backend import process_group
 from keras_ban._src.data.arrays import LARGEST_WEIGHT, short
 from keras_ban._src.data.kinds import as_data, as_validation_data
 from keras_ban._src.data.labels import check_finite, check_numbers
 from keras_ban._src.data.leaves import leaves_of
+from keras_ban._src.data.reading import watched
 
 
 def bound(model, args, kwargs, method="fit"):
@@ -50,6 +53,28 @@ def split_off(data, options):
     if split and options["validation_data"] is None:
         data, options["validation_data"] = data.split(split)
     return data, options
+
+
+@contextlib.contextmanager
+def given_to_keras(data, options):
+    """Return a context for Keras's `fit`. It yields `(data, arguments)`: all arguments as Keras takes them.
+
+    Processes that read the data are watched. Each worker has its part of the data, if the engine leaves that to them:
+    Keras under JAX takes what each process's data yield as that process's part of a batch. Arrays, and datasets that
+    yield whole batches, would be trained on as often as there are processes, in batches as many times as large. So each
+    worker gets its own rows of every batch, and all batches together are those that one process alone would see.
+
+    Raises:
+        ValueError: the workers' random numbers differ.
+        TypeError: a kind of data cannot be divided.
+    """
+    parts = [data, options["validation_data"]]
+    if process_group.divides_data():
+        process_group.check_alike()
+        if process_group.parts()[0] > 1:
+            parts = [None if each is None else each.part_of_worker() for each in parts]
+    with watched(*parts) as (data, validation_data):
+        yield data, for_keras(data, {**options, "validation_data": validation_data})
 
 
 def for_keras(data, options):

@@ -43,21 +43,6 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     )
 
 
-def as_arrays(x, y=None, **options):
-    """As `as_data`, for what only arrays can do.
-
-    Raises:
-        TypeError: `x` is a dataset.
-    """
-    data = as_data(x, **options)
-    if data.yields_batches:
-        raise TypeError(
-            f"`x` must be arrays, received a {data.kind}: {short(x)}. Take the arrays out of its batches, and pass `x` "
-            "and `y`."
-        )
-    return data if y is None else as_data(x, y, **options)
-
-
 def as_validation_data(validation_data, batch_size=None, models=()):
     """`validation_data` as `keras.Model.fit` takes it, behind the same interface; `None` if there is none."""
     if validation_data is None or isinstance(validation_data, (Arrays, Dataset)):

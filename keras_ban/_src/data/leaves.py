@@ -62,14 +62,19 @@ def as_array(leaf):
     return np.asarray(leaf)
 
 
+def map_leaves(function, *arrays):
+    """Nested arrays, changed by a function. Leaves that are `None` stay."""
+    return keras.tree.map_structure(lambda *leaves: None if leaves[0] is None else function(*leaves), *arrays)
+
+
 def slice_rows(arrays, rows):
     """Rows of nested arrays."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], arrays)
+    return map_leaves(lambda leaf: leaf[rows], arrays)
 
 
 def take(arrays, rows):
     """Rows of nested arrays, as dense NumPy arrays; of tensors of texts as tensors."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else _dense_rows(leaf, rows), arrays)
+    return map_leaves(lambda leaf: _dense_rows(leaf, rows), arrays)
 
 
 def in_batch(leaf):

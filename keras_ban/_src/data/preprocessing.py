@@ -162,8 +162,6 @@ def _for_preprocessor(part):
 
 def _as_arrays(task, part):
     def convert(leaf):
-        if leaf is None:
-            return None
         array = leaves.as_array(leaf)
         if array.ndim == 0 or array.dtype.kind not in "biufcV":
             raise ValueError(
@@ -172,7 +170,7 @@ def _as_arrays(task, part):
             )
         return array
 
-    return keras.tree.map_structure(convert, part)
+    return leaves.map_leaves(convert, part)
 
 
 class _PreprocessedBatches(Wrapped):
@@ -199,8 +197,7 @@ class PreprocessedData(PyDatasetData):
         batches = _PreprocessedBatches(raw.by_index(in_order), preprocessing)
         super().__init__(batches, shuffle=raw.shuffle if raw.yields_batches and raw.by_position else False)
         self._raw, self._preprocessing, self._in_order = raw, preprocessing, in_order
-        self._first = None
-        self.kind, self.sampler = getattr(raw, "kind", "dataset"), raw.sampler
+        self.sampler = raw.sampler
 
     @property
     def is_whole(self):
@@ -211,10 +208,6 @@ class PreprocessedData(PyDatasetData):
         return self._raw.soft_targets
 
     @property
-    def brings_soft_targets(self):
-        return self._raw.brings_soft_targets
-
-    @property
     def lacks_labels(self):
         """Whether there are no labels: a preprocessor may make them."""
         return self._raw.lacks_labels and split_targets(self.first_batch()[1])[0] is None
@@ -223,11 +216,9 @@ class PreprocessedData(PyDatasetData):
     def has_processes(self):
         return self._raw.has_processes
 
-    def first_batch(self):
+    def _read_first(self):
         # From the first of the raw data, so that nothing is shuffled.
-        if self._first is None:
-            self._first = self._preprocessing(self._raw.first_batch())
-        return self._first
+        return self._preprocessing(self._raw.first_batch())
 
     def check_labels(self, loss, model):
         self._raw.check_labels(loss, model)
@@ -273,8 +264,8 @@ def data_in_steps(model, data, teacher=None, *, in_order=True, again=False, step
         ValueError: preprocessors differ where they may not, the length of a dataset is unknown, or inputs lack or are
             not those of the model.
     """
-    if data is None or isinstance(data, (PreprocessedData, _PreprocessedStream)):
-        return data
+    if data is None:
+        return None
     preprocessing = Preprocessing(model, teacher)
     if not preprocessing.makes_inputs:
         # Models of this package choose the inputs of each model within when they call it.
@@ -303,16 +294,11 @@ def batch_in_steps(model, batch, teacher=None):
 
 def keras_method(model, name):
     """Return Keras's own `fit`, `evaluate` or another method of a model, for preprocessed data."""
-    if hasattr(type(model), "models_within"):
-        return getattr(super(_owner(type(model), "models_within"), model), name)
-    if hasattr(type(model), "preprocess_samples"):
-        return getattr(super(_owner(type(model), "preprocess_samples"), model), name)
+    for method in ("models_within", "preprocess_samples"):
+        for base in reversed(type(model).__mro__):
+            if method in vars(base):  # The class that preprocesses: the one nearest to `keras.Model`.
+                return getattr(super(base, model), name)
     return getattr(model, name)
-
-
-def _owner(cls, name):
-    """Return the class that defines a method first: the one nearest to `keras.Model`."""
-    return next(base for base in reversed(cls.__mro__) if name in vars(base))
 
 
 def method_and_data(model, name, data, **options):
@@ -333,9 +319,7 @@ def predict(model, data, batch_size=None):
 
 def predict_on_batch(model, x):
     """Return the outputs of `keras.Model.predict_on_batch` for the inputs of a batch, as the user passed them."""
-    if is_task(model):
-        return keras_method(model, "predict_on_batch")(run(model, x)[0])
-    return model.predict_on_batch(inputs_for(model, x))
+    return keras_method(model, "predict_on_batch")(inputs_in_steps(model, x))
 
 
 def inputs_in_steps(model, x):

@@ -47,8 +47,11 @@ def pair_tf_dataset(dataset, soft_targets, batch_size):
         second = keras.tree.flatten(of_batch)[0]
         message = "A batch of the dataset and its soft targets differ in size: they are not of the same data."
         with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message)]):
-            of_batch = tf.nest.map_structure(tf.identity, of_batch)
-        return join(batch, soft_targets.columns(of_batch))
+            # No framework supports all unsigned types, which the classes of top-k rows have.
+            of_batch = tf.nest.map_structure(
+                lambda field: tf.cast(field, "int32") if field.dtype.is_integer else tf.identity(field), of_batch
+            )
+        return join(batch, of_batch)
 
     paired = tf.data.Dataset.zip(dataset, rows).map(join_checked, num_parallel_calls=tf.data.AUTOTUNE)
     return paired.with_options(_divided_by_rows())
@@ -106,8 +109,3 @@ def tf_batches(data, order, batch_size):
         .apply(tf.data.experimental.assert_cardinality(-(-size // batch_size)))
         .prefetch(tf.data.AUTOTUNE)
     )
-
-
-def cast_tf(tensor, dtype):
-    """Cast within a `tf.data` pipeline, on any backend."""
-    return tf.cast(tensor, dtype)

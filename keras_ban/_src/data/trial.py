@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
+from keras_ban._src.data.leaves import map_leaves
 from keras_ban._src.data.symbols import symbol
 
 
@@ -138,14 +139,9 @@ def _converted(convert, name, part):
 
 def _form(part):
     """The dtypes and shapes of arrays, as text."""
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else f"{getattr(leaf, 'dtype', type(leaf).__name__)}{tuple(np.shape(leaf))}",
-        part,
-    )
+    return map_leaves(lambda leaf: f"{getattr(leaf, 'dtype', type(leaf).__name__)}{tuple(np.shape(leaf))}", part)
 
 
 def _kind(batch):
     """The dtypes and shapes of single examples. A table of pandas has no single dtype."""
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else (getattr(leaf, "dtype", None), *np.shape(leaf)[1:]), batch
-    )
+    return map_leaves(lambda leaf: (getattr(leaf, "dtype", None), *np.shape(leaf)[1:]), batch)

@@ -8,24 +8,39 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import join_targets, split_targets, unpack
 from keras_ban._src.data.dataset import Stream
-from keras_ban._src.data.leaves import as_array, in_batch, size_of, take
+from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.leaves import as_array, in_batch, map_leaves, size_of, take
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import Wrapped
 
 
-def check_inputs(data, unlabeled):
-    """Raise `ValueError` unless `unlabeled` can be read again, and holds inputs like those of `data`."""
+def as_unlabeled(unlabeled, data, class_weight, models):
+    """Return unlabeled inputs as data that can be read again. Raise an error if they do not go with the labeled data.
+
+    Args:
+        unlabeled: arrays or a dataset, as the user passed them.
+        data: the labeled data.
+        class_weight: as in `keras.Model.fit`.
+        models: the models that take the inputs.
+    """
+    unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
     if unlabeled.read_once:
         raise ValueError(
             "`unlabeled` is a generator or an iterator, which cannot start again when it ends. Pass arrays, a "
             "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
         )
-    forms = [keras.tree.map_structure(_form, each.first_batch()[0]) for each in (data, unlabeled)]
+    forms = [map_leaves(_form, each.first_batch()[0]) for each in (data, unlabeled)]
     if forms[0] != forms[1]:
         raise ValueError(
             f"`unlabeled` must hold inputs like those of `x`. One example of `x` is {forms[0]}, one of `unlabeled` is "
             f"{forms[1]}."
         )
+    if class_weight is not None and (data.yields_batches or unlabeled.yields_batches):
+        raise ValueError(
+            "`unlabeled` goes with `class_weight` if `x` and `unlabeled` are arrays. With datasets, pass or yield "
+            "`sample_weight`."
+        )
+    return unlabeled
 
 
 def with_unlabeled(data, unlabeled, steps_per_epoch=None, seed=None):
@@ -35,7 +50,7 @@ def with_unlabeled(data, unlabeled, steps_per_epoch=None, seed=None):
 
     Args:
         data: the labeled data.
-        unlabeled: the unlabeled data, checked by `check_inputs`.
+        unlabeled: the unlabeled data, from `as_unlabeled`.
         steps_per_epoch: as in `keras.Model.fit`.
         seed: of the order of unlabeled arrays beside a dataset; `None`: drawn from NumPy's global random numbers.
     """
@@ -71,12 +86,10 @@ def join(batch, unlabeled):
     if soft_targets is not None:
         raise ValueError("`y` brings soft targets, which `unlabeled` inputs lack. Pass a `teacher`, and labels alone.")
     count, added = size_of(x), size_of(unlabeled)
-    x = keras.tree.map_structure(_stack, x, unlabeled)
-    first = keras.tree.map_structure(lambda leaf: None if leaf is None else np.repeat(leaf[:1], added, 0), labels)
-    labels = keras.tree.map_structure(_stack, labels, first)
-    weights = keras.tree.map_structure(
-        lambda leaf: None if leaf is None else _stack(leaf, np.ones((added, *leaf.shape[1:]), as_array(leaf).dtype)),
-        sample_weight,
+    x = map_leaves(_stack, x, unlabeled)
+    labels = map_leaves(lambda leaf: _stack(leaf, np.repeat(leaf[:1], added, 0)), labels)
+    weights = map_leaves(
+        lambda leaf: _stack(leaf, np.ones((added, *leaf.shape[1:]), as_array(leaf).dtype)), sample_weight
     )
     labeled = np.repeat(np.array([1.0, 0.0], "float32"), (count, added))
     return x, join_targets(labels, None, labeled=labeled), weights
@@ -127,8 +140,6 @@ class WithUnlabeled(Wrapped):
 
 def _stack(leaf, other):
     """The rows of both. Floats of two dtypes become the wider, as in `np.concatenate`."""
-    if leaf is None:
-        return None
     if hasattr(leaf, "tocsr") and hasattr(other, "tocsr"):
         import scipy.sparse  # Installed, because the data are of it.
 
@@ -139,8 +150,6 @@ def _stack(leaf, other):
 
 def _form(leaf):
     """The kind and the shape of one example, as text."""
-    if leaf is None:
-        return None
     kind = str(getattr(leaf, "dtype", type(leaf).__name__))
     if leaves.is_texts(leaf):
         kind = "text"  # A NumPy dtype of texts has their length.

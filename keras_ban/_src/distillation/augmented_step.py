@@ -1,25 +1,8 @@
-"""A Distiller's augmentation: made ready before training, applied in each step."""
-
-import warnings
+"""A Distiller's augmentation in a training step."""
 
 from keras_ban._src import backend
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.targets import augmented_views, label_mix
-
-
-def build_augmentation(augmentation, data, will_compile, uses_labels):
-    """Build an augmentation on the first batch. Return whether it can be compiled, and warn if it cannot but should."""
-    x, y, sample_weight = data.first_batch()
-    if label_mix.mixes(augmentation):
-        label_mix.check_batch(split_targets(y)[0] if uses_labels else None, sample_weight)
-    error = augmented_views.build(augmentation, x)
-    if error is not None and will_compile:
-        warnings.warn(
-            f"JAX cannot compile `augmentation` ({type(error).__name__}): training runs uncompiled, which is slow. "
-            "Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
-            stacklevel=4,
-        )
-    return error is None
 
 
 def augment_batch(augmentation, batch, state, variables, hears_teacher, uses_labels):

@@ -7,7 +7,8 @@ import numpy as np
 
 from keras_ban._src import backend, checks, hints
 from keras_ban._src.data import trial
-from keras_ban._src.data.kinds import as_arrays
+from keras_ban._src.data.arrays import short
+from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import as_array
 from keras_ban._src.data.preprocessing import data_in_steps, predict
 from keras_ban._src.losses import KnowledgeDistillation
@@ -116,7 +117,12 @@ def gradient_decomposition(
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, below=2**31)
     models = [model for model in (student, teacher) if isinstance(model, keras.Model)]
-    data = as_arrays(x, batch_size=batch_size, models=models)
+    data = as_data(x, batch_size=batch_size, models=models)
+    if data.yields_batches:
+        raise TypeError(
+            f"`x` must be arrays, received a {data.kind}: {short(x)}. Take the arrays out of its batches, and pass `x` "
+            "and `y`."
+        )
     outputs = _predict(student, data)
     if keras.tree.is_nested(outputs) or outputs.shape[-1] == 1:
         shapes = keras.tree.map_structure(np.shape, outputs)

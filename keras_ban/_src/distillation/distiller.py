@@ -8,12 +8,12 @@ import keras
 from keras_ban._src import backend, checks, hints
 from keras_ban._src.backend import process_group
 from keras_ban._src.backend.fixed_attributes import FixedAttributes
-from keras_ban._src.data import fit_arguments, reading, trial
+from keras_ban._src.data import fit_arguments, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
-from keras_ban._src.data.parts import part_of_batches
 from keras_ban._src.data.preprocessing import validation_in_steps
 from keras_ban._src.data.tf_dataset import error_in_pipeline
+from keras_ban._src.data.unlabeled import as_unlabeled
 from keras_ban._src.distillation import requirements, training_progress
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.distiller_file import DistillerFile
@@ -24,7 +24,7 @@ from keras_ban._src.distillation.preparation import Preparation
 from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
 from keras_ban._src.distillation.student_view import StudentView
 from keras_ban._src.distillation.teacher import Teaching
-from keras_ban._src.distillation.unlabeled import add_unlabeled, as_unlabeled, check_losses
+from keras_ban._src.distillation.unlabeled import add_unlabeled, check_losses
 from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.losses.keras_distillation import check_of_keras_distillation, is_of_keras_distillation
 from keras_ban._src.losses.outputs import Outputs, check_distillation_loss
@@ -337,12 +337,8 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
 
     def _train(self, data, options):
         try:
-            validation_data = options["validation_data"]
-            if process_group.divides_data():
-                data.check_shares(options.get("steps_per_epoch"))
-                data, validation_data = part_of_batches(data, validation_data)
-            with reading.watched(data, validation_data) as (data, validation_data):
-                arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
+            data.check_shares(options.get("steps_per_epoch"))
+            with fit_arguments.given_to_keras(data, options) as (data, arguments):
                 if self._progress is not None:
                     arguments = fit_arguments.with_callbacks([training_progress.PlanSteps(self._progress)], arguments)
                 if process_group.divides_in_step():

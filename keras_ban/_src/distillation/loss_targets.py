@@ -6,6 +6,7 @@ import keras
 
 from keras_ban._src.data.batch import join_targets
 from keras_ban._src.data.labels import is_of_keras
+from keras_ban._src.data.leaves import map_leaves
 from keras_ban._src.losses.keras_distillation import is_of_keras_distillation
 
 NO_LABELS = (
@@ -35,7 +36,7 @@ def uses_labels(loss):
 
 def own_weights(sample_weight):
     """Return a copy of the sample weights, because Keras on torch multiplies them by a mask in place."""
-    return keras.tree.map_structure(lambda each: None if each is None else keras.ops.copy(each), sample_weight)
+    return map_leaves(keras.ops.copy, sample_weight)
 
 
 def has_schedule(loss):

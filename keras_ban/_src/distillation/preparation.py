@@ -1,5 +1,7 @@
 """What a `Distiller` does before training: build its augmentation and its teacher, look at the first batch."""
 
+import warnings
+
 import keras
 
 from keras_ban._src import backend
@@ -7,14 +9,13 @@ from keras_ban._src.data.batch import inputs_for, inputs_of_teacher, split_targe
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, data_in_steps
 from keras_ban._src.data.symbols import output_spec
-from keras_ban._src.distillation.augmented_step import build_augmentation
 from keras_ban._src.distillation.comparison import Comparison
 from keras_ban._src.distillation.loss_targets import uses_labels
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.requirements import check_independent, check_own_loss
 from keras_ban._src.distillation.teacher import NO_TEACHER
 from keras_ban._src.losses.outputs import Outputs
-from keras_ban._src.targets import augmented_views
+from keras_ban._src.targets import augmented_views, label_mix
 from keras_ban._src.targets.top_k_rows import is_top_k
 
 
@@ -66,9 +67,18 @@ class Preparation:
     def _prepare_augmentation(self, data):
         if self._augmentation_is_ready:
             return
+        x, y, sample_weight = data.first_batch()
+        if label_mix.mixes(self.augmentation):
+            label_mix.check_batch(split_targets(y)[0] if self._loss_uses_labels else None, sample_weight)
+        error = augmented_views.build(self.augmentation, x)
         may_compile = self._jit_wanted == "auto" and not self.run_eagerly
-        can_compile = build_augmentation(self.augmentation, data, may_compile, self._loss_uses_labels)
-        if can_compile and may_compile and backend.compiles_image_layers():
+        if may_compile and error is not None:
+            warnings.warn(
+                f"JAX cannot compile `augmentation` ({type(error).__name__}): training runs uncompiled, which is slow. "
+                "Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
+                stacklevel=3,
+            )
+        elif may_compile and backend.compiles_image_layers():
             self._jit_compile = augmented_views.compiles(self, self.augmentation)
         self._augmentation_is_ready = True
 

@@ -32,7 +32,7 @@ def in_order_of_epoch(data, options, seed):
 
 
 def _keras_shuffles():
-    # On TensorFlow, Keras draws a different order in each worker. For JAX see `keras_ban._src.data.parts`.
+    # On TensorFlow, Keras draws a different order in each worker. For JAX see `given_to_keras`.
     return backend.shuffles_each_epoch_anew() and (backend.shuffles_alike() or process_group.count() == 1)
 
 

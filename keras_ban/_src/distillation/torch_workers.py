@@ -23,7 +23,7 @@ import torch.distributed as dist
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.fit_arguments import with_callbacks
-from keras_ban._src.data.leaves import leaves_of, size_of
+from keras_ban._src.data.leaves import leaves_of, map_leaves, size_of
 from keras_ban._src.distillation.step import has_own_label_loss
 from keras_ban._src.losses.masks import mask_of, with_mask
 from keras_ban._src.targets import augmented_views
@@ -73,7 +73,7 @@ class Workers:
     def step(self, distiller, data):
         """Return a context for a training step. It yields this worker's part of the batch, `(x, y, sample_weight)`."""
         device = distiller.student.variables[0].value.device
-        data = _map(lambda leaf: torch.as_tensor(leaf).to(device), keras.utils.unpack_x_y_sample_weight(data))
+        data = map_leaves(lambda leaf: torch.as_tensor(leaf).to(device), keras.utils.unpack_x_y_sample_weight(data))
         self._sizes, rows = self._divide(data, device)
         augmentation = distiller.augmentation
         states = [] if augmentation is None else augmented_views.seed_states(augmentation)
@@ -94,7 +94,7 @@ class Workers:
         _shift(states.values(), self._index)
         optimizer.apply = apply_sums
         try:
-            yield _map(lambda leaf: leaf[rows], data)
+            yield map_leaves(lambda leaf: leaf[rows], data)
         finally:
             del optimizer.apply
             _shift(states.values(), -self._index)
@@ -326,14 +326,9 @@ def _shift(states, by):
         state.assign(state.value + torch.as_tensor(shift, dtype=state.value.dtype, device=state.value.device))
 
 
-def _map(function, nest):
-    """Apply a function to the leaves of a nest that are not `None`."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), nest)
-
-
 def _layout(data):
     """Return shapes and dtypes of a batch, without the axis of examples."""
-    return _map(lambda leaf: (tuple(leaf.shape[1:]), leaf.dtype), data)
+    return map_leaves(lambda leaf: (tuple(leaf.shape[1:]), leaf.dtype), data)
 
 
 def _checksum(nest):

@@ -25,8 +25,7 @@ def is_over_training(label_weight, distillation_loss):
 
 def check_length(data, options):
     """Raise `ValueError` if the number of steps in an epoch is unknown."""
-    unknown = data.yields_batches and data.number_of_batches() in (None, math.inf)
-    if unknown and options.get("steps_per_epoch") is None:
+    if data.number_of_batches() in (None, math.inf) and options.get("steps_per_epoch") is None:
         raise ValueError(UNKNOWN_LENGTH)
 
 

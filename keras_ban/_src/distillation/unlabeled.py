@@ -5,8 +5,7 @@ from keras import ops
 
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.batch import split_targets
-from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.unlabeled import check_inputs, with_unlabeled
+from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.masks import mask_of
@@ -33,25 +32,6 @@ def add_unlabeled(data, options, unlabeled, stored, needs_labels):
             "run at each step."
         )
     return data, options
-
-
-def as_unlabeled(unlabeled, data, class_weight, models):
-    """Return unlabeled inputs as data. Raise an error if they do not go with the labeled data.
-
-    Args:
-        unlabeled: arrays or a dataset, as the user passed them.
-        data: the labeled data.
-        class_weight: as in `keras.Model.fit`.
-        models: the models that take the inputs.
-    """
-    unlabeled = as_data(unlabeled, names=("unlabeled",) * 3, shuffle=data.shuffle, models=models)
-    check_inputs(data, unlabeled)
-    if class_weight is not None and (data.yields_batches or unlabeled.yields_batches):
-        raise ValueError(
-            "`unlabeled` goes with `class_weight` if `x` and `unlabeled` are arrays. With datasets, pass or yield "
-            "`sample_weight`."
-        )
-    return unlabeled
 
 
 def check_losses(distillation_loss, label_loss, label_weight, augmentation, own_label_loss=False):

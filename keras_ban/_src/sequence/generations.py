@@ -7,7 +7,7 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.preprocessing import inputs_in_steps
+from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
@@ -393,5 +393,5 @@ class Generations:
     def _start_augmentation(self, model, data, seed):
         augmentation = self._sequence.augmentation
         if not augmentation.built:
-            augmented_views.build(augmentation, inputs_in_steps(model, data.first_batch()[0]))
+            augmented_views.build(augmentation, data_in_steps(model, data).first_batch()[0])
         augmented_views.reseed(augmentation, seed)

@@ -5,8 +5,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import empty_batches, fit_arguments, reading
-from keras_ban._src.data.parts import part_of_batches
+from keras_ban._src.data import empty_batches, fit_arguments
 from keras_ban._src.data.preprocessing import method_and_data, validation_in_steps
 from keras_ban._src.history.controls import ControlRecord
 
@@ -14,17 +13,18 @@ from keras_ban._src.history.controls import ControlRecord
 def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
     backend.build_optimizer(model)
-    validation_data, steps = validation_in_steps(options, model), options.get("steps_per_epoch")
+    options = {**options, "validation_data": validation_in_steps(options, model)}
+    steps = options.get("steps_per_epoch")
     method, data = method_and_data(model, "fit", data, in_order=False, again=True, steps=steps)
-    data, validation_data = part_of_batches(data, validation_data)
-    with reading.watched(data, validation_data) as (data, validation_data):
-        arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
-        with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
-            try:
-                return method(**arguments)
-            except (RuntimeError, TypeError) as error:
-                empty_batches.explain(error, data)
-                raise
+    with (
+        fit_arguments.given_to_keras(data, options) as (data, arguments),
+        process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]),
+    ):
+        try:
+            return method(**arguments)
+        except (RuntimeError, TypeError) as error:
+            empty_batches.explain(error, data)
+            raise
 
 
 def check_finite(model, record):

@@ -6,8 +6,9 @@ from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
 from keras_ban._src.data.preprocessing import data_in_steps
+from keras_ban._src.data.unlabeled import as_unlabeled
 from keras_ban._src.distillation.requirements import check_own_loss
-from keras_ban._src.distillation.unlabeled import as_unlabeled, check_losses
+from keras_ban._src.distillation.unlabeled import check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.schedules import check_schedule, is_schedule
 from keras_ban._src.sequence.output_checks import check_values

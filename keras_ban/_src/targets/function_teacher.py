@@ -2,7 +2,6 @@
 
 import warnings
 
-import keras
 import numpy as np
 
 from keras_ban._src.data import leaves
@@ -28,7 +27,7 @@ class FunctionTeacher:
 
     def __call__(self, x):
         """Return the outputs as float32 or float64. Raise an error if they are not `(batch, ..., classes)`."""
-        outputs = self._function(keras.tree.map_structure(_own_array, x))
+        outputs = self._function(leaves.map_leaves(_own_array, x))
         if not leaves.is_array(outputs):
             keys = f" with {list(outputs)}" if isinstance(outputs, dict) else ""
             raise TypeError(
@@ -98,8 +97,6 @@ def _are_in_unit_interval(outputs):
 
 def _own_array(leaf):
     """A copy in NumPy, so that a function that changes its inputs does not change the data."""
-    if leaf is None:
-        return None
     array = leaves.as_array(leaf)
     return _decoded(array) if leaves.is_texts(array) else np.array(array, order="C")
 

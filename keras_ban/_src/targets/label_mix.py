@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_ban._src import backend
-from keras_ban._src.data.leaves import leaves_of
+from keras_ban._src.data.leaves import leaves_of, map_leaves
 
 _CHAINS = (keras.Sequential, keras.layers.Pipeline)
 
@@ -124,13 +124,11 @@ def _transform(layer, images, labels, training):
     transformation = layer.get_random_transformation(data, training=True)
 
     def transform(leaf):
-        if leaf is None:
-            return None
         # A copy, because a layer may work in place under torch.
         leaf = ops.copy(ops.cast(leaf, layer.compute_dtype))
         if len(leaf.shape) == 1:
             return layer.transform_labels(leaf[:, None], transformation, training=True)[:, 0]
         return layer.transform_labels(leaf, transformation, training=True)
 
-    labels = keras.tree.map_structure(transform, labels)
+    labels = map_leaves(transform, labels)
     return layer.transform_images(images, transformation, training=True), labels

@@ -191,7 +191,8 @@ class SoftTargets(StoredRows):
 
     def batch(self, rows: Any, view: int | None = None) -> Any:
         """The soft targets of a training batch, for a slice or an index array: dense, or with `top_k` a dict."""
-        return self.columns(np.asarray(self._rows[rows] if view is None else self._rows[rows, view]))
+        found = np.asarray(self._rows[rows] if view is None else self._rows[rows, view])
+        return found if self.top_k is None else top_k_rows.columns(found)
 
     def batch_and_seeds(self, rows: Any, epoch: int) -> tuple[Any, Any]:
         """`batch` of view `epoch mod views`, and the seeds that make it again; the seeds are `None` without views."""
@@ -200,10 +201,6 @@ class SoftTargets(StoredRows):
         view = epoch % self.views
         seeds = augmented_views.view_seeds(self.keys[rows], view, self._description["generators"])
         return self.batch(rows, view), seeds
-
-    def columns(self, rows: Any) -> Any:
-        """Rows as a batch brings them; of NumPy, or of another framework as a dict of their fields."""
-        return rows if self.top_k is None else top_k_rows.columns(rows)
 
     def verify(
         self,

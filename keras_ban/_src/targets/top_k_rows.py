@@ -64,19 +64,9 @@ def is_top_k(soft_targets):
 
 
 def columns(rows):
-    """The fields of compressed rows, structured or a dict of tensors, as a dict for a batch."""
-    names = rows if isinstance(rows, dict) else rows.dtype.names
-    return {name: rows[name] if name != "indices" else _signed(rows[name]) for name in names}
-
-
-def _signed(indices):
+    """The fields of compressed rows, as a dict for a batch."""
     # No framework supports all unsigned types.
-    if isinstance(indices, np.ndarray):
-        return indices.astype("int32")
-    # Imports TensorFlow, which is imported already: these are rows in a `tf.data` pipeline.
-    from keras_ban._src.data.tf_pipeline import cast_tf
-
-    return cast_tf(indices, "int32")
+    return {name: rows[name].astype("int32") if name == "indices" else rows[name] for name in rows.dtype.names}
 
 
 def expand(soft_targets, classes):
