@@ -13,7 +13,20 @@ import numpy as np
 from keras_ban._src import backend, checks
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.leaves import map_leaves
-from keras_ban._src.data.symbols import symbol
+
+
+def output_spec(model, x):
+    """A model's outputs for arrays `x`, as symbols; it does not run.
+
+    Keras's layers expect symbols here: `Flatten` asks for an attribute that tensors have not.
+    """
+    return model.compute_output_spec(keras.tree.map_structure(_symbol, x))
+
+
+def _symbol(leaf):
+    """An array as a symbol of its shape and dtype."""
+    tensor = backend.as_tensor(leaf)
+    return None if leaf is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
 def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
@@ -30,7 +43,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
         raise ValueError(f"`{names[0]}` holds {len(x)} arrays, but the model {model.name!r} takes {len(inputs)}.")
     on_values = backend.steps_see_values(model)
     parts = zip((*names, "sample_weight"), (x, labels, sample_weight), strict=True)
-    batch = [_converted(backend.as_tensor if on_values else symbol, name, part) for name, part in parts]
+    batch = [_converted(backend.as_tensor if on_values else _symbol, name, part) for name, part in parts]
     try:
         if on_values:
             # With the values, because Keras reads weights with a penalty from the scope.

@@ -159,13 +159,13 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         distillation_loss = keras.tree.map_structure(with_own_seed, distillation_loss)
         self._loss_seed_generators = seed_generators(distillation_loss)
         self._teaching = Teaching(teacher, observers["teacher"])
-        self._feature_matching = feature_matching
+        self.feature_matching: FeatureMatching | None = feature_matching
         self.projections = {}
         if feature_matching is not None:
             features = (observers[role].features for role in ("student", "teacher"))
             self.projections = feature_matching.make_projections(*features)
         self._hidden = _hidden(distillation_loss, outputs, observers["student"])
-        self._label_weight = label_weight
+        self.label_weight: hints.Scheduled = label_weight
         self._soft_targets_checked = self._evaluating = False
         self._jit_wanted = "auto"
         self._augmentation_is_ready = self.augmentation is None
@@ -178,7 +178,6 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self.built = student.built
         self._is_complete = True
 
-    # Read-only, all of them: a compiled step would go on with the old value, without a word.
     @property
     def teacher(self) -> keras.Model | None:
         return self._teaching.teacher
@@ -187,14 +186,6 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     def distillation_loss(self) -> Any:
         compare = self._hidden.compare
         return self._hidden.distillation_loss if compare is None else compare.losses
-
-    @property
-    def label_weight(self) -> hints.Scheduled:
-        return self._label_weight
-
-    @property
-    def feature_matching(self) -> FeatureMatching | None:
-        return self._feature_matching
 
     def call(self, inputs: hints.Data, training: bool | None = None) -> Any:
         workers = self._hidden.workers
