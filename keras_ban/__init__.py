@@ -10,12 +10,12 @@ from keras_ban import losses
 from keras_ban._src.distillation.decomposition import GradientDecomposition, gradient_decomposition
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.feature_matching import FeatureMatching
+from keras_ban._src.ensemble.ensemble import EnsembleModel
 from keras_ban._src.export.export import export
 from keras_ban._src.history.controls import ControlRecord, Controls
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.losses.schedules import OverTraining
 from keras_ban._src.sequence.clones import reborn, share_layers
-from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.sequence import BornAgainSequence
 from keras_ban._src.targets.soft_targets import SoftTargets
 

@@ -30,6 +30,8 @@ FLOORS = [
     {"targets"},
     {"distillation", "history"},
     {"runs"},
+    {"ensemble"},
+    {"scoring"},
     {"sequence"},
     {"export", "images"},
     {"command"},

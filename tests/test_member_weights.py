@@ -17,7 +17,7 @@ from scipy import optimize
 import keras_ban
 from keras_ban import EnsembleModel
 from keras_ban._src.data.fingerprints import model_fingerprint
-from keras_ban._src.sequence import simplex
+from keras_ban._src.ensemble import simplex
 
 ONE_HOT = np.eye(CLASSES)[LABELS]
 

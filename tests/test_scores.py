@@ -17,8 +17,8 @@ from keras_ban._src.data.kinds import as_data
 from keras_ban._src.history.loss_scores import LossScores, sign_flip_p_value
 from keras_ban._src.history.scores import Scores
 from keras_ban._src.losses.meaning import Meaning
+from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence.recipes import CompileArguments
-from keras_ban._src.sequence.scorer import Scorer
 from keras_ban.losses import KnowledgeDistillation
 
 # So few examples that the permutation test tries all signs.

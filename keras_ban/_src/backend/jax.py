@@ -21,16 +21,25 @@ def differentiates_gradients():
 
 @jax.custom_vjp
 def _crossentropy_and_divergence(labels, teacher, student):
-    return common.softmax_terms(labels, teacher, student)[:2]
+    return _forward(labels, teacher, student)[0]
 
 
 def _forward(labels, teacher, student):
-    *values, p, q = common.softmax_terms(labels, teacher, student)
-    return tuple(values), (labels, p, q)
+    log_q = jax.nn.log_softmax(student)
+    crossentropy = -jax.numpy.take_along_axis(log_q, labels[..., None], axis=-1, mode="clip")[..., 0]
+    # A finite value takes the place of a divergence that is infinite.
+    log_p = jax.numpy.maximum(jax.nn.log_softmax(teacher), -1e30)
+    p, q = jax.numpy.exp(log_p), jax.numpy.exp(log_q)
+    # `q - p` adds up to 0. It cancels the rounding errors of the sums.
+    divergence = ((log_p - jax.numpy.maximum(log_q, -1e30)) * p + (q - p)).sum(axis=-1)
+    return (crossentropy, divergence), (labels, p, q)
 
 
 def _backward(saved, slopes):
-    return None, None, common.softmax_gradient(*saved, *slopes)
+    labels, p, q = saved
+    of_crossentropy, of_divergence = (each[..., None] for each in slopes)
+    one_hot = jax.nn.one_hot(labels, q.shape[-1], dtype=q.dtype)
+    return None, None, (of_crossentropy + of_divergence) * q - of_divergence * p - of_crossentropy * one_hot
 
 
 _crossentropy_and_divergence.defvjp(_forward, _backward)
@@ -38,9 +47,9 @@ _crossentropy_and_divergence.defvjp(_forward, _backward)
 
 def crossentropy_and_divergence(labels, teacher, student, weights=None):
     """Compute both of logits `(..., classes)`. A label outside of the classes has the crossentropy 0, as in Keras."""
-    inside = jax.numpy.clip(labels, 0, student.shape[-1] - 1)
-    crossentropy, divergence = _crossentropy_and_divergence(inside, teacher, student)
-    values = jax.numpy.where(labels == inside, crossentropy, 0), divergence
+    inside = (labels >= 0) & (labels < student.shape[-1])
+    crossentropy, divergence = _crossentropy_and_divergence(labels, teacher, student)
+    values = jax.numpy.where(inside, crossentropy, 0), divergence
     return tuple(jax.numpy.mean(value if weights is None else value * weights) for value in values)
 
 
@@ -50,8 +59,10 @@ def masks_are_attributes():
 
 
 def update_mean(metric, value, weight):
-    """Update it as Keras does: a step is traced once."""
-    keras.metrics.Mean.update_state(metric, value, sample_weight=weight)
+    """Add to the values as Keras does, in fewer operations. `weight` is a number or a scalar."""
+    value, weight = (jax.numpy.asarray(each, metric.dtype) for each in (value, weight))
+    metric.total.assign(metric.total + value * weight)
+    metric.count.assign(metric.count + weight)
 
 
 def result_of_mean(metric):

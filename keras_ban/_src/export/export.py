@@ -14,12 +14,12 @@ import numpy as np
 from keras_ban._src import backend, checks, hints
 from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.distillation.distiller import Distiller
+from keras_ban._src.ensemble.ensemble import EnsembleModel
 from keras_ban._src.export.formats import check_importable, write
 from keras_ban._src.export.served import ServedModel, input_specs, named_inputs, random_inputs
 from keras_ban._src.export.texts import as_texts, check_texts, is_text
 from keras_ban._src.export.verification import BATCH_SIZES, actual_outputs, expected_outputs, largest_difference
 from keras_ban._src.files.replacement import check_may_replace, put_in_place, temporary_folder
-from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
 # The packages that each format needs besides TensorFlow, to be written and to be run.

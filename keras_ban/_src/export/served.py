@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_ban._src import backend
+from keras_ban._src.ensemble.ensemble import EnsembleModel
 from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.export.texts import dtype_of, is_text, words_of
 from keras_ban._src.files import model_file
-from keras_ban._src.sequence.ensemble import EnsembleModel
 
 # Keras's names of unnamed inputs. Their numbers depend on what was built before.
 _AUTOMATIC_NAME = re.compile(r"(input_layer|keras_tensor)(_\d+)?")

@@ -9,9 +9,9 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.files import model_file
 from keras_ban._src.history.controls import INDEPENDENT, LONGER, ControlRecord, Controls
+from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import stretched_schedule
 from keras_ban._src.sequence.generation_length import epochs_at
-from keras_ban._src.sequence.scorer import of_validation
 
 # The last numbers of their places, from which seeds are derived.
 _KINDS = {LONGER: 1, INDEPENDENT: 2}

@@ -13,24 +13,24 @@ from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.distillation.weights_trial import check_weights_act
+from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import GenerationRecord
 from keras_ban._src.history.scores import ENSEMBLE, better, in_words, take_answers
 from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
+from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
-from keras_ban._src.sequence.ensemble import EnsembleModel
 from keras_ban._src.sequence.generation_length import epochs_at
-from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits
+from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits, meaning_of
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.progress import Progress
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
-from keras_ban._src.sequence.scorer import meaning_of, of_validation
 from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
-from keras_ban._src.sequence.teachers import average_of, check_teacher, taught_by
+from keras_ban._src.sequence.teachers import check_teacher, taught_by
 from keras_ban._src.targets import augmented_views
 
 

@@ -90,6 +90,17 @@ def check_values(sequence, compile_arguments, starts, data):
             outputs.check_soft_targets(said, said)
 
 
+def meaning_of(sequence, compile_arguments, model):
+    """Return the `Meaning` of the outputs of a sequence's models: that of the distillation loss.
+
+    If no student uses a teacher, it is that of the label loss, if there is one. `model` is one of the models.
+    """
+    uses_teacher = any(each != 1 for each in keras.tree.flatten(sequence.label_weight))
+    label_loss = None if compile_arguments is None else compile_arguments.loss
+    outputs = Outputs(sequence.distillation_loss, label_loss, model, model)
+    return outputs.meaning if uses_teacher or compile_arguments is None else outputs.meaning_of_labels
+
+
 def gives_logits(sequence, compile_arguments, model):
     """Return whether a model of a sequence gives logits, according to the distillation loss, or `None`."""
     resolved = Outputs(sequence.distillation_loss, compile_arguments.loss, model, model).resolved

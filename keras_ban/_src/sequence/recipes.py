@@ -9,9 +9,9 @@ import warnings
 import keras
 
 from keras_ban._src import checks
+from keras_ban._src.files.new_optimizer import leave_unbuilt
 from keras_ban._src.losses import schedules
 from keras_ban._src.sequence import callback_paths
-from keras_ban._src.sequence.new_optimizer import leave_unbuilt
 
 
 class Recipe:

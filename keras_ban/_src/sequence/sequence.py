@@ -13,23 +13,24 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
+from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
+from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import control_models, manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
+from keras_ban._src.sequence.output_checks import meaning_of
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
-from keras_ban._src.sequence.scorer import Scorer, meaning_of
 from keras_ban._src.sequence.seeds import entropy_of
 from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
-from keras_ban._src.sequence.training_data import TrainingData
 from keras_ban._src.targets.augmented_views import check_augmentation
 
 

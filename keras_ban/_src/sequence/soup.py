@@ -14,8 +14,9 @@ from keras_ban._src.data.batch import inputs_for, unpack
 from keras_ban._src.data.kinds import as_validation_data
 from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.history.scores import better
+from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import initial_weights
-from keras_ban._src.sequence.scorer import Scorer, meaning_of
+from keras_ban._src.sequence.output_checks import meaning_of
 
 
 @dataclasses.dataclass

@@ -3,13 +3,13 @@
 import contextlib
 import functools
 
+from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.files import model_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.initial_weights import FRESH
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
 from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.stored_models import StoredModels
-from keras_ban._src.sequence.training_data import TrainingData
 
 _PLAIN: tuple[str, ...] = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
 _PLAIN = (*_PLAIN, "controls", "initial_weights")

@@ -4,7 +4,6 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.history.scores import ENSEMBLE
-from keras_ban._src.sequence.ensemble import EnsembleModel
 
 
 def check_teacher(teacher):
@@ -31,13 +30,3 @@ def taught_by(teach_from, record):
         return None
     of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
     return ENSEMBLE if of_all else record.generation - 1
-
-
-def average_of(models, meaning, weights=None, average=None):
-    """The `EnsembleModel` of generations.
-
-    It averages probabilities if the `Meaning` of the outputs is known, and classes are on the last axis.
-    """
-    if meaning is None or meaning.axis not in (None, -1):
-        return EnsembleModel(list(models), weights, average or "outputs")
-    return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)

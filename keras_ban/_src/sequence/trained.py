@@ -8,14 +8,15 @@ import numpy as np
 
 from keras_ban._src import checks, hints
 from keras_ban._src.data.kinds import as_data
+from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
+from keras_ban._src.ensemble.held_out import as_array_of_numbers
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.history.scores import examples_in
+from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import soup
-from keras_ban._src.sequence.ensemble import EnsembleModel
-from keras_ban._src.sequence.held_out import as_array_of_numbers
 from keras_ban._src.sequence.initial_weights import MODEL
-from keras_ban._src.sequence.scorer import Scorer, meaning_of
-from keras_ban._src.sequence.teachers import average_of, taught_by
+from keras_ban._src.sequence.output_checks import meaning_of
+from keras_ban._src.sequence.teachers import taught_by
 
 
 class TrainedGenerations:

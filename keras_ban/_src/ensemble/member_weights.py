@@ -4,12 +4,12 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend
+from keras_ban._src.ensemble import simplex
+from keras_ban._src.ensemble.averaging import average_outputs
+from keras_ban._src.ensemble.calibration import ignored_class
+from keras_ban._src.ensemble.held_out import class_targets, weights_of
 from keras_ban._src.losses import meaning
 from keras_ban._src.losses.temperature import log_of_probabilities, log_softmax, two_classes
-from keras_ban._src.sequence import simplex
-from keras_ban._src.sequence.averaging import average_outputs
-from keras_ban._src.sequence.calibration import ignored_class
-from keras_ban._src.sequence.held_out import class_targets, weights_of
 
 
 def fit_weights(ensemble, held_out, most=None):

@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 
+from keras_ban._src.ensemble.averaging import average_logits
+from keras_ban._src.ensemble.held_out import class_targets
 from keras_ban._src.losses import temperature
-from keras_ban._src.sequence.averaging import average_logits
-from keras_ban._src.sequence.held_out import class_targets
 
 
 def fit_temperature(ensemble, held_out):

@@ -12,15 +12,13 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, task_within, validation_in_steps
-from keras_ban._src.files import model_file
+from keras_ban._src.ensemble.averaging import Averaging
+from keras_ban._src.ensemble.calibration import fit_temperature
+from keras_ban._src.ensemble.held_out import HeldOut
+from keras_ban._src.ensemble.member_outputs import members_give
+from keras_ban._src.ensemble.member_weights import fit_weights, loss_of
+from keras_ban._src.files import model_file, new_optimizer
 from keras_ban._src.losses.base import check_temperature, is_finite_number
-from keras_ban._src.sequence import new_optimizer
-from keras_ban._src.sequence.averaging import Averaging
-from keras_ban._src.sequence.calibration import fit_temperature
-from keras_ban._src.sequence.held_out import HeldOut
-from keras_ban._src.sequence.member_outputs import members_give
-from keras_ban._src.sequence.member_weights import fit_weights, loss_of
-from keras_ban._src.sequence.stored_models import StoredModels
 
 AVERAGES = ("probabilities", "logits", "outputs")
 
@@ -262,8 +260,18 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         new_optimizer.compile_from_config(self, config)
 
 
+def average_of(models, meaning, weights=None, average=None):
+    """Return the `EnsembleModel` of models whose outputs have one `Meaning`, or `None` if it is not known.
+
+    It averages probabilities if the `Meaning` of the outputs is known, and classes are on the last axis.
+    """
+    if meaning is None or meaning.axis not in (None, -1):
+        return EnsembleModel(list(models), weights, average or "outputs")
+    return EnsembleModel(list(models), weights, average or "probabilities", meaning.from_logits, meaning.activation)
+
+
 def _check_members(members):
-    if isinstance(members, keras.Model) or not isinstance(members, (list, tuple, StoredModels)):
+    if not isinstance(members, Sequence) or isinstance(members, str):
         raise TypeError(f"`members` must be a list of `keras.Model`s, received: {members!r}.")
     if not members:
         raise ValueError("`members` must hold at least one `keras.Model`, received an empty list.")

@@ -14,14 +14,14 @@ from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without
 from keras_ban._src.data.fingerprints import example_keys
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.preprocessing import data_in_steps, keras_method
+from keras_ban._src.ensemble.ensemble import average_of
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import names_of, outputs_of
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.losses.structure import for_each_output
-from keras_ban._src.sequence.label_metrics import LabelMetrics
-from keras_ban._src.sequence.measurement import Collected, as_output, classes_in
-from keras_ban._src.sequence.probe import Probe
-from keras_ban._src.sequence.teachers import average_of
+from keras_ban._src.scoring.label_metrics import LabelMetrics
+from keras_ban._src.scoring.measurement import Collected, as_output, classes_in
+from keras_ban._src.scoring.probe import Probe
 
 
 class DataPasses:

@@ -7,9 +7,8 @@ from keras_ban._src import backend
 from keras_ban._src.data import reading
 from keras_ban._src.data.preprocessing import method_and_data
 from keras_ban._src.history.scores import ENSEMBLE
-from keras_ban._src.losses.outputs import Outputs
-from keras_ban._src.sequence.data_passes import DataPasses
-from keras_ban._src.sequence.measurement import OfClasses
+from keras_ban._src.scoring.data_passes import DataPasses
+from keras_ban._src.scoring.measurement import OfClasses
 
 
 class Scorer:
@@ -171,17 +170,6 @@ class Scorer:
     def _measures_more(self):
         """Return whether there are metrics that `Scores` do not have."""
         return self._compile_arguments is not None and self._compile_arguments.measures_more_than_accuracy
-
-
-def meaning_of(sequence, compile_arguments, model):
-    """Return the `Meaning` of the outputs of a sequence's models: that of the distillation loss.
-
-    If no student uses a teacher, it is that of the label loss, if there is one. `model` is one of the models.
-    """
-    uses_teacher = any(each != 1 for each in keras.tree.flatten(sequence.label_weight))
-    label_loss = None if compile_arguments is None else compile_arguments.loss
-    outputs = Outputs(sequence.distillation_loss, label_loss, model, model)
-    return outputs.meaning if uses_teacher or compile_arguments is None else outputs.meaning_of_labels
 
 
 def of_validation(metrics):
