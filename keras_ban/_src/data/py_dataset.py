@@ -83,4 +83,5 @@ class PyDatasetData(Dataset):
         if not getattr(dataset, "follows_epochs", False):
             return []
         # Keras tells a dataset that an epoch begins, but not which one: training may resume at a later one.
-        return [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(dataset, "epoch", epoch))]
+        tell = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs=None: setattr(dataset, "epoch", epoch))
+        return [tell]
