@@ -15,7 +15,6 @@ from keras_ban._src.data.batch import (
     weights_without_labels,
 )
 from keras_ban._src.data.empty_batches import check_has_examples
-from keras_ban._src.distillation.augmented_step import augment_batch
 from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress
@@ -23,6 +22,7 @@ from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labe
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
 from keras_ban._src.losses.structure import targets_of
+from keras_ban._src.targets import augmented_views, label_mix
 from keras_ban._src.targets.top_k_rows import expand, is_top_k
 
 NO_FEATURES = (
@@ -67,9 +67,7 @@ class DistillationStep:
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         sample_weight = weights_without_labels(y, sample_weight)
-        variables = [] if self.augmentation is None else self.non_trainable_variables
-        hears = (self._hears_teacher, self._loss_uses_labels)
-        x, labels, state = augment_batch(self.augmentation, (x, y, sample_weight), state, variables, *hears)
+        x, labels, state = self._augmented(x, y, sample_weight, state)
         soft_targets = split_targets(y)[1]
         if labels is None and self._hears_labels:
             raise ValueError(NO_LABELS)
@@ -91,6 +89,38 @@ class DistillationStep:
             return super().train_step(*state, (x, y, sample_weight))
         finally:
             self._hidden.moment, self._hidden.observes = None, False
+
+    def _augmented(self, x, y, sample_weight, state):
+        """Augment the inputs of a step, at random or as the views whose seeds the batch brings.
+
+        Returns:
+            `(x, labels, state)`: what teacher and student see, the labels of that (those that no loss uses do not
+            change), and JAX's state after it.
+        """
+        augmentation, (labels, soft_targets) = self.augmentation, split_targets(y)
+        view_seeds = y.get("view_seeds") if isinstance(y, dict) else None
+        if augmentation is None:
+            if view_seeds is not None:
+                raise ValueError(
+                    "The batch brings soft targets of views, but the Distiller has no `augmentation` to make them."
+                )
+            return x, labels, state
+        variables = self.non_trainable_variables
+        if view_seeds is not None:
+            with backend.reading(state, variables):
+                return augmented_views.views(augmentation, x, view_seeds), labels, state
+        if soft_targets is not None and self._hears_teacher:
+            raise ValueError(
+                "The batch brings soft targets of the examples as they are, but the Distiller augments them: the "
+                "teacher must have seen what the student sees. Store them of views, `SoftTargets.from_teacher(..., "
+                "augmentation=..., views=...)`, or let the teacher run at each step, without soft targets."
+            )
+        of_loss = labels if self._loss_uses_labels else None
+        if label_mix.mixes(augmentation):
+            label_mix.check_batch(of_loss, sample_weight)
+        with backend.reading(state, variables) as scope:
+            x, mixed = augmented_views.augment(augmentation, x, of_loss)
+        return x, mixed if self._loss_uses_labels else labels, backend.after(state, scope, variables)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
