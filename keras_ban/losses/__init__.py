@@ -5,13 +5,11 @@ A distillation loss compares a student's outputs with its teacher's on the same 
 reductions and serialization are those of Keras.
 """
 
-from keras_ban._src.losses import (
-    DIST,
-    ConfidenceWeighted,
-    DecoupledKnowledgeDistillation,
-    KnowledgeDistillation,
-    PermutedDarkKnowledge,
-)
+from keras_ban._src.losses.confidence_weighted import ConfidenceWeighted
+from keras_ban._src.losses.decoupled import DecoupledKnowledgeDistillation
+from keras_ban._src.losses.dist import DIST
+from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
+from keras_ban._src.losses.permuted import PermutedDarkKnowledge
 
 __all__ = [
     "DIST",

@@ -282,8 +282,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self._resolve_losses(None if soft_targets is None else soft_targets.from_logits, again=False)
         if self.feature_matching is not None and (soft_targets is not None or data.brings_soft_targets):
             raise ValueError(NO_FEATURES)
-        if data.soft_targets is not None:
-            fit_arguments.check_soft_target_values(data.soft_targets)
+        fit_arguments.check_soft_target_values(data.soft_targets)
         data, options = attach(data, options, soft_targets)
         data = self._as_in_steps(data, soft_targets, steps)
         self._check_labels(data)

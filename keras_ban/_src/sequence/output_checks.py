@@ -9,7 +9,7 @@ from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.distillation.teacher import Teaching
-from keras_ban._src.losses import KnowledgeDistillation
+from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import top_k_rows
 
