@@ -159,7 +159,8 @@ class Arrays:
         labeled = is_labeled(self.y)
         if labeled is not None:
             weights[labeled == 0] = 1.0
-        return self.with_parts(self.x, self.y, weights), {**options, "class_weight": None}
+        options = {name: value for name, value in options.items() if name != "class_weight"}
+        return self.with_parts(self.x, self.y, weights), options
 
     def with_soft_targets(self, soft_targets):
         """The same data with soft targets beside the labels."""

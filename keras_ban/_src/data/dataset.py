@@ -161,7 +161,7 @@ class Dataset:
         raise ValueError("`validation_split` is for arrays. Pass `validation_data` with a dataset.")
 
     def weighted(self, options):
-        """The same data: Keras weighs the classes of some datasets."""
+        """`(data, options)` unchanged: Keras weighs the classes of some datasets."""
         return self, options
 
     def check_labels(self, loss, model):

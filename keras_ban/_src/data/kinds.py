@@ -8,6 +8,7 @@ from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.tf_dataset import TensorFlowDataset
 from keras_ban._src.data.torch_loader import TorchDataLoader
 
+# The first that accepts what a user passes.
 KINDS = (HuggingFaceDataset, Arrays, PyDatasetData, TensorFlowDataset, TorchDataLoader, GrainDataset, Stream, Dataset)
 
 
