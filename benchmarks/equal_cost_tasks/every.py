@@ -1,6 +1,6 @@
 """The tasks of `equal_cost.py`, by name."""
 
-from equal_cost_tasks import images, series, tables, texts, toy
+from equal_cost_tasks import border, images, series, tables, texts, toy
 
 # Each takes `(seed, data_folder)`. Names that end with "_large" are for a GPU.
 TASKS = {
@@ -20,3 +20,5 @@ TASKS = {
 }
 SMALL = [name for name in TASKS if not name.endswith("_large") and name != "toy"]
 LARGE = [name for name in TASKS if name.endswith("_large")]
+# Added last, for they are no default.
+TASKS |= border.TASKS

@@ -67,6 +67,13 @@ def split(x, y, seed, sizes):
     return parts
 
 
+def of_largest_classes(x, y, count):
+    """Return the examples of the classes with the most of them. The classes are numbered anew."""
+    largest = np.sort(np.argsort(-np.bincount(y), kind="stable")[:count])
+    rows = np.flatnonzero(np.isin(y, largest))
+    return x[rows], np.searchsorted(largest, y[rows]).astype(y.dtype)
+
+
 def stratified(y, rng):
     """Return a random order of the examples, in which every stretch has the classes in about equal shares."""
     places = np.empty(len(y))

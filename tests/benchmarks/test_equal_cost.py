@@ -6,13 +6,13 @@ import equal_cost
 import keras
 import numpy as np
 import pytest
-from equal_cost_tasks import report, training
+from equal_cost_tasks import border_report, report, training
 from equal_cost_tasks.cells import cells_of
 from equal_cost_tasks.member import Member, MixedMember, cost_of
 from equal_cost_tasks.methods import COSTS, RECIPES, members_of
 from equal_cost_tasks.scores import Scorer, best_temperature, temperature_of
 from equal_cost_tasks.series import TimeShift
-from equal_cost_tasks.task import split
+from equal_cost_tasks.task import of_largest_classes, split
 from equal_cost_tasks.toy import toy
 
 pytestmark = pytest.mark.one_backend
@@ -234,6 +234,41 @@ def test_a_recipe_is_chosen_by_the_validation_data_of_other_tasks():
     # Each has the recipe that is the worse one on its own validation data.
     assert "chain" == results.chosen("a", "ours", 2, True)
     assert "hot chain" == results.chosen("b", "ours", 2, True)
+
+
+def border_lines(task, seed, plain, longer, chain, twice):
+    """The results of a task of `--border`. NLLs on validation data are twice those on test data."""
+    values = {("plain", "plain", 1, False): plain, ("longer", "longer", 2, False): twice}
+    values |= {("longer", "longer", 4, False): longer, ("independent", "independent", 4, True): 1.0}
+    values |= {("ours", "chain", 4, averaged): chain for averaged in (False, True)}
+    values |= {("ours", "honest teachers, one student", 4, False): 0.5}
+    for (method, recipe, cost, averaged), nll in values.items():
+        found = {"method": method, "recipe": recipe, "cost": cost, "averaged": averaged, "error": 0.25}
+        yield line(task=task, seed=seed, nll_calibrated=nll, validation_nll_calibrated=2 * nll, **found)
+
+
+def test_the_report_of_the_border_tells_where_longer_training_is_better(tmp_path):
+    path = tmp_path / "border.jsonl"
+    # Longer training helps `a`; at one seed of `b` the model of twice the length misleads.
+    found = [*border_lines("a", 0, 2.0, 1.0, 1.5, twice=1.9), *border_lines("a", 1, 2.0, 1.0, 1.7, twice=1.9)]
+    found += [*border_lines("b", 0, 2.0, 2.2, 1.1, twice=2.1), *border_lines("b", 1, 2.0, 2.2, 1.1, twice=1.9)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in found))
+
+    text = border_report.write_report(path)
+
+    half = 10 * np.tan(0.475 * np.pi)  # One degree of freedom: of 50% and 70%.
+    assert f"| `a` | 2 | 25.0 | +0.0, -50.0 ± 0.0 | +0.0, +60.0 ± {half:.1f} | +0.0, -50.0 ± 0.0 |" in text
+    assert "| `b` | 2 | 25.0 | +0.0, +10.0 ± 0.0 | +0.0, -50.0 ± 0.0 |" in text
+    assert "It chooses the better one in 3 of 4 runs." in text
+    # Of four runs, 0, 0, 100% and 100%; 50%, 70%, 0 and 0; the last one alone.
+    assert "always longer 50.0%, always `chain` 30.0%, as the validation data tell 25.0%" in text
+    assert (tmp_path / "border.png").exists() and (tmp_path / "border.md").read_text().startswith(text)
+
+
+def test_the_largest_classes_are_numbered_anew():
+    x, y = of_largest_classes(np.arange(7), np.array([5, 2, 5, 0, 2, 7, 5]), 2)
+
+    assert [0, 1, 2, 4, 6] == x.tolist() and [1, 0, 1, 0, 1] == y.tolist()
 
 
 def test_paired_differences_have_intervals_of_the_t_distribution():

@@ -12,8 +12,7 @@ from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.shuffling import in_order_of_epoch
-from keras_ban._src.distillation.weights_trial import check_weights_act
-from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
+from keras_ban._src.ensemble.ensemble import average_of
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import GenerationRecord
 from keras_ban._src.history.scores import ENSEMBLE, better, in_words, take_answers
@@ -22,15 +21,17 @@ from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.bench import Bench
-from keras_ban._src.sequence.clones import pair_layers, reborn, share_layers
+from keras_ban._src.sequence.clones import reborn, share_layers
 from keras_ban._src.sequence.generation_length import epochs_at
-from keras_ban._src.sequence.output_checks import StudentDistiller, check_outputs, gives_logits, meaning_of
+from keras_ban._src.sequence.output_checks import gives_logits, meaning_of
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.progress import Progress
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
 from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
-from keras_ban._src.sequence.teachers import check_teacher, taught_by
+from keras_ban._src.sequence.starts import wrapped
+from keras_ban._src.sequence.students import distiller_for, label_weight_at
+from keras_ban._src.sequence.teachers import taught_by
 from keras_ban._src.targets import augmented_views
 
 
@@ -45,83 +46,27 @@ class Generations:
         sequence: the `BornAgainSequence` with the settings.
         compile_arguments: its `CompileArguments`.
         entropy: the number from which the seeds are derived.
+        starts: the models before training, by place, of `create_starts`.
+        teacher: generation 0, if it was passed to `fit`, or `None`.
+        scorer: the `Scorer`.
         run: the `RunDirectory` of generations and soft targets; `None`: everything is in memory.
         unlabeled: the inputs without labels for the students, or `None`.
-
-    Attributes:
-        scorer: the `Scorer`. It is set between `start` and `train`.
     """
 
-    def __init__(self, sequence, compile_arguments, entropy, run=None, unlabeled=None):
+    def __init__(self, sequence, compile_arguments, entropy, starts, teacher, scorer, run=None, unlabeled=None):
         self._sequence = sequence
         self._compile_arguments = compile_arguments
         self._entropy = entropy
-        self.scorer = None
+        self._starts = dict(starts)
+        self._teacher = teacher
+        self._scorer = scorer
         self._run = run
         self._unlabeled = unlabeled
-        self._starts = {}
-        self._teacher = None
         self._bench = None
         self._keeper = None  # The `KeepEpochs` of the current generation.
 
-    def start(self, teacher):
-        """Create and check, before training, the initial models by place. Copies of one model are created later."""
-        sequence, starts = self._sequence, {}
-        self._teacher = teacher
-        first = 0 if teacher is None else 1
-        if teacher is not None:
-            starts[0] = check_teacher(teacher)
-        # The copies of a model are alike: the first one is checked for all.
-        last = first if isinstance(sequence.model, keras.Model) else sequence.generations + sequence.distill_ensemble
-        for place in range(first, last + 1):
-            keras.utils.set_random_seed(self.seed(place))
-            starts[place] = self._new_model(place)
-        if len({id(model) for model in starts.values()}) < len(starts):
-            raise ValueError(
-                "`build` gave the same model for two generations, or the teacher itself: the later would train the "
-                "weights of the earlier. It must return a new model each time it is called."
-            )
-        for place in range(1, last + 1):
-            self._distiller(starts[place], starts[place - 1], self.label_weight(place))
-        if last == 0:
-            # Raise the errors of a student before generation 0 is trained.
-            self._distiller(reborn(starts[0]), starts[0], self.label_weight(1))
-        initial_weights.check_starts(sequence, starts, teacher)
-        weights = [self.label_weight(place) for place in range(1, sequence.generations + sequence.distill_ensemble + 1)]
-        check_outputs(sequence, self._compile_arguments, starts, weights)
-        for output in getattr(starts[last], "outputs", None) or []:
-            if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
-                raise ValueError(
-                    f"`top_k` must be at most the number of classes, the last axis of the models' outputs. Received "
-                    f"top_k={sequence.top_k}; the outputs have shape {tuple(output.shape)}."
-                )
-        if sequence.teach_from == ENSEMBLE or sequence.distill_ensemble:
-            average_of(starts.values(), self._meaning_of(starts[last]))
-        if sequence.shared_layers is not None:
-            for student in [starts[place] for place in starts if place > 0] or [starts[0]]:
-                pair_layers(student, starts[0], sequence.shared_layers)
-        self._starts = dict(starts)
-        return starts
-
-    def _meaning_of(self, model):
-        return meaning_of(self._sequence, self._compile_arguments, model)
-
-    def check_weights_act(self, starts, data):
-        """Raise `ValueError`, before training, if metrics or losses of students would count inputs without labels."""
-        model = starts[max(starts)]
-        if self._unlabeled is not None and model.built:
-            weights = [self.label_weight(place) for place in range(1, self._sequence.generations + 1)]
-            distiller = self._distiller(reborn(model), model, max(weights, key=lambda each: callable(each) or each > 0))
-            distiller.compile(**self._compile_arguments.make())
-            check_weights_act(distiller, data)
-
     def seed(self, *place):
         return seed_at(self._entropy, *place)
-
-    def label_weight(self, place):
-        """The label weight of a student; the distilled student has that of the last generation."""
-        label_weight = self._sequence.label_weight
-        return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
 
     def train(self, models, history, data, make_callbacks, options, patience):
         """Train or load all generations, up to the end of `patience`, and the student distilled from the ensemble.
@@ -156,8 +101,8 @@ class Generations:
             history.ensemble, history.ensemble_metrics = stored.ensemble, stored.ensemble_metrics
             history.notes = stored.notes
             return
-        history.ensemble, metrics = self.scorer.score_ensemble(models[: len(history.members)])
-        history.ensemble_metrics, history.notes = of_validation(metrics), self.scorer.notes
+        history.ensemble, metrics = self._scorer.score_ensemble(models[: len(history.members)])
+        history.ensemble_metrics, history.notes = of_validation(metrics), self._scorer.notes
         if self._run is not None:
             self._run.finish(history.ensemble, history.controls, history.ensemble_metrics, history.notes)
 
@@ -172,7 +117,7 @@ class Generations:
         loaded = number < len(self._finished)
         if options["verbose"] != 0 and (loaded or number > 0 or self._teacher is None):
             what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
-            alone = by is None or self.label_weight(place) == 1
+            alone = by is None or label_weight_at(self._sequence, place) == 1
             about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
             about += f", {options['epochs']} epochs" if isinstance(of_each, list) else ""
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
@@ -211,7 +156,7 @@ class Generations:
     def _load(self, record, place, by, models):
         if record.seed is None:
             model = self._teacher
-            measured = self.wrap(model)
+            measured = wrapped(self._compile_arguments, model)
         else:
             like = self._starts.get(place, self._starts[max(self._starts)])
             classes = model_file.classes_of(like)
@@ -219,20 +164,20 @@ class Generations:
             self._compile_arguments.compile(model)
         if not self._run.finished:
             # The next generation is compared with it.
-            take_answers(record.scores, self.scorer.score(measured, by, list(models), record.distilled))
+            take_answers(record.scores, self._scorer.score(measured, by, list(models), record.distilled))
         return model
 
     def _make(self, record, place, by, models, data, make_callbacks, options):
         """Train a generation, or take the given teacher. Fill in its record, and return its model."""
         others = {"taught_by": by, "earlier": list(models), "distilled": record.distilled}
-        score = functools.partial(self.scorer.score, **others)
+        score = functools.partial(self._scorer.score, **others)
         if record.generation == 0 and self._teacher is not None:
-            wrapped = self.wrap(self._teacher)
-            self._measure(wrapped, wrapped, record, score)
+            measured = wrapped(self._compile_arguments, self._teacher)
+            self._measure(measured, measured, record, score)
             return self._teacher
         teacher = None if by is None else models[-1]
         if by == ENSEMBLE:
-            teacher = average_of(models, self._meaning_of(models[-1]))
+            teacher = average_of(models, meaning_of(self._sequence, self._compile_arguments, models[-1]))
         callbacks = make_callbacks(record.generation)
         model, trained = self._train(record, place, teacher, models, data, callbacks, options)
         if trained is not model:
@@ -245,7 +190,8 @@ class Generations:
 
     def _train(self, record, place, teacher, models, data, callbacks, options):
         """Train a generation. Return `(model, trained)`: `trained` is the model itself, or its Distiller."""
-        sequence, label_weight, soft_targets, bench = self._sequence, self.label_weight(place), None, None
+        sequence, soft_targets, bench = self._sequence, None, None
+        label_weight = label_weight_at(sequence, place)
         record.seed = self.seed(place)
         if teacher is not None and self._unlabeled is not None:
             data = with_unlabeled(data, self._unlabeled, options.get("steps_per_epoch"), record.seed)
@@ -261,7 +207,7 @@ class Generations:
         keras.utils.set_random_seed(record.seed)
         model = self._starts.pop(place, None)
         if model is None:
-            model = self._new_model(place)
+            model = initial_weights.new_model(sequence, place)
         initial_weights.start_from_previous(sequence, models, model)
         if teacher is not None:
             self._share_layers(model, models[0])
@@ -280,7 +226,7 @@ class Generations:
     def train_plain(self, record, data, callbacks, options, compile_arguments, score):
         """Train, measure and store a control as generation 0 is trained. `record` has its seed."""
         keras.utils.set_random_seed(record.seed)
-        model = self._new_model(0)
+        model = initial_weights.new_model(self._sequence, 0)
         trained = self._trainable(model, None, None, 1)
         trained.compile(**compile_arguments.make())
         if self._sequence.augmentation is not None:
@@ -327,7 +273,7 @@ class Generations:
         """The object whose `fit` is called: a Distiller, or the model itself."""
         augmentation = self._sequence.augmentation
         if teacher is not None:
-            return self._distiller(model, None if soft_targets is not None else teacher, label_weight)
+            return distiller_for(self._sequence, model, None if soft_targets is not None else teacher, label_weight)
         # On torch, Keras's own `fit` does not know of other workers.
         if augmentation is not None or process_group.divides_in_step():
             return Distiller(student=model, label_weight=1, augmentation=augmentation)
@@ -341,7 +287,7 @@ class Generations:
         if self._bench is None or self._bench.distiller.label_weight != label_weight:
             student = reborn(sequence.model)
             self._share_layers(student, first)
-            self._bench = Bench(self._distiller(student, None, label_weight))
+            self._bench = Bench(distiller_for(sequence, student, None, label_weight))
             self._bench.distiller.compile(**self._compile_arguments.make())
             # It predicts as the models do, for instance with `run_eagerly`.
             self._bench.student.compile(**self._compile_arguments.make())
@@ -353,7 +299,7 @@ class Generations:
             share_layers(student, first, self._sequence.shared_layers)
 
     def _measure(self, model, trained, record, score):
-        if self.scorer.data is None:
+        if self._scorer.data is None:
             return
         if process_group.count() > 1:
             here = model_file.on_this_worker(model)
@@ -363,32 +309,13 @@ class Generations:
             record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
             return
         # With a bench, both models are compiled already.
-        record.metrics = self.scorer.evaluate(trained)
+        record.metrics = self._scorer.evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
         record.scores = score(self._bench.student if on_bench else model)
 
     def _measure_here(self, model, score):
         self._compile_arguments.compile(model)
-        return self.scorer.evaluate(model), score(model)
-
-    def wrap(self, model):
-        """A compiled model around this one, which itself is not compiled."""
-        wrapped = EnsembleModel([model], average="outputs")
-        wrapped.compile(**self._compile_arguments.make())
-        return wrapped
-
-    def _new_model(self, place):
-        return initial_weights.new_model(self._sequence, place)
-
-    def _distiller(self, student, teacher, label_weight):
-        return StudentDistiller(
-            student=student,
-            teacher=teacher,
-            distillation_loss=self._sequence.distillation_loss,
-            label_weight=label_weight,
-            feature_matching=self._sequence.feature_matching,
-            augmentation=self._sequence.augmentation,
-        )
+        return self._scorer.evaluate(model), score(model)
 
     def _start_augmentation(self, model, data, seed):
         augmentation = self._sequence.augmentation

@@ -6,22 +6,10 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.data.preprocessing import data_in_steps
-from keras_ban._src.distillation.distiller import Distiller
-from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.targets import top_k_rows
-
-
-class StudentDistiller(Distiller):
-    """The Distiller of one generation. Its sequence has checked the outputs."""
-
-    def _check_outputs(self):
-        pass
-
-    def _warn_of_own_steps(self, student):
-        warn_of_own_steps(student, type(self), NO_HOOK)
 
 
 def check_outputs(sequence, compile_arguments, starts, label_weights):

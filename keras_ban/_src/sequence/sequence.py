@@ -28,6 +28,7 @@ from keras_ban._src.sequence.output_checks import meaning_of
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.seeds import entropy_of
 from keras_ban._src.sequence.soup import LastFit
+from keras_ban._src.sequence.starts import check_labels_alone_count, create_starts, wrapped
 from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
@@ -298,21 +299,21 @@ class BornAgainSequence(TrainedGenerations):
         control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             entropy = entropy_of(run, self.seed, resume)
-            generations = Generations(self, self._compile_arguments, entropy, run, unlabeled)
-            starts = generations.start(teacher)
+            starts = create_starts(self, self._compile_arguments, entropy, teacher)
             meaning = meaning_of(self, self._compile_arguments, starts[max(starts)])
             measuring = data.batch_size, options.get("validation_steps"), self._compile_arguments
-            generations.scorer = scorer = Scorer(validation_data, meaning, *measuring)
+            scorer = Scorer(validation_data, meaning, *measuring)
             requirements.check_starts(self, self._compile_arguments, starts, teacher, (data, validation_data))
-            generations.check_weights_act(starts, data)
+            check_labels_alone_count(self, self._compile_arguments, starts, unlabeled, data)
             if monitor != "val_loss" and validation_data is not None:
-                requirements.check_monitor(monitor, generations.wrap(starts[0]), scorer)
+                requirements.check_monitor(monitor, wrapped(self._compile_arguments, starts[0]), scorer)
             if run is not None:
                 chosen = {**options, "monitor": monitor, "mode": mode, "patience": patience}
                 manifest.begin(run, entropy, self, self._compile_arguments, (data, unlabeled), chosen, teacher, starts)
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
+            generations = Generations(self, self._compile_arguments, entropy, starts, teacher, scorer, run, unlabeled)
             self._trained_on = TrainingData.of(data)
             self._last_fit = LastFit.of(self, starts, teacher, data, options, scorer)
             options["verbose"] = verbose if process_group.is_chief() else 0
