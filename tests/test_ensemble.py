@@ -376,6 +376,30 @@ def test_predict_and_evaluate_leave_the_members_as_they_were(blobs):
         models.assert_same(expected, models.values(member))
 
 
+@pytest.mark.parametrize("method", ["predict", "evaluate"])
+@pytest.mark.parametrize("kind", [EnsembleModel, keras_ban.Distiller], ids=["ensemble", "distiller"])
+def test_who_interrupts_predict_or_evaluate_keeps_the_weights(kind, method, blobs):
+    """Keras on JAX takes them out of the model meanwhile."""
+
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    first, second = models.classifier(), models.classifier()
+    model = EnsembleModel([first, second]) if kind is EnsembleModel else kind(student=first, teacher=second)
+    model.compile("sgd", models.crossentropy(), metrics=["accuracy"])
+    model.fit(*blobs, verbose=0)
+    before = models.values(first)
+    name = {"predict": "on_predict_batch_end", "evaluate": "on_test_batch_end"}[method]
+
+    callback = keras.callbacks.Callback()
+    setattr(callback, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, method)(*blobs[: 1 + (method == "evaluate")], callbacks=[callback], verbose=0)
+
+    models.assert_same(before, models.values(first))
+    model.evaluate(*blobs, verbose=0)
+
+
 class Counting(Subclassed):
     """Counts how often Python runs its `call`."""
 
