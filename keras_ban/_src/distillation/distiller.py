@@ -225,6 +225,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             ValueError: `loss` is `None` though labels have a weight, layers were thawed that the teacher shares, or no
                 `distillation_loss` can be chosen.
         """
+        checks.check_keywords("compile", kwargs, keras.Model.compile)
         if not self._has_own_label_loss:
             requirements.check_label_loss(loss, self.label_weight, self.augmentation)
         self._check_teacher_is_frozen()
