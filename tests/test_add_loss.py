@@ -69,11 +69,35 @@ def test_a_teacher_adds_its_loss():
 def test_without_a_label_loss_features_alone_teach():
     student, matching = model(activity=False), FeatureMatching(["top"])
     distiller = Distiller(student=student, teacher=model(1, activity=False), label_weight=1, feature_matching=matching)
-    logs, _ = after_a_step(distiller, X)
+    distiller.compile(keras.optimizers.SGD(RATE))
+    logs = distiller.fit(X, batch_size=8, verbose=0).history
     x, difference = X.astype("float64"), KERNELS[0].astype("float64") - KERNELS[1]
     wanted = KERNELS[0] - RATE * 2 * x.T @ (x @ difference) / 24
     np.testing.assert_allclose(student.get_weights()[0], wanted, rtol=1e-5, atol=1e-6)
     assert {"loss", "feature_loss"} == set(logs)
+
+
+def test_what_has_no_loss_is_not_evaluated():
+    """It would be 0 in all epochs, and `EarlyStopping` would act on it. Plain Keras refuses it too, except on JAX."""
+    student, started = model(activity=False), []
+    kind = KnowledgeDistillation(from_logits=True)  # Nothing says what the outputs are.
+    distiller = Distiller(student=student, teacher=model(1, activity=False), distillation_loss=kind, label_weight=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
+    wanted = distiller.evaluate(X, Y, verbose=0, return_dict=True)
+    distiller.compile(keras.optimizers.SGD(RATE), metrics=["accuracy"])
+    spy = keras.callbacks.LambdaCallback(on_train_begin=started.append)
+
+    for options in ({"validation_data": (X, Y)}, {"validation_data": (X,)}, {"validation_split": 0.5}):
+        with pytest.raises(ValueError, match="`compile` got no `loss`.* Pass one: with `label_weight=0`"):
+            distiller.fit(X, Y, verbose=0, callbacks=[spy], **options)
+    for evaluate in (distiller.evaluate, distiller.test_on_batch):
+        with pytest.raises(ValueError, match="`compile` got no `loss`"):
+            evaluate(X, Y)
+
+    assert [] == started
+    distiller.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
+    assert wanted == distiller.evaluate(X, Y, verbose=0, return_dict=True)
 
 
 def test_a_distiller_that_is_compiled_again_forgets_its_label_loss():

@@ -81,6 +81,17 @@ class Seeded(Top):
         self.top = layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
 
 
+class Noisy(layers.Layer):
+    """The seed of its generator stands in its code, as in the example of `keras.random.SeedGenerator`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(1337)
+
+    def call(self, inputs):
+        return keras.random.dropout(inputs, 0.5, seed=self.seed_generator)
+
+
 class Holding(Top):
     """Its configuration holds a layer itself."""
 
@@ -154,6 +165,10 @@ REFUSED = {
     "int8, frozen as a whole": (lambda: changed(quantized("int8"), trainable=False), ["quantized to 'int8'"]),
     "int4": (lambda: quantized("int4"), ["'first' is quantized to 'int4'"]),
     "seed in the code": (lambda: called(Seeded()), ["'kernel_initializer': 1", "stand in the code of its class"]),
+    "generator in the code": (
+        lambda: keras.Sequential([keras.Input((4,)), Noisy(), layers.Dense(2)]),
+        ["'seed_generator': 1337", "stand in the code of its class"],
+    ),
 }
 
 

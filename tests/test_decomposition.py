@@ -185,6 +185,7 @@ def test_labels_come_in_every_form():
         (np.zeros(5, int), r"of shape \(6,\) or \(6, 1\), or be one-hot of shape \(6, 5\), received shape \(5,\)"),
         (np.full(6, 5), r"whole numbers in \[0, 4\] .* with values from 5 to 5"),
         (np.full(6, -1), r"whole numbers in \[0, 4\] .* with values from -1 to -1"),
+        (np.array([0, 1, 2, 3, 4, 1.5]), r"whole numbers in \[0, 4\] of shape \(6,\)"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, message):

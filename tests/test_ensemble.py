@@ -1,6 +1,7 @@
 """`EnsembleModel`: what it says of its members' outputs, what it does as a model, and what it refuses."""
 
 import re
+from unittest import mock
 
 import keras
 import numpy as np
@@ -375,6 +376,30 @@ def test_predict_and_evaluate_leave_the_members_as_they_were(blobs):
         models.assert_same(expected, models.values(member))
 
 
+@pytest.mark.parametrize("method", ["predict", "evaluate"])
+@pytest.mark.parametrize("kind", [EnsembleModel, keras_ban.Distiller], ids=["ensemble", "distiller"])
+def test_who_interrupts_predict_or_evaluate_keeps_the_weights(kind, method, blobs):
+    """Keras on JAX takes them out of the model meanwhile."""
+
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    first, second = models.classifier(), models.classifier()
+    model = EnsembleModel([first, second]) if kind is EnsembleModel else kind(student=first, teacher=second)
+    model.compile("sgd", models.crossentropy(), metrics=["accuracy"])
+    model.fit(*blobs, verbose=0)
+    before = models.values(first)
+    name = {"predict": "on_predict_batch_end", "evaluate": "on_test_batch_end"}[method]
+
+    callback = keras.callbacks.Callback()
+    setattr(callback, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, method)(*blobs[: 1 + (method == "evaluate")], callbacks=[callback], verbose=0)
+
+    models.assert_same(before, models.values(first))
+    model.evaluate(*blobs, verbose=0)
+
+
 class Counting(Subclassed):
     """Counts how often Python runs its `call`."""
 
@@ -609,6 +634,48 @@ def test_an_ensemble_is_reborn():
     assert (called_on(ensemble) != called_on(clone)).all()
     clone.set_weights(ensemble.get_weights())
     models.assert_same([called_on(ensemble)], [called_on(clone)])
+
+
+def two_inputs():
+    inputs = {"wide": keras.Input((8,), name="wide"), "narrow": keras.Input((2,), name="narrow")}
+    return keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(list(inputs.values()))))
+
+
+def called():
+    member = Subclassed()
+    member(X)
+    return member
+
+
+EXPORTED = [(functional, {"": (None, 8)}), (models.classifier, {"": (None, 8)}), (called, {"": (None, 8)})]
+EXPORTED += [(two_inputs, {"wide": (None, 8), "narrow": (None, 2)})]
+
+
+@pytest.mark.parametrize(("member", "shapes"), EXPORTED, ids=["functional", "sequential", "subclassed", "dict"])
+def test_an_ensemble_is_exported_with_the_inputs_of_its_members(member, shapes, tmp_path):
+    ensemble = EnsembleModel([EnsembleModel([member(), member()], from_logits=True), member()], from_logits=True)
+    with mock.patch.object(keras.Model, "export", autospec=True) as of_keras:
+        ensemble.export(tmp_path / "served", "tf_saved_model", verbose=False)
+        ensemble.export(tmp_path / "served", input_signature="mine")
+
+    first, second = (call.kwargs for call in of_keras.call_args_list)
+    assert (tmp_path / "served", "tf_saved_model", False) == (first["filepath"], first["format"], first["verbose"])
+    assert second["input_signature"] == "mine"
+    (specs,) = first["input_signature"]
+    specs = specs if isinstance(specs, dict) else {"": specs}
+    assert shapes == {name: tuple(spec.shape) for name, spec in specs.items()}
+
+
+def test_what_an_ensemble_exports_gives_its_outputs(tmp_path):
+    if keras.config.backend() != "tensorflow":
+        pytest.skip("what Keras itself exports elsewhere is not this package's")
+    tf = pytest.importorskip("tensorflow")
+    ensemble = EnsembleModel([functional(), models.classifier()], weights=[1, 3])
+
+    ensemble.export(tmp_path / "served", verbose=False)
+
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(ensemble.predict(X, verbose=0), served.serve(X), atol=1e-6)
 
 
 # What is refused.

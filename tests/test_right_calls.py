@@ -49,6 +49,38 @@ def test_other_classes_and_subclasses_name_theirs():
         Mine(student=classifier(), temperature=2)
 
 
+CALLS = [
+    ("compile", "metric", "use `metrics`"),
+    ("compile", "temperature", r"distillation_loss=keras_ban.losses.KnowledgeDistillation\(temperature=...\)"),
+    ("compile", "quux", "its arguments are those of `keras.Model`, and those of its own"),
+    ("fit", "epoch", "use `epochs`"),
+    ("fit", "unlabelled", "use `unlabeled`"),
+    ("fit", "metrics", "pass it to `compile`"),
+]
+
+
+@pytest.mark.parametrize(("method", "argument", "advice"), CALLS)
+@pytest.mark.parametrize("kind", ["Distiller", "BornAgainSequence"])
+def test_compile_and_fit_name_the_right_argument(kind, method, argument, advice, tmp_path):
+    directory = {"directory": tmp_path / "run"} if kind == "BornAgainSequence" else {}
+    made = make(kind, **directory)
+    arguments = {"compile": ("adam", "mse"), "fit": ([[0.0] * 8], [0])}
+    if method == "fit":
+        made.compile(*arguments["compile"])
+
+    with pytest.raises(TypeError, match=f"`{method}` takes no argument `{argument}`: .*{advice}"):
+        getattr(made, method)(*arguments[method], **{argument: 3})
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_fit_of_a_distiller_is_not_said_to_take_a_teacher():
+    made = make("Distiller")
+    made.compile("adam", "mse")
+    with pytest.raises(TypeError, match="`fit` takes no argument `teacher`: its arguments are those of"):
+        made.fit([[0.0] * 8], [0], teacher=classifier())
+
+
 def test_student_and_teacher_by_position_are_refused_with_their_names():
     with pytest.raises(TypeError, match=r"no positional arguments.*`Distiller\(student=..., teacher=...\)`"):
         keras_ban.Distiller(classifier(), classifier())

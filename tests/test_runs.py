@@ -492,15 +492,18 @@ def test_a_model_that_no_file_can_hold_is_refused_before_training(blobs, tmp_pat
         def call(self, x):
             return self.dense(x)
 
+    def built_by_the_data(generation):
+        return Secretive(keras.layers.Dense(3))  # Keras writes down plain arguments alone.
+
     def secretive(generation):
-        model = Secretive(keras.layers.Dense(3))  # Keras writes down plain arguments alone.
+        model = built_by_the_data(generation)
         model(blobs[0][:1])
         return model
 
     def code(generation):
         return keras.Sequential([keras.Input((8,)), keras.layers.Lambda(lambda x: x[:, :3])])
 
-    for build in (secretive, code):
+    for build in (secretive, built_by_the_data, code):
         with pytest.raises(ValueError, match="cannot be kept in a directory"):
             run(tmp_path, blobs, lambda _: pytest.fail("trained"), model=build)
     assert [".lock"] == names(tmp_path)

@@ -212,6 +212,11 @@ def generator():
         ({"callbacks": "early_stopping"}, NO_CALLBACKS),
         ({"callbacks": 3}, NO_CALLBACKS),
         ({"callbacks": {"a": 1}}, NO_CALLBACKS),
+        ({"callbacks": keras.callbacks.EarlyStopping}, NO_CALLBACKS),
+        (
+            {"callbacks": lambda generation: [keras.callbacks.EarlyStopping]},
+            "Each of `callbacks` must be a `keras.callbacks.Callback`, received: <class '.*EarlyStopping'>",
+        ),
         ({"callbacks": ["x"]}, r"Each of `callbacks` must be a `keras.callbacks.Callback`, received: 'x'"),
         ({"teacher": "resnet"}, NO_TEACHER),
         ({"teacher": 3}, NO_TEACHER),

@@ -118,6 +118,8 @@ MORE = [
     ("1 sigmoid", "1 sigmoid", "crossentropy", "yes", KD(activation="sigmoid"), of_sigmoid),
     ("4 sigmoid", "4 linear", BCE(from_logits=True), "one-hot", None, of_sigmoid),
     ("1 linear", "1 linear", "mae", "yes", None, squared),
+    ("1 linear", "1 linear", MSE, "yes", None, squared),
+    ("3 linear", "3 softmax", SCE, "classes", None, of_softmax),
     ("2 linear", "2 linear", keras.losses.Huber(), "numbers", None, squared),
     ("2 linear", "2 subclassed", "mse", "numbers", None, squared),
     ("2 sigmoid", "2 sigmoid", "mse", "numbers", None, squared),
@@ -344,6 +346,7 @@ def test_a_softmax_sequence_averages_and_scores_probabilities():
     ("kind", "label_loss", "arguments", "fit", "message"),
     [
         ("3 linear", SCE(), {}, {}, "`loss` contradicts the student"),
+        ("3 linear", SCE, {}, {}, "`loss` contradicts the student: `SparseCategoricalCrossentropy` takes"),
         ("3 softmax", SCE(from_logits=True), {}, {}, "`loss` contradicts the student"),
         ("3 softmax", SCE(), {"distillation_loss": KD(from_logits=True)}, {}, "`distillation_loss` contradicts"),
         ("3 linear", SCE(from_logits=True), {"distillation_loss": CCE()}, {}, "`distillation_loss` contradicts"),

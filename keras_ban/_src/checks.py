@@ -61,6 +61,19 @@ def _right_call(name, signature, args, kwargs, error):
     return f"{name}: {error}."
 
 
+def check_keywords(call, keywords, *functions):
+    """Raise a `TypeError` that says what to write instead, if a keyword is of none of the functions."""
+    signatures = [inspect.signature(function).parameters.values() for function in functions]
+    known = [each.name for parameters in signatures for each in parameters if each.kind is not each.VAR_KEYWORD]
+    for keyword in keywords:
+        if keyword not in known:
+            close = difflib.get_close_matches(keyword, known, n=1)
+            hint = f"use `{close[0]}`" if close else "its arguments are those of `keras.Model`, and those of its own"
+            advice = _BELONGS.get(keyword, hint)
+            advice = hint if advice == f"pass it to `{call}`" else advice  # That of a sequence takes more.
+            raise TypeError(f"`{call}` takes no argument `{keyword}`: {advice}.")
+
+
 def check_model_or_builder(name, build):
     """Raise `TypeError` unless it is a `keras.Model`, or can be called with the number of a generation."""
     if isinstance(build, keras.Model):

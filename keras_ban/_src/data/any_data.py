@@ -71,4 +71,6 @@ class AnyData:
         given = {name: arguments.pop(name) for name in names if name in arguments}
         with reading.watched(data_in_steps(self, as_data(**given, models=(self,)))) as (data,):
             inputs = {name: value for name, value in data.for_keras().items() if name in names}
-            return method(**{**arguments, **inputs})
+            # Keras on JAX takes the weights out of the model, and loses them if it is interrupted.
+            with backend.keeping_values(self):
+                return method(**{**arguments, **inputs})

@@ -21,7 +21,10 @@ from keras_ban._src.data.reading import watched
 
 def bound(model, args, kwargs, method="fit"):
     """Return the arguments of a method of `keras.Model`, by name."""
-    arguments = inspect.signature(getattr(keras.Model, method)).bind(model, *args, **kwargs).arguments
+    of_keras = getattr(keras.Model, method)
+    if method == "fit":
+        checks.check_keywords(method, kwargs, of_keras, type(model).fit)
+    arguments = inspect.signature(of_keras).bind(model, *args, **kwargs).arguments
     names = {name: value for name, value in arguments.items() if name not in ("self", "kwargs")}
     return {**names, **arguments.get("kwargs", {})}
 

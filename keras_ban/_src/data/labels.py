@@ -49,10 +49,10 @@ def _class_count(shape, labels_shape):
 
 
 def is_sparse_crossentropy(loss):
-    """Whether a label loss takes classes as whole numbers: a name, an object or a function."""
-    function = keras.losses.sparse_categorical_crossentropy
-    names = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
-    return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (*names, function)
+    """Whether a label loss takes classes as whole numbers: a name, an object, a class or a function."""
+    of_keras = keras.losses.SparseCategoricalCrossentropy
+    known = (of_keras, of_keras.__name__, keras.losses.sparse_categorical_crossentropy)
+    return isinstance(loss, of_keras) or loss in (*known, "sparse_categorical_crossentropy")
 
 
 def _one_hot(array):
@@ -87,6 +87,6 @@ def check_numbers(name, leaf):
 
 
 def is_of_keras(loss):
-    """Whether a loss is from Keras: a name, an object or a function."""
+    """Whether a loss is from Keras: a name, an object, a class or a function."""
     name = getattr(loss, "__name__", type(loss).__name__)
     return isinstance(loss, str) or getattr(keras.losses, name, None) in (loss, type(loss))

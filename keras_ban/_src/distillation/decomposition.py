@@ -200,7 +200,7 @@ def _one_hot(labels, shape):
         labels = labels.argmax(axis=-1)
     if labels.shape == (*shape[:-1], 1):
         labels = labels[..., 0]
-    if labels.shape != shape[:-1] or not ((labels >= 0) & (labels < classes)).all():
+    if labels.shape != shape[:-1] or not ((labels >= 0) & (labels < classes) & (labels == np.floor(labels))).all():
         raise ValueError(
             f"`y` must hold whole numbers in [0, {classes - 1}] of shape {shape[:-1]} or {(*shape[:-1], 1)}, or be "
             f"one-hot of shape {shape}, received shape {labels.shape} with values from {labels.min()} to "

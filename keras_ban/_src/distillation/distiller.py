@@ -210,17 +210,20 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     ) -> None:
         """As `keras.Model.compile`. `loss` may be `None` with `label_weight=0`, `add_loss` or `compute_label_loss`.
 
+        With `label_weight=0` a loss is not trained. Evaluation and validation need it.
+
         Raises:
             ValueError: `loss` is `None` though labels have a weight, layers were thawed that the teacher shares, or no
                 `distillation_loss` can be chosen.
         """
+        checks.check_keywords("compile", kwargs, keras.Model.compile)
         if not self._has_own_label_loss:
             requirements.check_label_loss(loss, self.label_weight, self.augmentation)
         self._check_teacher_is_frozen()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
-        self._hears_labels = self.label_weight != 0 and (loss is not None or self._has_own_label_loss)
         if loss is None:
             self.loss = self._compile_loss = None  # Keras keeps those of an earlier `compile`.
+        self._hears_labels = self.label_weight != 0 and self._has_label_loss
         self._hidden.label_loss, self._hidden.loss_weights = loss, weights_of_losses(loss_weights, loss)
         self._resolve_losses()
         self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
@@ -298,8 +301,10 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             if self._needs_teacher:
                 self._look_at(data)
                 self._prepare_teacher(data.soft_targets is not None)
-            elif self.loss is None and not self._has_own_label_loss:
+            elif not self._has_label_loss:
                 requirements.check_own_loss(self.student, data)
+            if validation_data is not None and not self._has_label_loss:
+                requirements.check_validation_loss(self.student, validation_data)
             if unlabeled is not None:
                 check_weights_act(self, self._as_in_steps(labeled))
             return self._train(data, options)

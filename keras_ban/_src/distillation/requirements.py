@@ -8,7 +8,7 @@ from keras_ban._src import backend
 from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.distillation.feature_matching import FeatureMatching
-from keras_ban._src.distillation.step import NO_FEATURES, has_own_label_loss
+from keras_ban._src.distillation.step import NO_EVALUATION, NO_FEATURES, has_own_label_loss
 from keras_ban._src.targets import augmented_views, label_mix
 
 
@@ -70,18 +70,28 @@ def check_own_loss(model, data):
 
     Without any loss, Keras trains nothing on JAX, and raises an error in the first step on the other backends.
     """
+    # A penalty alone is no aim: it was rather the loss that was forgotten.
+    if len(_own_losses(model, data, True)) <= sum(each.regularizer is not None for each in model.trainable_variables):
+        raise ValueError(
+            f"There is nothing to train on: `compile` got no `loss`, and {model.name!r} (of type "
+            f"{type(model).__name__}) does not call `add_loss`. Pass a `loss`."
+        )
+
+
+def check_validation_loss(model, validation_data):
+    """Raise `ValueError` if validation has no loss: it would be 0 in all epochs, and callbacks would act on that."""
+    if not _own_losses(model, validation_data, False):
+        raise ValueError(NO_EVALUATION)
+
+
+def _own_losses(model, data, training):
+    """Return the `add_loss` terms and penalties of a model on the first batch."""
     x = keras.tree.map_structure(backend.as_tensor, inputs_for(model, data.first_batch()[0]))
     with backend.without_gradients():
         if not model.built:
             model(x, training=False)
         values = ([v.value for v in each] for each in (model.trainable_variables, model.non_trainable_variables))
-        _, _, losses = model.stateless_call(*values, x, training=True, return_losses=True)
-    # A penalty alone is no aim: it was rather the loss that was forgotten.
-    if len(losses) <= sum(weight.regularizer is not None for weight in model.trainable_variables):
-        raise ValueError(
-            f"There is nothing to train on: `compile` got no `loss`, and {model.name!r} (of type "
-            f"{type(model).__name__}) does not call `add_loss`. Pass a `loss`."
-        )
+        return model.stateless_call(*values, x, training=training, return_losses=True)[2]
 
 
 def check_feature_matching(feature_matching, teacher):

@@ -30,6 +30,11 @@ NO_FEATURES = (
     "feature_matching=...)`, and data without soft targets."
 )
 
+NO_EVALUATION = (
+    "Evaluation and validation measure the label loss, and `compile` got no `loss`, so there is nothing to report as "
+    "`loss`. Pass one: with `label_weight=0` it is measured, and not trained."
+)
+
 
 class TermMean(keras.metrics.Mean):
     """The mean of a term of the loss over an epoch: a `keras.metrics.Mean` of scalars, which costs little at a step."""
@@ -132,8 +137,9 @@ class DistillationStep:
         if soft_targets is None or not training:
             # Training on labels only, or evaluation: the student's own loss.
             # While Keras builds the model, it also calls this for a batch without labels.
-            has_loss = self._has_own_label_loss or getattr(self, "loss", None) is not None
-            if not has_loss or (labels is None and not self._evaluating):
+            if self._evaluating and not self._has_label_loss and not self.losses:
+                raise ValueError(NO_EVALUATION)
+            if not self._has_label_loss or (labels is None and not self._evaluating):
                 return self._student_losses()
             if self._has_own_label_loss:
                 label_loss = self._label_loss(x, labels, y_pred, own_weights(sample_weight), training)
@@ -200,6 +206,10 @@ class DistillationStep:
     @property
     def _has_own_label_loss(self):
         return has_own_label_loss(type(self))
+
+    @property
+    def _has_label_loss(self):
+        return self._has_own_label_loss or getattr(self, "loss", None) is not None
 
     def _label_loss(self, x, y, y_pred, sample_weight, training):
         # `train_on_batch` passes arrays of NumPy on torch.

@@ -1,5 +1,6 @@
 """Average several models into one `keras.Model`."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -11,6 +12,7 @@ from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.input_specs import declared_specs
 from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, task_within, validation_in_steps
 from keras_ban._src.ensemble.averaging import Averaging
 from keras_ban._src.ensemble.calibration import fit_temperature
@@ -235,6 +237,15 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         held_out = HeldOut(self, x, y, sample_weight, batch_size, all_members=True)
         self._averaging.set(fit_weights(self, held_out, max_members), 1.0)
         return self.member_weights
+
+    def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.export`. Inputs are those of the members. `keras_ban.export` also checks what it writes."""
+        arguments = fit_arguments.bound(self, (filepath, *args), kwargs, "export")
+        specs = declared_specs(self)
+        if arguments.get("input_signature") is None and specs is not None:
+            # Keras knows the inputs of a subclassed model from its first call alone, and forgets those of a built one.
+            arguments["input_signature"] = [specs]
+        return super().export(**arguments)
 
     def models_within(self) -> Sequence[keras.Model]:
         return self.members

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ban._src import backend
+from keras_ban._src.data.input_specs import declared_specs
 from keras_ban._src.ensemble.ensemble import EnsembleModel
 from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.export.texts import dtype_of, is_text, words_of
@@ -113,7 +114,7 @@ def input_specs(model, preprocessing, examples):
         raise ValueError(
             f"The model {first.name!r} is not built, so nothing is known of its inputs: call it on a batch."
         )
-    specs = _declared_specs(first)
+    specs = declared_specs(first)
     if specs is None and examples is None:
         raise ValueError(f"The model {first.name!r} does not declare its inputs. Pass some inputs as `examples`.")
     if specs is None:
@@ -124,23 +125,6 @@ def input_specs(model, preprocessing, examples):
             keras.tree.assert_same_structure(specs, examples)
             specs = keras.tree.map_structure(_spec_of_example, specs, examples)
     return _give_names(specs)
-
-
-def _declared_specs(model):
-    """Return the specs that the model declares, or `None`."""
-    if getattr(model, "inputs", None):
-        declared = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-        return keras.tree.map_structure(lambda x: keras.InputSpec(x.dtype, (None, *x.shape[1:]), name=x.name), declared)
-    shapes = (model.get_build_config() or {}).get("input_shape")
-    return None if shapes is None else _specs_of_shapes(shapes, model.input_dtype)
-
-
-def _specs_of_shapes(shapes, dtype):
-    if isinstance(shapes, dict):
-        return {name: _specs_of_shapes(shape, dtype) for name, shape in shapes.items()}
-    if all(size is None or isinstance(size, int) for size in shapes):
-        return keras.InputSpec(dtype, (None, *shapes[1:]))
-    return [_specs_of_shapes(shape, dtype) for shape in shapes]
 
 
 def _spec_of_example(spec, example):

@@ -153,11 +153,19 @@ def on_this_worker(model):
 
 
 def check_can_be_kept(model):
-    """Raise `ValueError` if a built model cannot be saved and loaded. Called before training."""
+    """Raise `ValueError` if a model cannot be saved and loaded. Called before training.
+
+    A model that is not built has no weights to save: only its configuration is tried.
+    """
     try:
-        with tempfile.TemporaryDirectory() as folder, writing(folder):
-            save(model, pathlib.Path(folder, "model.keras"))
-            load(pathlib.Path(folder, "model.keras"), classes_of(model))
+        if model.built:
+            with tempfile.TemporaryDirectory() as folder, writing(folder):
+                save(model, pathlib.Path(folder, "model.keras"))
+                load(pathlib.Path(folder, "model.keras"), classes_of(model))
+        else:
+            with _bare(model):
+                config = keras.saving.serialize_keras_object(model)
+            keras.saving.deserialize_keras_object(config, classes_of(model))
     except OSError:
         raise
     except Exception as error:

@@ -106,7 +106,7 @@ def _is_of_keras(loss, its_class):
 
 
 def crossentropy_name(loss):
-    """Return the class name of a Keras crossentropy (an instance, a function or a name). `None` for another loss."""
+    """Return the class name of a Keras crossentropy (also of its class, function or name). `None` for another loss."""
     loss = _resolved(loss)
     return next((each.__name__ for each, function, _ in _LOSSES if _is_of_keras(loss, each) or loss is function), None)
 
@@ -118,12 +118,12 @@ def _attribute(value, name, expected_type, default=None):
 
 
 def _resolved(loss):
-    """Return the loss that a name stands for."""
-    if not isinstance(loss, str):
+    """Return the loss that a name or a class stands for. Of a class, Keras makes one with the default arguments."""
+    if not isinstance(loss, (str, type)):
         return loss
     try:
         return keras.losses.get(loss)
-    except ValueError:
+    except (ValueError, TypeError):
         return None  # Keras raises an error when it trains.
 
 

@@ -318,9 +318,10 @@ def _refuse_lost_arguments(model):
 
 
 def _seeds(layer):
-    """Return the seeds that were passed to a layer and its initializers, without those that Keras drew."""
-    initializers = {k: v for k, v in vars(layer).items() if isinstance(v, keras.initializers.Initializer)}
-    seeds = {name: initializer.get_config().get("seed") for name, initializer in initializers.items()}
+    """Return the seeds that were passed to a layer, its initializers and generators, without those that Keras drew."""
+    kinds = (keras.initializers.Initializer, keras.random.SeedGenerator)
+    seeded = {name: value for name, value in vars(layer).items() if isinstance(value, kinds)}
+    seeds = {name: value.get_config().get("seed") for name, value in seeded.items()}
     seeds["seed"] = getattr(layer, "seed", None)
     return {name: seed for name, seed in seeds.items() if type(seed) is int}
 

@@ -31,8 +31,7 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
     versions = {"keras_ban": keras_ban.__version__, "keras": keras.__version__, "numpy": np.__version__}
     if run.manifest is None:
         for model in starts.values():
-            if model.built:
-                model_file.check_can_be_kept(model)
+            model_file.check_can_be_kept(model)
     elif run.manifest["versions"] != versions and not run.finished:
         warnings.warn(
             f"The run in {run.path} was begun with {run.manifest['versions']}, and is continued with {versions}: the "

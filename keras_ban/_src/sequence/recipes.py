@@ -172,7 +172,7 @@ def callback_maker(callbacks, directory):
             return callback_paths.with_paths([_copy_callback(each) for each in callbacks], generation, control)
 
         return copied
-    if callable(callbacks):
+    if callable(callbacks) and not isinstance(callbacks, type):
 
         def made(generation, control=None):
             new = _as_list(callbacks(generation), directory)
@@ -186,10 +186,16 @@ def callback_maker(callbacks, directory):
 
 
 def _as_list(callbacks, directory):
-    """Return callbacks as a list, those in a `CallbackList` included. Raise `ValueError` if one resumes a run, too."""
+    """Return callbacks as a list, those in a `CallbackList` included.
+
+    Raise `TypeError` if one is no callback, and `ValueError` if one resumes a run, too.
+    """
     flat = []
     for each in callbacks if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]:
         flat += each.callbacks if isinstance(each, keras.callbacks.CallbackList) else [each]
+    for each in flat:
+        if not isinstance(each, keras.callbacks.Callback):
+            raise TypeError(f"Each of `callbacks` must be a `keras.callbacks.Callback`, received: {each!r}.")
     if directory is not None and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in flat):
         raise ValueError(
             "`directory` and the callback `BackupAndRestore` both continue an interrupted run, and may differ in its "
@@ -200,8 +206,6 @@ def _as_list(callbacks, directory):
 
 
 def _copy_callback(callback):
-    if not isinstance(callback, keras.callbacks.Callback):
-        raise TypeError(f"Each of `callbacks` must be a `keras.callbacks.Callback`, received: {callback!r}.")
     try:
         # Do not copy a model that the callback was used with before.
         model = getattr(callback, "_model", None)

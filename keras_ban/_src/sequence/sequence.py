@@ -197,6 +197,7 @@ class BornAgainSequence(TrainedGenerations):
             ValueError: there is no `loss` although students have a label weight, or an optimizer or metric cannot be
                 made from its configuration.
         """
+        checks.check_keywords("compile", kwargs, keras.Model.compile)
         if loss is None and any(each != 0 for each in keras.tree.flatten(self.label_weight)):
             raise ValueError(
                 "`compile` needs a `loss` for the labels: generation 0 and validation are measured by it. Only models "
@@ -284,7 +285,7 @@ class BornAgainSequence(TrainedGenerations):
                 keras_ban, Keras or NumPy, so the generations to come may differ. Or `model` is trained, and its weights
                 are not used.
         """
-        self._check_can_fit(resume)
+        self._check_can_fit(resume, kwargs)
         mode = requirements.resolve_mode(mode, monitor)
         if patience is not None:
             checks.check_count("patience", patience)
@@ -325,7 +326,8 @@ class BornAgainSequence(TrainedGenerations):
                 generations.finish(self.models, self.history)
         return self.history
 
-    def _check_can_fit(self, resume):
+    def _check_can_fit(self, resume, others):
+        checks.check_keywords("fit", others, keras.Model.fit, BornAgainSequence.fit)
         checks.check_flag("resume", resume)
         if self._compile_arguments is None:
             raise ValueError("You must call `compile()` before calling `fit()`. A model's own `compile` is not used.")
