@@ -135,6 +135,37 @@ def test_ctrl_c_ends_with_how_to_continue_and_that_ends_in_the_same_models(stage
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "augmentation", ["flip,randaugment", pytest.param("mixup,cutmix,crop", marks=pytest.mark.one_backend)]
+)
+def test_after_ctrl_c_images_are_changed_as_without_it(augmentation, photos, tmp_path, monkeypatch):
+    begin = [photos, *SHORT, "--batch-size", "8", "--epochs", "3", "--augmentation", augmentation]
+    begin += ["--controls", "longer", *(["--unlabeled", photos / "day"] if "mixup" in augmentation else [])]
+    original = KeepEpochs.on_epoch_begin
+    stops = iter([(0, 1), (1, 0), (1, 2), ("longer", 4)])
+    stop = next(stops)
+
+    def interrupted(self, epoch, logs=None):
+        nonlocal stop
+        original(self, epoch, logs)
+        if (self.generation, epoch) == stop:
+            stop = next(stops, None)
+            raise KeyboardInterrupt
+
+    assert 0 == train(*begin, "--out", tmp_path / "whole")
+    monkeypatch.setattr(KeepEpochs, "on_epoch_begin", interrupted)
+    assert 130 == train(*begin, "--out", tmp_path / "parts")
+    codes = [train("--resume", "--out", tmp_path / "parts") for _ in range(4)]
+
+    assert ([130, 130, 130, 0], None) == (codes, stop)
+    one, other = (BornAgainSequence.load(tmp_path / name) for name in ("whole", "parts"))
+    for pair in zip(one.models, other.models, strict=True):
+        for weights in zip(*(model.get_weights() for model in pair), strict=True):
+            np.testing.assert_array_equal(*weights)
+    loss, again = (each.history.controls.records[0].metrics["val_loss"] for each in (one, other))
+    assert loss == again
+
+
 def train_and_wait(arguments):
     """Train one epoch of generation 1, and wait."""
 
@@ -255,10 +286,8 @@ def test_the_arguments_of_a_sequence_reach_it_by_their_names(photos, monkeypatch
     assert expected == {name: asked[name] for name in expected}
 
 
-@pytest.mark.parametrize("augmentation", ["", pytest.param("randaugment", marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("augmentation", ["", pytest.param("randaugment,mixup", marks=pytest.mark.one_backend)])
 def test_unlabeled_images_controls_and_a_distilled_student_are_trained(photos, tmp_path, augmentation, capsys):
-    if augmentation:
-        pytest.importorskip("keras_cv")
     arguments = ["--unlabeled", photos / "day", "--controls", "longer", "--distill-ensemble", "--epochs", "1"]
 
     assert 0 == train(photos, *SHORT, *arguments, "--augmentation", augmentation, "--out", tmp_path / "run")
@@ -374,7 +403,6 @@ def test_all_missing_packages_are_named_in_one_command_before_anything_is_read(m
         ("digits",): "sklearn",
         ("tfds:mnist",): "tensorflow_datasets",
         ("digits", "--export", "best"): "tensorflow",
-        ("digits", "--augmentation", "mixup", "--library", "keras_hub"): "keras_cv",
         ("digits", "--tensorboard"): "tensorboard",
     }
     for arguments, name in wanted.items():
