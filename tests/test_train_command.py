@@ -358,7 +358,13 @@ WRONG = [
     (["--config", "nowhere.toml"], "--config nowhere.toml must be .*No such file"),
     (["--out", __file__], "is a file: it must be a folder that is empty, or not there yet"),
     (["--out", str(pathlib.Path(__file__).parent)], "holds files but no run"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3. The options are --unlabeled, .*--epochs, .*--preset"),
+    (["--epoch", "3"], r"unrecognized arguments: --epoch 3. Did you mean --epochs\?\n"),
+    (["--temprature=2", "--epoch", "3"], r"Did you mean --temperature and --epochs\?\n"),
+    (
+        ["--lr", "3"],
+        "unrecognized arguments: --lr 3. The options are .*--unlabeled, .*--preset, .*--epochs, .*--export",
+    ),
+    (["--optimizer", "adm"], r"Did you mean adam\?"),
     (["--augment", "flip,mixup", "--objective", "dkd"], "mixup gives an image two labels"),
     (["--unlabeled", ".", "--objective", "dkd"], "DecoupledKnowledgeDistillation needs a label of each image"),
 ]
