@@ -178,6 +178,43 @@ def train_and_wait(arguments):
     sys.exit(train(*arguments))
 
 
+OF_RUN = (
+    "{out} holds a run that was begun with other options:\n{lines}\nLeave {them} out to continue the run, or begin "
+)
+OF_RUN += "another one: .* train --config {out}/options.toml {new} --out {out}-2\n"
+# What `--resume` is given, what is said of it, and with what another run would begin.
+DIFFERENT = {
+    "one": ("--epochs 9", "- --epochs: 2 in the run, 9 now", "--epochs=9"),
+    "a default": ("--optimizer sgd", "- --optimizer: adamw in the run, sgd now", "--optimizer=sgd"),
+    "none before": ("--early-stopping 3", "- --early-stopping: none in the run, 3 now", "--early-stopping=3"),
+    "a list": ("--augmentation flip,crop", "- --augmentation: none in the run, flip,crop now", "--aug.*=flip,crop"),
+    "a size": ("--image-size 24", "- --image-size: 16x16 in the run, 24x24 now", "--image-size=24x24"),
+    "fewer generations": ("--generations 1", "- --generations: 2 in the run, 1 now", "--generations=1"),
+    "a switch": ("--distill-ensemble", "- --distill-ensemble: no in the run, yes now", "--distill-ensemble"),
+    "a function": ("--backbone a:b", "- --backbone: test_train_command:tiny in the run, a:b now", "--backbone=a:b"),
+    "two": ("--epochs 3 --seed 1", "- --seed: 0 in .*\n- --epochs: 2 in the run, 3 now", "--seed=1 --epochs=3"),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_resume_with_another_option_names_it_both_values_and_what_to_do(case, photos, tmp_path, capsys):
+    given, lines, new = DIFFERENT[case]
+    out = tmp_path / "run"
+    out.mkdir()
+    begun = parse(photos, *SHORT, "--generations", "2", "--image-size", "16", "--out", out)
+    (out / "options.toml").write_text(options_file.to_toml(begun))
+    (out / "run.json").touch()
+
+    them = " and ".join(re.findall("--[a-z-]+", new.replace("--aug.*", "--augmentation")))
+    expected = OF_RUN.format(out=out, lines=lines, them=them, new=new)
+    assert_refused(capsys, expected, "--resume", "--out", out, *given.split())
+
+    # Data that moved are compared when they are read. More generations, logs and exports change nothing that is done.
+    others = ["--seed", "0", "--generations", "3", "--tensorboard", "--export", "best", "--data", "digits"]
+    assert 3 == parse("--resume", "--out", out, *others).generations
+
+
 @pytest.mark.one_backend
 @pytest.mark.new_process
 def test_a_process_that_gets_sigint_in_training_or_while_keras_is_imported_ends_in_one_line(photos, tmp_path):

@@ -167,6 +167,10 @@ def parse(arguments=None):
         in_file = train_checks.from_file(command, chosen)
         chosen = _parse(parser, commands, [arguments[0], *in_file, *arguments[1:]])
         train_checks.complete(command, chosen)
+        if chosen.resume:
+            of_run = train_checks.of_run(command, chosen)
+            begun = _parse(parser, commands, [arguments[0], "--resume", "--out", str(chosen.out), *of_run])
+            train_checks.check_same(command, begun, chosen)
     return chosen
 
 
