@@ -178,10 +178,8 @@ def train_and_wait(arguments):
     sys.exit(train(*arguments))
 
 
-OF_RUN = (
-    "{out} holds a run that was begun with other options:\n{lines}\nLeave {them} out to continue the run, or begin "
-)
-OF_RUN += "another one: .* train --config {out}/options.toml {new} --out {out}-2\n"
+OF_RUN = "{out} holds a run that was begun with other options:\n{lines}\nLeave {them} out to continue the run, "
+OF_RUN += "or begin another one: .* train --config {out}/options.toml {new} --out {out}-2\n"
 # What `--resume` is given, what is said of it, and with what another run would begin.
 DIFFERENT = {
     "one": ("--epochs 9", "- --epochs: 2 in the run, 9 now", "--epochs=9"),
