@@ -19,6 +19,8 @@ def fit(model, data, options):
     steps = options.get("steps_per_epoch")
     method, data = method_and_data(model, "fit", data.for_model(model), in_order=False, again=True, steps=steps)
     data, validation_data = part_of_batches(data, validation_in_steps(options, model))
+    # First, so that the epoch is not kept.
+    options = {**options, "callbacks": [empty_batches.ExplainNaN(validation_data), *options["callbacks"]]}
     with reading.watched(data, validation_data) as (data, validation_data):
         arguments = fit_arguments.for_keras(data, {**options, "validation_data": validation_data})
         with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
