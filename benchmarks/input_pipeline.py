@@ -91,8 +91,8 @@ def feed(x, y, options):
     rate("fed: arrays in memory", len(x), of_arrays)
     for names in (["randaugment"], ["mixup"], ["cutmix"], ["mixup", "cutmix"]):
         chosen = argparse.Namespace(augmentation=names, seed=0, batch_size=size)
-        dataset, _ = augmentation.in_batches(chosen, x, labels)
-        rate(f"fed: tf.data with {' and '.join(names)}", len(x), lambda d=dataset: [len(batch) for batch in d])
+        batches, _ = augmentation.in_batches(chosen, x, labels)
+        rate(f"fed: arrays with {' and '.join(names)}", len(x), lambda b=batches: [len(batch) for batch in b])
 
 
 def train(x, y, options):

@@ -93,8 +93,7 @@ def test_the_documentation_lists_the_packages_in_their_order():
 
 def test_no_file_uses_keras_internals_and_few_alone_know_the_frameworks():
     # `run_artefact` is a script for a process that knows neither keras_ban nor a backend: nothing imports it.
-    # MixUp, for instance, runs in `tf.data` on any backend.
-    knowing = {"_src/export/run_artefact", "_src/export/formats", "_src/images/augmentation"}
+    knowing = {"_src/export/run_artefact", "_src/export/formats"}
     for name, path in FILES.items():
         modules = imported(path)
         internals = {module for module in modules if module.startswith("keras.src")}

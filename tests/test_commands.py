@@ -403,10 +403,16 @@ WRONG = [
     ([], "the following arguments are required: command"),
     (
         ["chek", "run"],
-        "invalid choice: 'chek' (choose from 'train', 'export', 'check', 'compare', 'summary', 'report')",
+        "invalid choice: 'chek' (choose from 'train', 'export', 'check', 'compare', 'summary', 'report'). Did you mean "
+        "check?",
     ),
     (["check", "run", "--widht"], "[--backend {tensorflow,jax,torch}]"),
-    (["check", "run", "--widht"], "unrecognized arguments: --widht"),
+    (["check", "run", "--widht"], "unrecognized arguments: --widht. The options are --help, --backend"),
+    (["check", "run", "another"], "unrecognized arguments: another\n"),
+    (["EXPORT", "a", "b"], "Did you mean export?"),
+    (["export", "a", "b", "--lables=c"], "unrecognized arguments: --lables=c. Did you mean --labels?"),
+    (["export", "a", "b", "-int8", "--form-at", "onnx"], "--form-at onnx. Did you mean --int8 and --format?"),
+    (["summary", "run", "--backend", "jaxx"], "Did you mean jax?"),
     (["compare"], "the following arguments are required: RUN"),
     (["summary", "run", "--backend", "torh"], "invalid choice: 'torh' (choose from 'tensorflow', 'jax', 'torch')"),
     (["export", "a", "b", "--format", "pb"], "invalid choice: 'pb' (choose from 'tf_saved_model', 'onnx', 'litert')"),

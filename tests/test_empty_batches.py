@@ -27,6 +27,14 @@ class Batches(keras.utils.PyDataset):
         return X[part], Y[part]
 
 
+class NaN(Batches):
+    """All batches but the first are NaN."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return (x * np.float32("nan") if index else x), y
+
+
 def model():
     return keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
 
@@ -101,6 +109,23 @@ TRAINS = {
 def test_an_empty_batch_that_keras_cannot_train_on_is_named(use, sizes):
     with pytest.raises(ValueError, match="0 examples|has no examples"):
         TRAINS[use](Batches(sizes))
+
+
+# Of the scores of NaN.
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow trains past them: see the next test")
+def test_an_empty_batch_of_the_validation_data_is_named_after_the_first_epoch_of_generation_0():
+    epochs = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    validation = Batches((4, 0, 4))
+
+    with pytest.raises(ValueError, match=r"^Batch 1 of `validation_data` \(counted from 0\) has no examples"):
+        sequence().fit(X, Y, validation_data=validation, epochs=3, callbacks=lambda generation: [callback], verbose=0)
+
+    assert [0] == epochs
+    # NaN of another reason stays what it is.
+    history = sequence().fit(X, Y, validation_data=NaN((4, 4)), epochs=2, verbose=0)
+    assert 2 == len(history.records[0].logs["val_loss"])
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras cannot train on them elsewhere: see the last test")

@@ -1,5 +1,6 @@
 """`EnsembleModel`: what it says of its members' outputs, what it does as a model, and what it refuses."""
 
+import copy
 import re
 from unittest import mock
 
@@ -348,6 +349,43 @@ def test_what_a_compiled_ensemble_would_not_notice_cannot_be_replaced():
         setattr(ensemble, name, before)
         assert before is getattr(ensemble, name)
     np.testing.assert_array_equal(expected, ensemble.predict(X, verbose=0))
+
+
+CHANGES = {
+    "append": lambda members, new: members.append(new),
+    "extend": lambda members, new: members.extend([new]),
+    "insert": lambda members, new: members.insert(0, new),
+    "+=": lambda members, new: members.__iadd__([new]),
+    "set an item": lambda members, new: members.__setitem__(0, new),
+    "set a slice": lambda members, new: members.__setitem__(slice(1), [new]),
+    "del": lambda members, new: members.__delitem__(0),
+    "pop": lambda members, new: members.pop(),
+    "remove": lambda members, new: members.remove(members[0]),
+    "clear": lambda members, new: members.clear(),
+    "sort": lambda members, new: members.sort(key=id),
+    "reverse": lambda members, new: members.reverse(),
+    "*=": lambda members, new: members.__imul__(2),
+}
+
+
+def test_the_list_of_members_cannot_be_changed_but_is_a_list(tmp_path):
+    before = [functional(), functional()]
+    ensemble = EnsembleModel(before, average="logits", from_logits=True)
+    expected = ensemble.predict(X, verbose=0)
+    ensemble.save(tmp_path / "ensemble.keras")
+    loaded = keras.saving.load_model(tmp_path / "ensemble.keras")
+
+    for each in (ensemble, loaded, copy.deepcopy(ensemble)):
+        members = [*each.members]
+        for change in CHANGES.values():
+            with pytest.raises(TypeError, match=r"This list cannot be changed.*of `\[\*model.members, another\]`"):
+                change(each.members, functional())
+        assert members == each.members
+        np.testing.assert_array_equal(expected, each.predict(X, verbose=0))
+    assert before == ensemble.members and isinstance(ensemble.members, list)
+    more = ensemble.members[:1]
+    more.append(functional())
+    assert 2 == len(EnsembleModel(more, from_logits=True).members)
 
 
 @ONE_BACKEND

@@ -106,6 +106,27 @@ def test_kerashubs_architectures_give_probabilities_and_start_from_a_weights_fil
         models.build(name, (16, 16, 3), 3, "keras_hub", tmp_path / "none.weights.h5")
 
 
+def failing(input_shape, classes):
+    return {}["key"]
+
+
+def of_one_argument(input_shape):
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("failing", r"KeyError: 'key' \(.*test_image_models.py, line \d+\)"),
+        ("of_one_argument", r"TypeError: of_one_argument\(\) takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_a_function_of_the_user_that_fails_is_named_with_its_line_and_what_it_must_be(name, said):
+    asked = f"^{__name__}:{name}\\(\\(8, 8, 3\\), 3\\) failed: {said}. It must be a function of the shape of the images"
+    with pytest.raises(ValueError, match=asked):
+        models.build(f"{__name__}:{name}", (8, 8, 3), 3)
+
+
 def test_a_preset_of_kerashub_may_be_a_folder(keras_hub, tmp_path):
     model = models.build("vit", (16, 16, 3), 3, "keras_hub")
     model.save_to_preset(str(tmp_path / "preset"))

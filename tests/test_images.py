@@ -234,9 +234,12 @@ def test_what_is_not_read_of_a_folder_is_said(tmp_path):
     save_pictures(tmp_path, [(9, 9)], splits=("train",))
     (tmp_path / "train" / "dog" / "00.png").rename(tmp_path / "train" / "loose.png")
     (tmp_path / "more").mkdir()
+    for name in ("one.HEIC", "two.heic", "notes.txt", "none", ".hidden.txt"):
+        (tmp_path / "train" / "dog" / name).touch()
     notes = load(f"folder:{tmp_path}").notes
     assert f"Beside {tmp_path / 'train'}, these folders were not read: more." in notes
     assert "1 image in no class's folder: not read." in notes
+    assert any(note.startswith("4 files of other endings (.heic, .txt, no ending): not read. Images") for note in notes)
 
 
 def test_a_class_of_one_image_is_trained_and_said_not_to_be_measured(tmp_path):

@@ -359,6 +359,21 @@ def test_of_a_hundred_classes_the_block_that_is_confused_most_is_shown_with_name
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("labels, fits", [(100, True), (10, True), (12, False), ([3] * 1200, False)])
+def test_a_confusion_matrix_that_fits_into_a_phone_has_no_hint_to_swipe_it(labels, fits, tmp_path):
+    labels = np.array(labels if isinstance(labels, list) else np.arange(labels).repeat(3))
+    count = max(4, labels.max() + 1)
+    probabilities = np.full((2, len(labels), count), 0.1 / count)
+    probabilities[:, np.arange(len(labels)), labels] = 0.9
+
+    report(history_of(labels, probabilities), tmp_path, class_names=[str(each) for each in range(count)])
+
+    html = (tmp_path / "report.html").read_text()
+    (before,) = re.findall(r"<h3>Answers of generation [^<]*</h3>(.*?)<div", html, re.DOTALL)
+    assert ("" if fits else '<p class="hint">Swipe the table sideways for all columns.</p>') == before
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize("seed", range(5))
 def test_the_most_confused_classes_begin_with_the_worst_pair_and_are_joined_greedily(seed):
     matrix = np.random.default_rng(seed).integers(0, 20, (12, 12))

@@ -351,7 +351,7 @@ def test_a_damaged_file_is_never_used(finished, copied, blobs, name):
         before = content(copied)
 
         for use in (BornAgainSequence.load, lambda path: run(path, blobs, generations=1)):
-            with pytest.raises(ValueError, match=rf"(?s){path} {what}.*Generations 0 to 0 are whole.*teacher="):
+            with pytest.raises(ValueError, match=rf"(?s){path} {what}.*Generation 0 is whole.*teacher="):
                 use(copied)
 
         assert before == content(copied)

@@ -101,12 +101,24 @@ def test_fit_before_compile_is_refused(blobs):
 
 @pytest.mark.parametrize(
     "use",
-    [lambda s: s.ensemble(), lambda s: s.best_model, lambda s: s.evaluate(X, Y)],
-    ids=["ensemble", "best_model", "evaluate"],
+    [lambda s: s.ensemble(), lambda s: s.best_model, lambda s: s.evaluate(X, Y), lambda s: s.soup()],
+    ids=["ensemble", "best_model", "evaluate", "soup"],
 )
 def test_what_needs_trained_generations_says_so_before_fit(use):
     with pytest.raises(ValueError, match=r"No generation is trained yet: call `compile\(\)` and `fit\(\)` first"):
         use(compiled())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda h: h.best_generation, lambda h: h.plot("plot.png"), lambda h: h.report("report.html")],
+    ids=["best_generation", "plot", "report"],
+)
+def test_a_history_without_records_says_so_before_fit(use):
+    sequence = compiled()
+    assert [] == sequence.models == sequence.history.records
+    with pytest.raises(ValueError, match=r"recorded. Call `fit` first"):
+        use(sequence.history)
 
 
 # `compile`

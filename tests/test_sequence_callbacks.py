@@ -198,3 +198,37 @@ def test_a_callback_that_cannot_be_copied_is_refused_before_training(blobs, tmp_
     assert [] == sequence.models
     sequence.fit(*blobs, **FIT, callbacks=lambda generation: [Holding(threading.Lock())])
     assert len(sequence.models) == 2
+
+
+class SaveStudent(keras.callbacks.Callback):
+    """Saves what is trained, without its Distiller, after each epoch, and loads the file. Warnings are errors."""
+
+    loaded = None
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        student = getattr(self.model, "student", self.model)
+        student.save(self.path)
+        self.loaded = keras.saving.load_model(self.path)
+        assert_same(values(student), values(self.loaded))
+
+
+@pytest.mark.parametrize("build", [False, True])
+def test_a_callback_can_save_the_student_in_a_file_that_keras_loads_with_its_optimizer(build, blobs, tmp_path):
+    def make(generation):
+        model = classifier()
+        model.compile("adam", crossentropy())
+        return model
+
+    callbacks = [SaveStudent(tmp_path / f"{number}.keras") for number in range(2)]
+    sequence = BornAgainSequence(make if build else classifier(), generations=1, seed=0)
+    sequence.compile("adam", crossentropy())
+
+    sequence.fit(*blobs, **FIT, callbacks=lambda generation: [callbacks[generation]])
+
+    for callback in callbacks:
+        assert isinstance(callback.loaded.optimizer, keras.optimizers.Adam)
+        callback.loaded.fit(*blobs, verbose=0)

@@ -135,6 +135,37 @@ def test_ctrl_c_ends_with_how_to_continue_and_that_ends_in_the_same_models(stage
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "augmentation", ["flip,randaugment", pytest.param("mixup,cutmix,crop", marks=pytest.mark.one_backend)]
+)
+def test_after_ctrl_c_images_are_changed_as_without_it(augmentation, photos, tmp_path, monkeypatch):
+    begin = [photos, *SHORT, "--batch-size", "8", "--epochs", "3", "--augmentation", augmentation]
+    begin += ["--controls", "longer", *(["--unlabeled", photos / "day"] if "mixup" in augmentation else [])]
+    original = KeepEpochs.on_epoch_begin
+    stops = iter([(0, 1), (1, 0), (1, 2), ("longer", 4)])
+    stop = next(stops)
+
+    def interrupted(self, epoch, logs=None):
+        nonlocal stop
+        original(self, epoch, logs)
+        if (self.generation, epoch) == stop:
+            stop = next(stops, None)
+            raise KeyboardInterrupt
+
+    assert 0 == train(*begin, "--out", tmp_path / "whole")
+    monkeypatch.setattr(KeepEpochs, "on_epoch_begin", interrupted)
+    assert 130 == train(*begin, "--out", tmp_path / "parts")
+    codes = [train("--resume", "--out", tmp_path / "parts") for _ in range(4)]
+
+    assert ([130, 130, 130, 0], None) == (codes, stop)
+    one, other = (BornAgainSequence.load(tmp_path / name) for name in ("whole", "parts"))
+    for pair in zip(one.models, other.models, strict=True):
+        for weights in zip(*(model.get_weights() for model in pair), strict=True):
+            np.testing.assert_array_equal(*weights)
+    loss, again = (each.history.controls.records[0].metrics["val_loss"] for each in (one, other))
+    assert loss == again
+
+
 def train_and_wait(arguments):
     """Train one epoch of generation 1, and wait."""
 
@@ -145,6 +176,41 @@ def train_and_wait(arguments):
 
     KeepEpochs.on_epoch_begin = wait
     sys.exit(train(*arguments))
+
+
+OF_RUN = "{out} holds a run that was begun with other options:\n{lines}\nLeave {them} out to continue the run, "
+OF_RUN += "or begin another one: .* train --config {out}/options.toml {new} --out {out}-2\n"
+# What `--resume` is given, what is said of it, and with what another run would begin.
+DIFFERENT = {
+    "one": ("--epochs 9", "- --epochs: 2 in the run, 9 now", "--epochs=9"),
+    "a default": ("--optimizer sgd", "- --optimizer: adamw in the run, sgd now", "--optimizer=sgd"),
+    "none before": ("--early-stopping 3", "- --early-stopping: none in the run, 3 now", "--early-stopping=3"),
+    "a list": ("--augmentation flip,crop", "- --augmentation: none in the run, flip,crop now", "--aug.*=flip,crop"),
+    "a size": ("--image-size 24", "- --image-size: 16x16 in the run, 24x24 now", "--image-size=24x24"),
+    "fewer generations": ("--generations 1", "- --generations: 2 in the run, 1 now", "--generations=1"),
+    "a switch": ("--distill-ensemble", "- --distill-ensemble: no in the run, yes now", "--distill-ensemble"),
+    "a function": ("--backbone a:b", "- --backbone: test_train_command:tiny in the run, a:b now", "--backbone=a:b"),
+    "two": ("--epochs 3 --seed 1", "- --seed: 0 in .*\n- --epochs: 2 in the run, 3 now", "--seed=1 --epochs=3"),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_resume_with_another_option_names_it_both_values_and_what_to_do(case, photos, tmp_path, capsys):
+    given, lines, new = DIFFERENT[case]
+    out = tmp_path / "run"
+    out.mkdir()
+    begun = parse(photos, *SHORT, "--generations", "2", "--image-size", "16", "--out", out)
+    (out / "options.toml").write_text(options_file.to_toml(begun))
+    (out / "run.json").touch()
+
+    them = " and ".join(re.findall("--[a-z-]+", new.replace("--aug.*", "--augmentation")))
+    expected = OF_RUN.format(out=out, lines=lines, them=them, new=new)
+    assert_refused(capsys, expected, "--resume", "--out", out, *given.split())
+
+    # Data that moved are compared when they are read. More generations, logs and exports change nothing that is done.
+    others = ["--seed", "0", "--generations", "3", "--tensorboard", "--export", "best", "--data", "digits"]
+    assert 3 == parse("--resume", "--out", out, *others).generations
 
 
 @pytest.mark.one_backend
@@ -255,10 +321,8 @@ def test_the_arguments_of_a_sequence_reach_it_by_their_names(photos, monkeypatch
     assert expected == {name: asked[name] for name in expected}
 
 
-@pytest.mark.parametrize("augmentation", ["", pytest.param("randaugment", marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("augmentation", ["", pytest.param("randaugment,mixup", marks=pytest.mark.one_backend)])
 def test_unlabeled_images_controls_and_a_distilled_student_are_trained(photos, tmp_path, augmentation, capsys):
-    if augmentation:
-        pytest.importorskip("keras_cv")
     arguments = ["--unlabeled", photos / "day", "--controls", "longer", "--distill-ensemble", "--epochs", "1"]
 
     assert 0 == train(photos, *SHORT, *arguments, "--augmentation", augmentation, "--out", tmp_path / "run")
@@ -329,7 +393,13 @@ WRONG = [
     (["--config", "nowhere.toml"], "--config nowhere.toml must be .*No such file"),
     (["--out", __file__], "is a file: it must be a folder that is empty, or not there yet"),
     (["--out", str(pathlib.Path(__file__).parent)], "holds files but no run"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3. The options are --unlabeled, .*--epochs, .*--preset"),
+    (["--epoch", "3"], r"unrecognized arguments: --epoch 3. Did you mean --epochs\?\n"),
+    (["--temprature=2", "--epoch", "3"], r"Did you mean --temperature and --epochs\?\n"),
+    (
+        ["--lr", "3"],
+        "unrecognized arguments: --lr 3. The options are .*--unlabeled, .*--preset, .*--epochs, .*--export",
+    ),
+    (["--optimizer", "adm"], r"Did you mean adam\?"),
     (["--augment", "flip,mixup", "--objective", "dkd"], "mixup gives an image two labels"),
     (["--unlabeled", ".", "--objective", "dkd"], "DecoupledKnowledgeDistillation needs a label of each image"),
 ]
@@ -374,7 +444,6 @@ def test_all_missing_packages_are_named_in_one_command_before_anything_is_read(m
         ("digits",): "sklearn",
         ("tfds:mnist",): "tensorflow_datasets",
         ("digits", "--export", "best"): "tensorflow",
-        ("digits", "--augmentation", "mixup", "--library", "keras_hub"): "keras_cv",
         ("digits", "--tensorboard"): "tensorboard",
     }
     for arguments, name in wanted.items():

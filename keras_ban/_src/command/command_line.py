@@ -4,7 +4,6 @@ The package reads the command line by this file before it imports Keras. So `--b
 `--help` needs none. There is a file for each command beside it.
 """
 
-import argparse
 import fractions
 import importlib
 import importlib.util
@@ -14,6 +13,7 @@ import signal
 import sys
 
 from keras_ban._src.command import train_checks, train_options
+from keras_ban._src.command.parser import Parser
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # As in `keras_ban/_src/export/export.py`.
@@ -154,7 +154,7 @@ def _explained(error):
 def parse(arguments=None):
     """Return the arguments of a command line. `command` is the name of the command."""
     arguments = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
-    parser = argparse.ArgumentParser("keras-ban", description="Born-Again Neural Networks for Keras 3.")
+    parser = Parser("keras-ban", description="Born-Again Neural Networks for Keras 3.")
     commands = parser.add_subparsers(required=True, dest="command")
     for add in (train_options.add, _add_export, _add_check, _add_compare, _add_summary, _add_report):
         command = add(commands)
@@ -167,17 +167,18 @@ def parse(arguments=None):
         in_file = train_checks.from_file(command, chosen)
         chosen = _parse(parser, commands, [arguments[0], *in_file, *arguments[1:]])
         train_checks.complete(command, chosen)
+        if chosen.resume:
+            of_run = train_checks.of_run(command, chosen)
+            begun = _parse(parser, commands, [arguments[0], "--resume", "--out", str(chosen.out), *of_run])
+            train_checks.check_same(command, begun, chosen)
     return chosen
 
 
 def _parse(parser, commands, arguments):
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:
-        message = f"unrecognized arguments: {' '.join(unknown)}"
-        if chosen.command == "train":
-            message += f". The options are {', '.join(train_options.names(chosen))}"
-        # Its usage shows the options of the other commands.
-        commands.choices[chosen.command].error(message)
+        # By the command's parser: the usage of `parser` shows no options of a command.
+        commands.choices[chosen.command].refuse(unknown)
     return chosen
 
 

@@ -26,15 +26,21 @@ def read_options(path):
         said = error.strerror if isinstance(error, OSError) else " ".join(str(error).removeprefix(f"{path} ").split())
         said = "its values are nested too deeply" if isinstance(error, RecursionError) else said[:200]
         raise ValueError(f"{path} must be a TOML file of options, as {OPTIONS_FILE} in every run: {said}") from error
-    arguments = []
-    for name, value in content.items():
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            arguments.append(f"--{name}={','.join(map(str, value))}")
-        else:
-            arguments.append(f"--{name}={value}")
-    return arguments
+    return [as_argument(name, value) for name, value in content.items()]
+
+
+def as_argument(name, value):
+    """Return an option as an argument of the command line."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={as_text(value)}"
+
+
+def as_text(value):
+    """Return the value of an option as on the command line."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def to_toml(options):
@@ -43,8 +49,7 @@ def to_toml(options):
     for name, value in vars(options).items():
         if value is None or name in _NOT_WRITTEN:
             continue
-        value = "x".join(map(str, value)) if isinstance(value, tuple) else value
-        value = str(value) if isinstance(value, pathlib.Path) else value
+        value = as_text(value) if isinstance(value, (tuple, pathlib.Path)) else value
         # JSON's numbers, strings, lists and booleans are TOML's.
         lines.append(f"{name.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"

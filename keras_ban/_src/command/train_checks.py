@@ -5,8 +5,12 @@ import shlex
 import shutil
 import sys
 
-from keras_ban._src.command.options_file import OPTIONS_FILE, read_options
+from keras_ban._src.command.options_file import OPTIONS_FILE, as_argument, as_text, read_options
 from keras_ban._src.images.choices import BACKBONES, LEARNING_RATES, LOSSES, NEED_LABELS, PRESET
+
+# Options that a run may be continued with. What data and weights hold is compared when they are read.
+_MAY_DIFFER = ["command", "folder", "data", "data_dir", "unlabeled", "weights", "out", "resume", "config"]
+_MAY_DIFFER += ["tensorboard", "export"]
 
 
 def from_file(command, options):
@@ -26,6 +30,45 @@ def from_file(command, options):
         return [] if path is None else read_options(path)
     except ValueError as error:
         command.error(f"{'--resume' if options.config is None else '--config'} {error}")
+
+
+def of_run(command, options):
+    """Return the arguments with which the run that `--resume` continues was begun."""
+    path = options.out / OPTIONS_FILE
+    try:
+        return read_options(path) if path.exists() else []
+    except ValueError as error:
+        command.error(f"--resume {error}")
+
+
+def check_same(command, begun, options):
+    """End with a message, code 2, if options differ from those with which the run was begun."""
+    if begun.data is None:  # There is no file of options yet.
+        return
+    found, arguments = [], []
+    for name, now in vars(options).items():
+        before = getattr(begun, name)
+        if name in _MAY_DIFFER or before == now:
+            continue
+        if name == "generations" and now > before and not (begun.distill_ensemble or begun.controls):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        found.append((flag, f"{flag}: {_in_words(before)} in the run, {_in_words(now)} now"))
+        arguments.append(shlex.quote(as_argument(flag[2:], now)))
+    if found:
+        command.error(
+            f"{options.out} holds a run that was begun with other options:\n"
+            + "".join(f"- {line}\n" for _, line in found)
+            + f"Leave {' and '.join(flag for flag, _ in found)} out to continue the run, or begin another one: "
+            f"{program()} train --config {shlex.quote(str(options.out / OPTIONS_FILE))} {' '.join(arguments)} "
+            f"--out {shlex.quote(f'{options.out}-2')}"
+        )
+
+
+def _in_words(value):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None or value == [] else as_text(value)
 
 
 def complete(command, options):

@@ -50,12 +50,6 @@ def add(commands):
     return command
 
 
-def names(options):
-    """Return the names of the options that `--help` shows, as on the command line."""
-    names = [f"--{name.replace('_', '-')}" for name in vars(options) if name not in ("command", "folder", "data")]
-    return [*names, "--preset"]
-
-
 def _add_data(command):
     data = command.add_argument_group("data")
     data.add_argument(

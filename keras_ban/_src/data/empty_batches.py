@@ -34,11 +34,36 @@ def with_examples(batches):
 
 def explain(error, data):
     """Raise `ValueError` if an empty batch is the reason why Keras failed to train on data."""
-    if data.read_once or not data.yields_batches or not any(text in str(error) for text in _NO_SCALAR):
-        return
-    for place, (x, _) in enumerate(itertools.islice(data.batches(), _SEARCHED)):
-        if size_of(x) == 0:
+    place = _first_empty(data) if any(text in str(error) for text in _NO_SCALAR) else None
+    if place is not None:
+        raise ValueError(
+            f"Batch {place} of the data (counted from 0) has no examples, on which this backend of Keras cannot "
+            f"train. {_LEAVE_OUT}"
+        ) from error
+
+
+class ExplainNaN(keras.callbacks.Callback):
+    """Raises `ValueError` after the first epoch whose validation loss is NaN if an empty batch is the reason."""
+
+    def __init__(self, validation_data):
+        super().__init__()
+        self._data = validation_data
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("val_loss", 0.0)
+        if self._data is None or loss == loss:
+            return
+        place, self._data = _first_empty(self._data), None
+        if place is not None:
             raise ValueError(
-                f"Batch {place} of the data (counted from 0) has no examples, on which this backend of Keras cannot "
-                f"train. {_LEAVE_OUT}"
-            ) from error
+                f"Batch {place} of `validation_data` (counted from 0) has no examples, whose mean loss this backend of "
+                f"Keras does not define. {_LEAVE_OUT}"
+            )
+
+
+def _first_empty(data):
+    """Return the index of the first batch without examples, or `None`."""
+    if data.read_once or not data.yields_batches:
+        return None
+    batches = enumerate(itertools.islice(data.batches(), _SEARCHED))
+    return next((place for place, (x, _) in batches if size_of(x) == 0), None)

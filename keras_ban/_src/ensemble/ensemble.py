@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks, hints
 from keras_ban._src.backend.fixed_attributes import FixedAttributes
+from keras_ban._src.backend.fixed_list import fixed
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.batch import inputs_for
@@ -78,7 +79,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             nothing tells whether members give logits.
 
     Attributes:
-        members: the models, a list. It cannot be replaced, as `average` and those below.
+        members: the models, in a list that cannot be changed or replaced. Nor can `average` and those below.
         from_logits, activation: what members give, never `"auto"`.
     """
 
@@ -103,7 +104,8 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         from_logits, activation = members_give(members, average, from_logits, activation)
         # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
         super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
-        self.members = members
+        self.members = members  # Keras makes a list of its own class, through which it tracks the models.
+        vars(self)["members"] = fixed(self.members)
         self.average = average
         self.from_logits = from_logits
         self.activation = activation

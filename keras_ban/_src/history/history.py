@@ -92,6 +92,8 @@ class BornAgainHistory:
             ValueError: if there are no records, or no generation has the monitored value.
         """
         values = self.monitored()
+        if not self.records:
+            raise ValueError("There is no best generation, because none is recorded. Call `fit` first.")
         if not values:
             known = sorted({name for record in self.records for name in record.metrics})
             raise ValueError(

@@ -1,16 +1,17 @@
-"""Augmentation by name: Keras's layers inside the training step, and what changes whole batches in `tf.data`."""
+"""Augmentation by name: Keras's layers inside the training step, and what changes batches before it."""
+
+import math
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_ban._src.images.choices import IN_BATCHES
+from keras_ban._src.images.rand_augment import rand_augment
 
 
 def in_step(names):
-    """Return flips and crops as Keras's layers inside the training step, on every backend; `None` without any.
-
-    KerasCV's layers of these names run on TensorFlow's operations alone.
-    """
+    """Return flips and crops as Keras's layers inside the training step, on every backend; `None` without any."""
     made = {
         "flip": lambda: layers.RandomFlip("horizontal"),
         # A crop of the image with a margin; `RandomCrop` is one that JAX cannot compile.
@@ -22,39 +23,84 @@ def in_step(names):
 
 
 def in_batches(options, x, y):
-    """Return `(x, y)` as `fit` takes them: arrays, or a dataset of batches that layers changed in `tf.data`.
+    """Return `(x, y)` as `fit` takes them: arrays, or `ChangedBatches` and `None`."""
+    names = [name for name in IN_BATCHES if name in options.augmentation]
+    return (ChangedBatches(x, y, names, options.batch_size, options.seed), None) if names else (x, y)
 
-    There, because MixUp and CutMix change labels too, and because Keras's own RandAugment is slower (a quarter of the
-    images per second) and takes JAX more than a minute to compile. All but CutMix are KerasCV's. Teacher and student
-    see the same batch.
+
+class ChangedBatches(keras.utils.PyDataset):
+    """Batches of images and one-hot labels, shuffled and changed by RandAugment, MixUp or CutMix.
+
+    They are changed before the step, so that teacher and student see the same batch, and by NumPy and Pillow: Keras's
+    own RandAugment is slower, and takes JAX more than a minute to compile. A batch gets either MixUp or CutMix.
+
+    Each batch follows from the seed, the model, the epoch and its index alone. So an interrupted run continues with the
+    same batches.
+
+    Args:
+        x: images, uint8.
+        y: labels, one-hot.
+        names: of `choices.IN_BATCHES`.
+        batch_size: number of images.
+        seed: a whole number.
+
+    Attributes:
+        model: how many models were trained before.
+        epoch: the current epoch, from 0.
     """
-    named = [name for name in IN_BATCHES if name in options.augmentation]
-    if not named:
+
+    model = epoch = 0
+
+    def __init__(self, x, y, names, batch_size, seed):
+        super().__init__()  # Pillow lets other threads run.
+        self._x, self._y, self._batch_size, self._seed = x, y, batch_size, seed
+        self._changes_images = "randaugment" in names
+        self._mixes = [mix for name, mix in (("mixup", mix_up), ("cutmix", cut_mix)) if name in names]
+
+    def __len__(self):
+        return math.ceil(len(self._x) / self._batch_size)
+
+    def __getitem__(self, index):
+        of_epoch = [self._seed, self.model, self.epoch]
+        order = np.random.default_rng(of_epoch).permutation(len(self._x))
+        rows = order[index * self._batch_size :][: self._batch_size]
+        rng = np.random.default_rng([*of_epoch, 1 + index])
+        x, y = self._x[rows], self._y[rows]
+        if self._changes_images:
+            x = np.stack([rand_augment(image, rng) for image in x])
+        x = x.astype("float32")
+        if self._mixes:
+            x, y = self._mixes[rng.integers(len(self._mixes))](x, y, rng)
         return x, y
-    # Optional, as KerasCV, which needs it.
-    import keras_cv
-    import tensorflow as tf
 
-    makers = {
-        "randaugment": lambda: keras_cv.layers.RandAugment(value_range=(0, 255), seed=options.seed),
-        "mixup": lambda: keras_cv.layers.MixUp(seed=options.seed),
-        # KerasCV's own weighs labels by the whole box where the image's edge cuts it off, which was up to 0.4 wrong.
-        "cutmix": lambda: layers.CutMix(seed=options.seed),
-    }
-    made = {name: makers[name]() for name in named}
 
-    def change(images, labels):
-        batch = {"images": tf.cast(images, "float32"), "labels": labels}
-        if "randaugment" in made:
-            batch = {**batch, "images": made["randaugment"](batch["images"])}
-        mixed = [made[name](batch) for name in ("mixup", "cutmix") if name in made]
-        if len(mixed) == 2:  # One of the two for each batch.
-            first = tf.random.uniform([]) < 0.5
-            batch = tf.nest.map_structure(lambda a, b: tf.where(first, a, b), *mixed)
-        elif mixed:
-            (batch,) = mixed
-        return batch["images"], batch["labels"]
+def mix_up(x, y, rng, alpha=0.2):
+    """Return each image and label mixed with another of the batch (Zhang et al., 2018).
 
-    dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=options.seed)
-    dataset = dataset.batch(options.batch_size).map(change, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE), None
+    The share of each is drawn from `Beta(alpha, alpha)`.
+    """
+    other = rng.permutation(len(x))
+    share = rng.beta(alpha, alpha, len(x)).astype("float32")
+    of_images, of_labels = share[:, None, None, None], share[:, None]
+    return of_images * x + (1 - of_images) * x[other], of_labels * y + (1 - of_labels) * y[other]
+
+
+def cut_mix(x, y, rng):
+    """Return each image with a box of another (Yun et al., 2019), and labels in the shares of the pixels.
+
+    The area of the box is drawn from 0 to that of the image, its place from where all of it is inside.
+    """
+    count, height, width, _ = x.shape
+    other, length = rng.permutation(count), np.sqrt(rng.random(count))
+    rows, columns = (_stretch(rng, length, size) for size in (height, width))
+    box = rows[:, :, None] & columns[:, None, :]
+    share = box.mean(axis=(1, 2), dtype="float32")[:, None]
+    return np.where(box[..., None], x[other], x), (1 - share) * y + share * y[other]
+
+
+def _stretch(rng, length, size):
+    """Return which of `size` pixels lie in a stretch of a relative length, for each example."""
+    pixels = np.rint(length * size).astype(int)
+    begin = rng.integers(size - pixels + 1)[:, None]
+    position = np.arange(size)
+    return (begin <= position) & (position < begin + pixels[:, None])

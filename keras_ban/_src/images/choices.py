@@ -10,7 +10,7 @@ LOSSES = {
 }
 # Those that need a label of each image.
 NEED_LABELS = ("ConfidenceWeighted", "DecoupledKnowledgeDistillation")
-# Keras's layers in the training step, and what changes whole batches in `tf.data`.
+# Keras's layers in the training step, and what changes batches before it.
 IN_STEP, IN_BATCHES = ("flip", "crop"), ("randaugment", "mixup", "cutmix")
 # Optimizers, with the learning rate if none is given.
 LEARNING_RATES = {"adam": 3e-3, "adamw": 3e-3, "sgd": 0.1}

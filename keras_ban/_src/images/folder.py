@@ -71,6 +71,14 @@ class Folder:
         if loose:
             self.notes.append(f"{loose:,} {'image' if loose == 1 else 'images'} in no class's folder: not read.")
 
+        others = [each for folder in splits.values() for each in _other_files(folder, self.classes)]
+        if others:
+            endings = ", ".join(sorted({each.suffix.lower() or "no ending" for each in others})[:5])
+            self.notes.append(
+                f"{len(others):,} {'file' if len(others) == 1 else 'files'} of other endings ({endings}): not read. "
+                f"Images end in {ENDINGS_IN_WORDS}."
+            )
+
     def _splits(self):
         """Return the folders of classes by split, `train` among them."""
         folders = subfolders(self.path)
@@ -127,6 +135,12 @@ def subfolders(path):
 def is_image(path):
     """Return whether its name calls a file an image."""
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and not path.is_dir()
+
+
+def _other_files(folder, classes):
+    """Return the files in the folders of classes that no ending calls images, without hidden ones."""
+    found = (each for name in classes for each in (folder / name).rglob("*"))
+    return [each for each in found if each.is_file() and not is_image(each) and not each.name.startswith(".")]
 
 
 def image_files(path):

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import traceback
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ def build(name, input_shape, classes, library="keras_cv", weights=None):
     if library == "keras_hub" and not is_own:
         return hub.build(name, input_shape, classes, weights) if preset is None else hub.pretrained(preset, classes)
     if is_own:
-        model = function_named(name)(input_shape, classes)
+        model = call_named(name, input_shape, classes)
         if not isinstance(model, keras.Model):
             raise ValueError(f"{name} must return a keras.Model, it returned: {model!r}")
     else:
@@ -89,6 +90,20 @@ def check_probabilities(name, model, input_shape):
             f"{name} must return probabilities, but on noise its outputs do not sum to 1 (they are {outputs[0]}): let "
             'it end in keras.layers.Softmax(dtype="float32")'
         )
+
+
+def call_named(name, *arguments):
+    """Call a function by `module:function`. Raise `ValueError` with the line that failed if it raises an error."""
+    function = function_named(name)
+    try:
+        return function(*arguments)
+    except Exception as error:  # Of the user's code.
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        where = f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""
+        raise ValueError(
+            f"{name}{arguments} failed: {type(error).__name__}: {error}{where}. It must be a function of the shape of "
+            "the images and the number of classes that returns a keras.Model."
+        ) from error
 
 
 def function_named(name):

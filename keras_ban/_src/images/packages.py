@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from keras_ban._src.images.choices import BACKBONES, IN_BATCHES, PRESET
+from keras_ban._src.images.choices import BACKBONES, PRESET
 
 # What pip calls the modules of other names.
 _OF_PIP = {"PIL": "Pillow", "keras_cv": "keras-cv", "keras_hub": "keras-hub", "sklearn": "scikit-learn"}
@@ -27,11 +27,8 @@ def needed(options):
     modules = ["PIL", "rich", "matplotlib", "scipy"]
     names = {options.backbone, options.teacher_backbone or options.backbone}
     of_library = [name in BACKBONES[options.library] or name.startswith(PRESET) for name in names]
-    in_batches = set(options.augmentation) & set(IN_BATCHES)
     if any(of_library):
         modules.append(options.library)
-    if in_batches:
-        modules.append("keras_cv")
     kind = options.data.partition(":")[0]
     if kind == "digits":
         modules.append("sklearn")

@@ -9,7 +9,7 @@ from keras import optimizers
 
 from keras_ban._src import losses
 from keras_ban._src.images import augmentation, models
-from keras_ban._src.images.choices import BACKBONES, IN_BATCHES
+from keras_ban._src.images.choices import BACKBONES
 from keras_ban._src.sequence.clones import reborn
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
@@ -113,11 +113,12 @@ def train(sequence, options, data, verbose, before_generation):
     sequence.fit(
         x,
         y,
-        batch_size=options.batch_size if y is not None else None,
+        # Batches that were changed come shuffled.
+        **({"batch_size": options.batch_size} if y is not None else {"shuffle": False}),
         epochs=options.epochs,
         verbose=verbose,
         validation_data=(data.validation[0], one_hot(data.validation[1])),
-        callbacks=lambda generation: callbacks(generation, options, before_generation, sequence.history.records),
+        callbacks=lambda generation: callbacks(generation, options, before_generation, sequence.history, x),
         unlabeled=unlabeled,
         monitor=options.monitor,
         patience=options.patience,
@@ -131,8 +132,6 @@ def describe(options):
     if options.augmentation:
         names = ", ".join(options.augmentation)
         yield f"Soft targets: from the teacher at each step, since the images change each time ({names})."
-        if set(options.augmentation) & set(IN_BATCHES):
-            yield "An interrupted generation goes on after its last epoch, but not bit for bit: tf.data shuffles anew."
     elif options.unlabeled:
         yield "Soft targets: from the teacher at each step, for images with and without labels."
     else:
@@ -141,14 +140,17 @@ def describe(options):
         yield "An interrupted generation begins again, because of --tensorboard."
 
 
-def callbacks(generation, options, before_generation, records):
-    """Return the callbacks of a generation. `records` are those of the generations that are finished.
+def callbacks(generation, options, before_generation, history, x):
+    """Return the callbacks of a generation. `history` has those that are finished, `x` are the images to train on.
 
     A control gets those of generation 0. The sequence gives them a folder of their own for logs.
     """
     before_generation()
-    is_control = generation < len(records)
+    trained = len(history.records)
+    is_control = generation < trained
     made = [tell_time_left(options)] if generation == 0 and not is_control else []
+    if isinstance(x, augmentation.ChangedBatches):
+        made.append(tell_batches(x, trained + len(history.controls.records if is_control else [])))
     if options.early_stopping:
         made.append(keras.callbacks.EarlyStopping(patience=options.early_stopping, restore_best_weights=True))
     if options.tensorboard:
@@ -158,6 +160,17 @@ def callbacks(generation, options, before_generation, records):
             shutil.rmtree(logs, ignore_errors=True)  # Of this generation, which was interrupted and begins again.
         made.append(keras.callbacks.TensorBoard(logs, write_graph=False))
     return made
+
+
+def tell_batches(batches, trained):
+    """A callback that tells batches how many models were trained before, and the epoch."""
+
+    def tell(epoch, logs=None):
+        batches.model, batches.epoch = trained, epoch
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=tell)
+    callback.stateless = True
+    return callback
 
 
 def tell_time_left(options):

@@ -282,7 +282,8 @@ class RunDirectory:
         if what is None:
             return path
         generation = entry.get("generation", len(self.entries))
-        intact = f"Generations 0 to {generation - 1} are whole" if generation else "It is the first generation"
+        intact = f"Generations 0 to {generation - 1} are whole" if generation > 1 else "Generation 0 is whole"
+        intact = intact if generation else "It is the first generation"
         raise ValueError(
             f"{path} {what}. Restore the file from a copy, {ELSEWHERE} {intact}: a new run can start from a whole "
             "model, with `fit(teacher=keras.saving.load_model(...))`."

@@ -14,6 +14,9 @@ def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
     backend.build_optimizer(model)
     options = {**options, "validation_data": validation_in_steps(options, model)}
+    explain = empty_batches.ExplainNaN(options["validation_data"])
+    # First, so that the epoch is not kept.
+    options = {**options, "callbacks": [explain, *options["callbacks"]]}
     steps = options.get("steps_per_epoch")
     method, data = method_and_data(model, "fit", data, in_order=False, again=True, steps=steps)
     with (

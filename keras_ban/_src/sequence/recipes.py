@@ -143,12 +143,15 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
 
 def keep_students(callbacks, model):
-    """Let each `ModelCheckpoint` save this model, the student, in place of the Distiller that trains it."""
+    """Let each `ModelCheckpoint` save this model, the student, in place of the Distiller that trains it.
+
+    Your own callbacks can save it, too, and Keras loads the file without a warning.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and model.built and not optimizer.built:
+        leave_unbuilt(model)
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
-            optimizer = getattr(model, "optimizer", None)
-            if optimizer is not None and model.built and not optimizer.built:
-                optimizer.build(model.trainable_variables)  # Without its variables, Keras does not load the file.
             callback.set_model = functools.partial(_set_student, callback, model)
 
 

@@ -108,8 +108,8 @@ class BornAgainSequence(TrainedGenerations):
             `fit` warns of a model that is trained.
 
     Attributes:
-        models: the trained models, generation 0 first; compiled, with a new optimizer. After `load`, each is read from
-            the directory when it is first used.
+        models: the trained models, generation 0 first; compiled, with a new optimizer. Empty before `fit`. After
+            `load`, each is read from the directory when it is first used.
         distilled: the last of them, if it is the student distilled from the ensemble; otherwise `None`.
         history: a `BornAgainHistory`, as `fit` returns it.
 

@@ -112,11 +112,12 @@ def _matrix(matrix, block, names, caption):
     columns = [*(names[place] for place in block), *(["all other classes"] if others else [])]
     head = [element("th", "label \\ answer"), *(element("th", Html(element("span", each))) for each in columns)]
     lines = [f"<thead><tr>{''.join(head)}</tr></thead><tbody>"]
+    most = 0
     for row in block:
         total = max(int(matrix[row].sum()), 1)
         counts = [(int(matrix[row, column]), column == row) for column in block]
         counts += [(int(matrix[row].sum() - matrix[row, block].sum()), False)] if others else []
-        cells = [element("th", names[row])]
+        cells, most = [element("th", names[row])], max(most, *(count for count, _ in counts))
         for count, is_right in counts:
             share = count / total
             kind = " ".join(word for word, holds in (("right", is_right), ("strong", share > 0.5)) if holds)
@@ -124,4 +125,6 @@ def _matrix(matrix, block, names, caption):
             cells.append(element("td", count or "", class_=kind, style=style))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines.append("</tbody>")
-    return wide(element("table", Html("\n".join(lines)), class_="matrix"), len(block) + 1, caption)
+    # The style sheet fits so many narrow columns of numbers below 1,000 into the screen of a phone.
+    fits = len(columns) <= BLOCK + 1 and most < 1000
+    return wide(element("table", Html("\n".join(lines)), class_="matrix"), not fits, caption)

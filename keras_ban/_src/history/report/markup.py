@@ -5,7 +5,7 @@ import dataclasses
 from keras_ban._src.history.html_tables import escaped
 
 # A table of more columns is wider than the screen of a phone.
-_NARROW = 3
+NARROW = 3
 
 
 @dataclasses.dataclass
@@ -35,14 +35,14 @@ def table(head, rows, caption=None, texts=(0,)):
         cells = [element(tag, cell, class_=kind) for tag, cell, kind in zip(tags, row, kinds, strict=True)]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines.append("</tbody>")
-    return wide(element("table", Html("\n".join(lines)), class_="text"), len(head), caption)
+    return wide(element("table", Html("\n".join(lines)), class_="text"), len(head) > NARROW, caption)
 
 
-def wide(content, columns, caption=None):
-    """Return what scrolls sideways if it is wider than the page. The hint is shown on narrow screens alone."""
+def wide(content, hints, caption=None):
+    """Return what scrolls sideways if it is wider than the page. With `hints`, narrow screens show that it does."""
     # Not within the table, with which it would be cut off.
     heading = element("h3", caption) if caption else ""
-    hint = '<p class="hint">Swipe the table sideways for all columns.</p>' if columns > _NARROW else ""
+    hint = '<p class="hint">Swipe the table sideways for all columns.</p>' if hints else ""
     # With a tabindex, a keyboard can scroll it.
     return f'{heading}{hint}<div class="wide" tabindex="0">{content}</div>'
 

@@ -8,7 +8,7 @@ import numpy as np
 import keras_ban
 from keras_ban._src.history import html_tables
 from keras_ban._src.history.report import figures
-from keras_ban._src.history.report.markup import Html, element, figure, table, wide
+from keras_ban._src.history.report.markup import NARROW, Html, element, figure, table, wide
 from keras_ban._src.history.report.outputs import ENSEMBLE, label_of
 from keras_ban._src.history.scores import Scores, examples_in, has_scipy, significance_in_words
 from keras_ban._src.history.table import best_of, interval_in_words, notes, tables
@@ -63,7 +63,7 @@ def all_scores(history):
     yield element("h2", f"All models on the {history.data} data")
     found = tables(history, with_intervals=True)
     for content in found:
-        yield wide("\n".join(html_tables.lines_of(content)), len(content.columns), content.title)
+        yield wide("\n".join(html_tables.lines_of(content)), len(content.columns) > NARROW, content.title)
     told = [note for note in notes(history) if not note.startswith(_PAID)]
     names = {column.name for content in found for column in content.columns}
     about = {

@@ -47,7 +47,8 @@ figure { margin: 0; min-width: 0; } figure > svg { width: 100%; height: auto; di
 pre { overflow-x: auto; background: var(--box); padding: .8rem; font-size: .85rem; border-radius: .5rem; }
 code { font-family: ui-monospace, monospace; }
 @media (max-width: 40rem) { .hint { display: block; } pre { white-space: pre-wrap; }
-  .matrix tbody th { max-width: 7.5rem; }
+  .matrix { font-size: .8rem; } .matrix td, .matrix thead th + th { min-width: 1.45rem; padding: .3rem 0; }
   .wide > table th:first-child { position: sticky; left: 0; background: var(--back);
-    min-width: 6.5rem; max-width: 9rem; white-space: normal !important; } }
+    min-width: 6.5rem; max-width: 9rem; white-space: normal !important; }
+  .wide > .matrix th:first-child { min-width: 6rem; max-width: 6rem; padding: .3rem .2rem .3rem 0; } }
 """
