@@ -23,7 +23,8 @@ def fixed(tracked: Any) -> Any:
     It is of a subclass of Keras's own class, which TensorFlow asks for when it tracks what is in the list, such as
     vocabularies.
     """
-    return _kind(type(tracked))(tracked)
+    own: Any = type(tracked)
+    return _kind(own)(tracked)
 
 
 @functools.cache

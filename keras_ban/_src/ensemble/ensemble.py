@@ -105,7 +105,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         # Each member casts its inputs by its own dtype policy. That of the ensemble is for `compile`.
         super().__init__(name=name, dtype=backend.dtype_policy_of(members), autocast=False)
         self.members = members  # Keras makes a list of its own class, through which it tracks the models.
-        vars(self)["members"] = fixed(self.members)
+        self.__dict__["members"] = fixed(self.members)
         self.average = average
         self.from_logits = from_logits
         self.activation = activation
