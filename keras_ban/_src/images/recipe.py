@@ -7,7 +7,7 @@ import time
 import keras
 from keras import optimizers
 
-from keras_ban._src import losses
+from keras_ban import losses
 from keras_ban._src.images import augmentation, models
 from keras_ban._src.images.choices import BACKBONES
 from keras_ban._src.sequence.clones import reborn
