@@ -152,3 +152,9 @@ def test_labels_that_are_weighed_against_a_teacher_need_a_loss(label_weight):
     if not callable(label_weight):
         with pytest.raises(ValueError, match="needs a `loss` for the labels"):
             BornAgainSequence(model(), label_weight=[0.0, 0.0, 0.5]).compile("sgd")
+
+
+@pytest.mark.one_backend
+def test_a_sequence_needs_an_optimizer():
+    with pytest.raises(ValueError, match="`compile` needs an `optimizer`, received None"):
+        BornAgainSequence(model()).compile(None, "mse")

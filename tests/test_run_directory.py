@@ -398,6 +398,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(blobs, tmp_path):
         run(tmp_path / "notes.txt", blobs)
     with pytest.raises(FileNotFoundError, match="holds no run"):
         BornAgainSequence.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"notes.txt is a file. Pass the directory of a run"):
+        BornAgainSequence.load(tmp_path / "notes.txt")
 
 
 def test_of_many_files_that_are_no_run_five_are_named_and_the_others_mentioned(tmp_path):

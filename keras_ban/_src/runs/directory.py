@@ -115,6 +115,8 @@ class RunDirectory:
 
     def read(self):
         """Read the manifest without the lock, and return `self`. Raise `FileNotFoundError` if there is no run."""
+        if self.path.is_file():
+            raise FileNotFoundError(f"{self.path} is a file. Pass the directory of a run, which contains {MANIFEST}.")
         self._read()
         if self.manifest is None:
             raise FileNotFoundError(f"{self.path} holds no run: it does not contain {MANIFEST}.")

@@ -56,6 +56,8 @@ class CompileArguments:
     """Arguments of `keras.Model.compile` that can be created anew for each model, and serialized."""
 
     def __init__(self, optimizer, metrics, weighted_metrics, **others):
+        if optimizer is None:
+            raise ValueError("`compile` needs an `optimizer`, received None. Pass a name such as 'adam', or an object.")
         self._arguments = {
             "optimizer": as_recipe("optimizer", keras.optimizers.get(optimizer)),
             "metrics": keras.tree.map_structure(lambda metric: as_recipe("metrics", metric), metrics),
