@@ -49,6 +49,11 @@ def test_other_classes_and_subclasses_name_theirs():
         Mine(student=classifier(), temperature=2)
 
 
+def test_soft_targets_of_an_array_name_the_ways_to_make_them():
+    with pytest.raises(TypeError, match=r"made by `SoftTargets.from_teacher\(teacher, x\)`.*'soft_targets': outputs"):
+        keras_ban.SoftTargets([[0.2, 0.8]])
+
+
 CALLS = [
     ("compile", "metric", "use `metrics`"),
     ("compile", "temperature", r"distillation_loss=keras_ban.losses.KnowledgeDistillation\(temperature=...\)"),

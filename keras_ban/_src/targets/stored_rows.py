@@ -33,12 +33,17 @@ class StoredRows:
     def __init__(
         self,
         rows: Any,
-        keys: np.ndarray | None,
-        description: dict[str, Any],
+        keys: np.ndarray | None = None,
+        description: dict[str, Any] | None = None,
         texts: list[bytes] | None = None,
         path: pathlib.Path | None = None,
         unchecked: bool = False,
     ) -> None:
+        if description is None:
+            raise TypeError(
+                "Soft targets are made by `SoftTargets.from_teacher(teacher, x)` and read by `SoftTargets.load(path)`. "
+                "Pass outputs that you have already as `fit(x, {'labels': y, 'soft_targets': outputs})`."
+            )
         self._rows, self._description, self._path = rows, description, path
         self._keys, self._texts, self._unchecked = keys, texts, unchecked
         self._index: key_index.KeyIndex | None = None
