@@ -55,6 +55,39 @@ def test_a_student_without_a_teacher_trains_as_plain_keras_trains_it(data):
     assert (logs, scores) == wanted
 
 
+@keras.saving.register_keras_serializable(package="test_add_loss")
+class Coder(keras.Model):
+    """Its `call` has no argument `training`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def call(self, inputs):
+        outputs = self.dense(inputs)
+        self.add_loss(ops.mean(ops.square(outputs - inputs)))
+        return outputs
+
+
+@pytest.mark.parametrize(
+    "validation", [{"validation_data": (X[6:],)}, {"validation_split": 0.25}], ids=["data", "split"]
+)
+def test_a_subclassed_model_trains_and_is_validated_by_its_own_loss(validation):
+    teacher, loss = Coder(), keras.losses.MeanSquaredError()
+    teacher(X)
+    distiller = Distiller(student=Coder(), teacher=teacher, label_weight=0, distillation_loss=loss)
+    sequence = BornAgainSequence(lambda _: Coder(), 1, label_weight=0, distillation_loss=loss, seed=0)
+    for each in (distiller, sequence):
+        each.compile(keras.optimizers.SGD(RATE))
+        each.fit(X if "validation_split" in validation else X[:6], verbose=0, **validation)
+
+    for record, one in zip(sequence.history.records, sequence.models, strict=True):
+        wanted = np.mean(np.square(one.predict(X[6:], verbose=0) - X[6:], dtype="float64"))
+        np.testing.assert_allclose(record.metrics["val_loss"], wanted, rtol=1e-5)
+    wanted = np.mean(np.square(distiller.predict(X[6:], verbose=0) - X[6:], dtype="float64"))
+    np.testing.assert_allclose(distiller.history.history["val_loss"], [wanted], rtol=1e-5)
+
+
 def test_a_teacher_adds_its_loss():
     student = model()
     distiller = Distiller(

@@ -90,8 +90,10 @@ def _own_losses(model, data, training):
     with backend.without_gradients():
         if not model.built:
             model(x, training=False)
-        values = ([v.value for v in each] for each in (model.trainable_variables, model.non_trainable_variables))
-        return model.stateless_call(*values, x, training=training, return_losses=True)[2]
+        values = [(variable, variable.value) for variable in model.variables]
+        with keras.StatelessScope(state_mapping=values, collect_losses=True):
+            model(x, training=training)
+            return model.losses
 
 
 def check_feature_matching(feature_matching, teacher):

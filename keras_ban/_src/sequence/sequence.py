@@ -356,7 +356,7 @@ class BornAgainSequence(TrainedGenerations):
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
             made = [data_in_steps(model, data) for model in models] or [data]  # A preprocessor may make labels.
-            if made[0].lacks_labels:
+            if made[0].lacks_labels and self._compile_arguments.loss is not None:
                 message = "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
                 raise ValueError(message)
             data, options["validation_data"] = data.split(split)
