@@ -21,24 +21,25 @@ def from_file(command, options):
     """
     if options.folder is not None and options.data is not None:
         command.error("FOLDER and --data both name the data: leave one out")
-    path = options.config
-    if path is None and options.resume:
-        if options.out is None:
-            command.error("--resume needs --out, the directory of the run that is to be continued")
-        path = options.out / OPTIONS_FILE if (options.out / OPTIONS_FILE).exists() else None
-    try:
-        return [] if path is None else read_options(path)
-    except ValueError as error:
-        command.error(f"{'--resume' if options.config is None else '--config'} {error}")
+    if options.config is not None:
+        return _read(command, options.config, "--config")
+    if options.resume and options.out is None:
+        command.error("--resume needs --out, the directory of the run that is to be continued")
+    return of_run(command, options) if options.resume else []
 
 
 def of_run(command, options):
     """Return the arguments with which the run that `--resume` continues was begun."""
     path = options.out / OPTIONS_FILE
+    return _read(command, path, "--resume") if path.exists() else []
+
+
+def _read(command, path, option):
+    """Return the arguments in a file of options. End with a message, code 2, if it is no such file."""
     try:
-        return read_options(path) if path.exists() else []
+        return read_options(path)
     except ValueError as error:
-        command.error(f"--resume {error}")
+        command.error(f"{option} {error}")
 
 
 def check_same(command, begun, options):

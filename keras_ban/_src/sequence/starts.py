@@ -41,7 +41,8 @@ def create_starts(sequence, compile_arguments, entropy, teacher):
         # Raise the errors of a student before generation 0 is trained.
         distiller_for(sequence, reborn(starts[0]), starts[0], label_weight_at(sequence, 1))
     initial_weights.check_starts(sequence, starts, teacher)
-    weights = [label_weight_at(sequence, place) for place in _places_of_students(sequence)]
+    places = range(1, sequence.generations + sequence.distill_ensemble + 1)
+    weights = [label_weight_at(sequence, place) for place in places]
     check_outputs(sequence, compile_arguments, starts, weights)
     for output in getattr(starts[last], "outputs", None) or []:
         if sequence.top_k is not None and sequence.top_k > output.shape[-1]:
@@ -73,7 +74,3 @@ def wrapped(compile_arguments, model):
     around = EnsembleModel([model], average="outputs")
     around.compile(**compile_arguments.make())
     return around
-
-
-def _places_of_students(sequence):
-    return range(1, sequence.generations + sequence.distill_ensemble + 1)
