@@ -1,6 +1,7 @@
 """What a trained model is: how long it was trained, by whom it was taught, and from which weights it started."""
 
 import dataclasses
+import fractions
 import hashlib
 
 
@@ -14,7 +15,8 @@ class Lesson:
         softened: divides the teachers' logits, not the student's. `"calibrated"`: by the temperature with the smallest
             NLL on held-out examples. `"honest"`: by the one with which the NLL on the training examples is that of
             the calibrated teacher on held-out examples, because a teacher is too sure of what it was trained on.
-            `None`: by 1.
+            `"cross-fitted"`: by the one with which the NLL of the average of `FoldMember`s on the training examples is
+            that of each on the fold that it was not trained on, after calibration there. `None`: by 1.
         balanced: whether each epoch has as many unlabeled inputs as labeled ones: another part of them each time.
     """
 
@@ -50,6 +52,11 @@ class Member:
         return (*self.teachers, *([] if self.start is None else [self.start]))
 
     @property
+    def cost(self):
+        """What its own training costs, in plain trainings."""
+        return self.length
+
+    @property
     def name(self):
         """A text that is the same in each process. Files and random seeds are made from it."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:20]
@@ -57,6 +64,23 @@ class Member:
 
 class MixedMember(Member):
     """A member whose images are mixed with others in each step of its training, and their labels with them: CutMix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldMember(Member):
+    """A member that is trained on all labeled examples but those of one fold, for as many epochs.
+
+    Args:
+        fold: the fold that it is not trained on.
+        folds: the number of folds.
+    """
+
+    fold: int = 0
+    folds: int = 2
+
+    @property
+    def cost(self):
+        return self.length * fractions.Fraction(self.folds - 1, self.folds)
 
 
 def lineage(members):
@@ -72,4 +96,4 @@ def lineage(members):
 
 def cost_of(members):
     """Return what members cost, in plain trainings. Teachers count, and no model counts twice."""
-    return sum(member.length for member in lineage(members))
+    return sum(member.cost for member in lineage(members))

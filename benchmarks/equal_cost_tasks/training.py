@@ -8,8 +8,9 @@ import numpy as np
 from _user_files import read_arrays
 
 import keras_ban
-from equal_cost_tasks.member import MixedMember
+from equal_cost_tasks.member import FoldMember, MixedMember
 from equal_cost_tasks.scores import best_temperature, nll, temperature_of
+from equal_cost_tasks.task import stratified
 
 # Models differ between members, seeds and costs in their values alone. So one compiled step serves all of a kind.
 
@@ -80,6 +81,9 @@ class Trainer:
     def _fit(self, distiller, member):
         """Train a member, and return how many examples passed through its training."""
         task, (x, y) = self._task, self._task.train
+        if isinstance(member, FoldMember):
+            rows = self._folds(member.folds) != member.fold
+            x, y = x[rows], y[rows]
         options, targets = {"batch_size": task.batch_size, "verbose": 0}, None
         if member.teachers:
             teacher = self._teacher(member)
@@ -88,7 +92,9 @@ class Trainer:
                 targets = keras_ban.SoftTargets.from_teacher(teacher, inputs, batch_size=256, verbose=0)
         balanced = member.unlabeled and member.lesson.balanced
         of_epoch = len(x) * (1 + balanced) + (len(task.unlabeled) if member.unlabeled and not balanced else 0)
-        count, epochs = Count(task.batch_size, of_epoch), task.epochs_of(member.length, of_epoch)
+        # Members of folds have the epochs of others, but fewer examples in each.
+        all_rows = len(task.train[0]) if isinstance(member, FoldMember) else of_epoch
+        count, epochs = Count(task.batch_size, of_epoch), task.epochs_of(member.length, all_rows)
         if isinstance(member, MixedMember):
             y = keras.utils.to_categorical(y)
         options["callbacks"] = [keras.callbacks.LearningRateScheduler(cosine(self._peak, epochs)), count]
@@ -126,9 +132,32 @@ class Trainer:
             model.set_weights(self._weights(each))
         softened = teacher.layers[-1].temperature
         softened.assign(1.0)
-        if member.lesson.softened is not None:
+        if member.lesson.softened == "cross-fitted":
+            softened.assign(self._cross_fitted_temperature(teacher, models))
+        elif member.lesson.softened is not None:
             softened.assign(self._temperature(teacher, honest=member.lesson.softened == "honest"))
         return teacher
+
+    def _folds(self, folds):
+        """Return the fold of each training example. Each fold has the classes in about equal shares."""
+        y = self._task.train[1]
+        rng = np.random.default_rng([self._seed, folds])
+        order = stratified(y, rng) if y.ndim == 1 else rng.permutation(len(y))
+        found = np.empty(len(y), int)
+        found[order] = np.arange(len(y)) % folds
+        return found
+
+    def _cross_fitted_temperature(self, teacher, models):
+        """Return the temperature at which the average has the likelihood of its models on the other folds."""
+        x, y, folds = *self._training_examples(), self._folds(len(models))
+        folds = np.resize(folds, len(y))  # Once for each copy of the examples.
+        unseen = None
+        for fold, model in enumerate(models):
+            outputs = model.predict(x[folds == fold], batch_size=256, verbose=0)
+            unseen = np.empty((len(y), *outputs.shape[1:]), outputs.dtype) if unseen is None else unseen
+            unseen[folds == fold] = outputs
+        likelihood = nll(unseen / best_temperature(unseen, y), y)
+        return temperature_of(likelihood, teacher.predict(x, batch_size=256, verbose=0), y)
 
     def _temperature(self, teacher, honest):
         """Return the temperature of a teacher's lesson, found on half A of the validation data."""
@@ -138,13 +167,17 @@ class Trainer:
         if not honest:
             return calibrated
         likelihood = nll(held_out / calibrated, y)
+        x, y = self._training_examples()
+        return temperature_of(likelihood, teacher.predict(x, batch_size=256, verbose=0), y)
+
+    def _training_examples(self):
+        """Return the labeled examples as a student sees them: with augmentation, four copies."""
         x, y = self._task.train
         if self._task.augmentation is not None:
-            # As the student sees them.
             x, y = np.concatenate([x] * 4), np.concatenate([y] * 4)
             for layer in self._task.augmentation():
                 x = keras.ops.convert_to_numpy(layer(x, training=True))
-        return temperature_of(likelihood, teacher.predict(x, batch_size=256, verbose=0), y)
+        return x, y
 
     def _distiller_of(self, member):
         # Without augmentation soft targets are computed once, and then all teachers look alike.

@@ -6,7 +6,8 @@ import equal_cost
 import keras
 import numpy as np
 import pytest
-from equal_cost_tasks import border_report, report, training
+import scipy.special
+from equal_cost_tasks import border_report, methods, report, training
 from equal_cost_tasks.cells import cells_of
 from equal_cost_tasks.member import Member, MixedMember, cost_of
 from equal_cost_tasks.methods import COSTS, RECIPES, members_of
@@ -14,6 +15,8 @@ from equal_cost_tasks.scores import Scorer, best_temperature, temperature_of
 from equal_cost_tasks.series import TimeShift
 from equal_cost_tasks.task import of_largest_classes, split
 from equal_cost_tasks.toy import toy
+
+import keras_ban
 
 pytestmark = pytest.mark.one_backend
 
@@ -79,6 +82,7 @@ def test_teachers_and_starts_count_once_in_the_cost():
     [
         Member(length=3),
         members_of("ours", "chain", 2)[-1],
+        members_of("ours", "cross-fitted, one student", 4)[-1],
         members_of("ours unlabeled", "unlabeled chain", 2)[-1],
         members_of("ours unlabeled", "unlabeled several teachers", 4)[-1],
         members_of("ours unlabeled", "unlabeled students", 4)[-1],
@@ -107,6 +111,56 @@ def test_no_more_examples_pass_through_a_training_than_are_counted(tmp_path, mem
     assert task.examples == 8 * 32
     assert member.length * task.examples >= trainer.examples(member) > (member.length - 1) * task.examples
     assert trainer.examples(member) == sum(seen)
+
+
+def test_each_model_of_a_fold_is_trained_on_the_other_folds_alone(tmp_path):
+    task, seen = toy(0), []
+    trainer = training.Trainer(task, 0, tmp_path)
+    fit = keras_ban.Distiller.fit
+
+    def spy(distiller, x, y, **options):
+        seen.append(x)
+        return fit(distiller, x, y, **options)
+
+    folds = methods.fold_members(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras_ban.Distiller, "fit", spy)
+        for each in folds:
+            trainer.outputs(each)
+
+    x = task.train[0]
+    times = sum((x[:, None] == rows[None]).all(axis=-1).sum(axis=1) for rows in seen)
+    assert (times == 2).all() and [2 * len(x)] == [sum(map(len, seen))]
+    assert 2 * task.examples == sum(trainer.examples(each) for each in folds)
+    assert 2 == cost_of(folds)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_cross_fitted_teacher_has_the_likelihood_of_its_models_on_examples_that_they_have_not_seen(
+    tmp_path, augmented
+):
+    task = toy(0)
+    if augmented:
+        task.augmentation = lambda: [keras.layers.GaussianNoise(0.3, seed=0)]
+    trainer = training.Trainer(task, 0, tmp_path)
+    student = members_of("ours", "cross-fitted students", 2)[-1]
+    folds, models = trainer._folds(2), []
+    for each in student.teachers:
+        trainer.outputs(each)
+        models.append(task.build())
+        models[-1].set_weights(trainer._weights(each))
+
+    temperature = float(keras.ops.convert_to_numpy(trainer._teacher(student).layers[-1].temperature))
+
+    x, y = task.train
+    x, y, folds = (np.concatenate([each] * 4) if augmented else each for each in (x, y, folds))
+    if augmented:
+        x = keras.ops.convert_to_numpy(task.augmentation()[0](x, training=True))
+    logits = np.stack([model.predict(x, verbose=0) for model in models]).astype("float64")
+    unseen = logits[folds, np.arange(len(x))]
+    mean = np.log(scipy.special.softmax(logits, axis=-1).mean(axis=0))
+    expected = _nll(unseen, y, best_temperature(unseen, y))
+    assert 1 < temperature and _nll(mean, y, temperature / 1.03) < expected <= _nll(mean, y, temperature) + 1e-6
 
 
 def test_images_are_mixed_for_mixed_members_alone(tmp_path):
