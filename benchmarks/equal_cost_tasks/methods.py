@@ -156,6 +156,8 @@ def cross_fitted_students(cost):
 
 def cross_fitted_one_student(cost):
     """Models that are each trained without one fold, for half of the cost. Their average teaches one student."""
+    if cost < 4:
+        return []
     folds = cost // 2 + 1
     return [Member(length=cost - folds + 1, teachers=fold_members(folds), lesson=CROSS_FITTED)]
 

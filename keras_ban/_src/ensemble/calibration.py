@@ -11,20 +11,56 @@ from keras_ban._src.losses import temperature
 
 def fit_temperature(ensemble, held_out):
     """Return the temperature with the smallest negative log-likelihood of held-out labels. See `calibrate`."""
-    shares = ensemble.member_weights
-    logits = average_logits(ensemble, held_out.outputs, shares)
+    return _best_temperature(*_examples(ensemble, _average(ensemble, held_out), held_out))
+
+
+def temperature_of_teacher(ensemble, seen, held_out=None):
+    """Return the temperature at which training examples are as likely as others. See `soften`.
+
+    Args:
+        ensemble: an `EnsembleModel`.
+        seen: the training examples, as `HeldOut`.
+        held_out: others. `None`: each member predicts the fold of the training examples that did not train it.
+    """
+    if held_out is None:
+        of_members = [average_logits(ensemble, [outputs], [1.0]) for outputs in seen.outputs]
+        unseen = _examples(ensemble, _of_folds(of_members, seen.folds), seen)
+    else:
+        unseen = _examples(ensemble, _average(ensemble, held_out), held_out)
+    likelihood = temperature.negative_log_likelihood(*unseen, _best_temperature(*unseen))
+    return temperature.temperature_of(likelihood, *_examples(ensemble, _average(ensemble, seen), seen))
+
+
+def _of_folds(of_members, folds):
+    """Return for each example the logits of the member that was not trained on it."""
+    unseen = np.empty_like(of_members[0])
+    for fold, logits in enumerate(of_members):
+        unseen[folds == fold] = logits[folds == fold]
+    return unseen
+
+
+def _average(ensemble, held_out):
+    return average_logits(ensemble, held_out.outputs, ensemble.member_weights)
+
+
+def _examples(ensemble, logits, held_out):
+    """Return `(logits, labels, weights)` of single decisions: a softmax each."""
     labels, weights = class_targets(held_out, logits.shape, ensemble.activation, ignored_class(ensemble))
     if ensemble.activation == "sigmoid":
         logits, labels = temperature.two_classes(logits, labels)
     logits = logits.reshape(-1, logits.shape[-1])
     _check_possible(logits, labels, weights)
+    return logits, labels, weights
+
+
+def _best_temperature(logits, labels, weights):
     best = temperature.best_temperature(logits, labels, weights)
     if best in (temperature.SMALLEST, temperature.LARGEST):
         why = "each label is the most probable class" if best < 1 else "the outputs are no better than chance"
         warnings.warn(
             f"There is no best temperature, because {why} on these data: the temperature is set to {best:g}. Pass more "
             "examples, none of which trained the members.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return best
 

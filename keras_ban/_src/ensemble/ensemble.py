@@ -16,7 +16,7 @@ from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.input_specs import declared_specs
 from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, task_within, validation_in_steps
 from keras_ban._src.ensemble.averaging import Averaging
-from keras_ban._src.ensemble.calibration import fit_temperature
+from keras_ban._src.ensemble.calibration import fit_temperature, temperature_of_teacher
 from keras_ban._src.ensemble.held_out import HeldOut
 from keras_ban._src.ensemble.member_outputs import members_give
 from keras_ban._src.ensemble.member_weights import fit_weights, loss_of
@@ -186,14 +186,68 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             UserWarning: each label is the most probable class, or the outputs are no better than chance, so that there
                 is no best temperature. The bound of the temperatures is set.
         """
-        if self.average == "outputs":
-            raise ValueError(
-                "`calibrate` divides logits by a temperature, but `average='outputs'` does not tell what the outputs "
-                "are. Make the ensemble of classifiers with `average='probabilities'`."
-            )
+        self._check_has_temperature("calibrate")
         held_out = HeldOut(self, x, y, sample_weight, batch_size)
         self._averaging.set(self.member_weights, fit_temperature(self, held_out))
         return self.temperature
+
+    def soften(
+        self,
+        x: hints.Data,
+        y: hints.Data = None,
+        sample_weight: hints.Data = None,
+        batch_size: int | None = None,
+        *,
+        validation_data: hints.Data = None,
+        folds: hints.Data = None,
+    ) -> float:
+        """Make a teacher as unsure of its training examples as of others: find that temperature, and set it.
+
+        A trained model is nearly certain of its training examples, so as a teacher it repeats their labels. `soften`
+        finds the temperature at which the mean negative log-likelihood of the training examples is that of examples
+        that trained no member, once the latter are calibrated. Use the ensemble as the teacher of a `Distiller` at
+        temperature 1, and call `calibrate` before it predicts. See `docs/few_examples.md`.
+
+        The other examples are `validation_data`; or the training examples themselves, if each member was trained
+        without one fold of them (cross-fitting: Dao et al., 2021). Pass one of the two.
+
+        Args:
+            x, y, sample_weight: the training examples, as in `calibrate`.
+            batch_size: as in `keras.Model.predict`.
+            validation_data: `(x_val, y_val)`, `(x_val, y_val, sample_weight)` or a dataset, which trained no member.
+            folds: whole numbers `(n,)`: example `i` did not train the member at place `folds[i]`. `x` must be arrays.
+
+        Returns:
+            The temperature, between 1 and 1000.
+
+        Raises:
+            TypeError, ValueError: as in `calibrate`; or not one of `validation_data` and `folds` is given; or `folds`
+                do not fit the members and the examples.
+
+        Warns:
+            UserWarning: as in `calibrate`.
+        """
+        self._check_has_temperature("soften")
+        if (validation_data is None) == (folds is None):
+            raise ValueError(
+                "`soften` compares training examples with others: pass either `validation_data`, or `folds`, the place "
+                f"of a member for each example. Received {'none' if folds is None else 'both'}."
+            )
+        held_out = None
+        if validation_data is not None:
+            x_val, y_val, weights = keras.utils.unpack_x_y_sample_weight(validation_data)
+            held_out = HeldOut(self, x_val, y_val, weights, batch_size)
+        options = {"all_members": folds is not None, "seen": True, "folds": folds}
+        seen = HeldOut(self, x, y, sample_weight, batch_size, **options)
+        self._averaging.set(self.member_weights, temperature_of_teacher(self, seen, held_out))
+        return self.temperature
+
+    def _check_has_temperature(self, method):
+        if self.average == "outputs":
+            raise ValueError(
+                f"`{method}` divides logits by a temperature, but `average='outputs'` does not tell what the outputs "
+                "are. Make the ensemble of classifiers with `average='probabilities'`."
+            )
 
     def fit_weights(
         self,

@@ -1,4 +1,4 @@
-"""Held-out data, as an ensemble is fitted to them: the outputs of its members, labels and weights, in NumPy."""
+"""Data, held out or not, as an ensemble is fitted to them: the outputs of its members, labels and weights, in NumPy."""
 
 import keras
 import numpy as np
@@ -20,6 +20,8 @@ class HeldOut:
         ensemble: an `EnsembleModel`.
         x, y, sample_weight, batch_size: as in `keras.Model.evaluate`.
         all_members: whether members of weight 0 run, too.
+        seen: whether the examples may be those that trained the members.
+        folds: `(n,)`, the place of the member that was not trained on each example, or `None`. For arrays.
 
     Attributes:
         outputs: a list of the outputs of all members, in float32 or as they are. `None` for a member that did not run.
@@ -29,15 +31,18 @@ class HeldOut:
         TypeError, ValueError: the data cannot be read, they lack labels, a member gives several outputs or NaN.
     """
 
-    def __init__(self, ensemble, x, y=None, sample_weight=None, batch_size=None, all_members=False):
+    def __init__(
+        self, ensemble, x, y=None, sample_weight=None, batch_size=None, all_members=False, seen=False, folds=None
+    ):
         y = as_array_of_numbers(y)
         data = as_data(x, y, sample_weight, batch_size=batch_size, models=(ensemble,))
+        self.folds = None if folds is None else _check_folds(folds, data, len(ensemble.members))
         members = [
             member if all_members or share > 0 else None
             for member, share in zip(ensemble.members, ensemble.member_weights, strict=True)
         ]
         read = self._read_batches if data.yields_batches else self._read_arrays
-        self._trained_on = ensemble.trained_on
+        self._trained_on = None if seen else ensemble.trained_on
         self.outputs, labels, weights = read(data, members, batch_size)
         self.labels, self.weights = _single("y", labels), _single("sample_weight", weights)
         if self.labels is None:
@@ -115,6 +120,22 @@ def _check_outputs(place, outputs):
             f"The outputs of member {place} hold NaN or inf on these data. Check that it is trained, and that `x` "
             "holds no NaN and is scaled as in its training."
         )
+
+
+def _check_folds(folds, data, members):
+    """Return folds as an array. Raise `ValueError` unless they tell for each example one of at least two members."""
+    if data.yields_batches:
+        raise ValueError("`folds` are by the place of each example, so `x` must be arrays. Use `validation_data`.")
+    folds, size = as_array(folds), leaves.size_of(data.x)
+    if members < 2:
+        raise ValueError("`folds` need at least 2 members, each trained without one fold. Use `validation_data`.")
+    if folds.shape != (size,) or folds.dtype.kind not in "iu" or set(np.unique(folds)) != set(range(members)):
+        raise ValueError(
+            f"`folds` must hold, for each of the {size} examples, the place of the member that was not trained on "
+            f"it: whole numbers from 0 to {members - 1}, each at least once. Received the shape {folds.shape}, the "
+            f"dtype {folds.dtype} and the values {np.unique(folds)[:10].tolist()}."
+        )
+    return folds
 
 
 def class_targets(held_out, shape, activation, ignore_class=None):

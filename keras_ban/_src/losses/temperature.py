@@ -1,4 +1,4 @@
-"""The temperature that calibrates a classifier: a search for the smallest negative log-likelihood, in NumPy."""
+"""The temperatures of a classifier: the one with the smallest negative log-likelihood, or a given one. In NumPy."""
 
 import numpy as np
 
@@ -48,6 +48,34 @@ def best_temperature(logits, labels, weights=None):
     return float(1 / inverse)
 
 
+def negative_log_likelihood(logits, labels, weights, temperature):
+    """Return the mean of `-log softmax(logits / temperature)[label]`. Arguments are as in `best_temperature`."""
+    weights, total = weights / weights.sum(), 0.0
+    for part in _parts(logits):
+        of_label = _of_label(log_softmax(logits[part] / temperature), np.asarray(labels[part]))
+        total -= weights[part] @ np.where(weights[part] > 0, of_label, 0.0)
+    return float(total)
+
+
+def temperature_of(likelihood, logits, labels, weights):
+    """Return the smallest temperature, from 1 on, at which the negative log-likelihood is as large as this one.
+
+    It grows with the temperature above the best one. So bounds close in, to a relative distance of 1e-6.
+
+    Args:
+        likelihood: a mean negative log-likelihood.
+        logits, labels, weights: as in `best_temperature`.
+    """
+    low, high = max(1.0, best_temperature(logits, labels, weights)), LARGEST
+    if negative_log_likelihood(logits, labels, weights, low) >= likelihood:
+        return low
+    while high > low * (1 + 1e-6):
+        middle = float(np.sqrt(low * high))
+        enough = negative_log_likelihood(logits, labels, weights, middle) >= likelihood
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
 def log_softmax(logits):
     """Compute `log(softmax(logits))` over the last axis, in float64."""
     logits = np.asarray(logits, "float64")
@@ -69,9 +97,7 @@ def two_classes(logits, labels):
 def _derivatives(logits, labels, weights, inverse):
     """Return the first and second derivative of the negative log-likelihood with respect to `1 / T`."""
     slope = curvature = 0.0
-    rows = max(1, _CHUNK // logits.shape[-1])
-    for start in range(0, len(logits), rows):
-        part = slice(start, start + rows)
+    for part in _parts(logits):
         z = np.asarray(logits[part], "float64")
         z = np.maximum(z - z.max(axis=-1, keepdims=True), -1e30)
         p = np.exp(inverse * z)
@@ -80,6 +106,13 @@ def _derivatives(logits, labels, weights, inverse):
         slope += weights[part] @ (mean - _of_label(z, np.asarray(labels[part])))
         curvature += weights[part] @ ((p * z * z).sum(axis=-1) - mean * mean)
     return float(slope), float(curvature)
+
+
+def _parts(logits):
+    """Yield slices of the examples."""
+    rows = max(1, _CHUNK // logits.shape[-1])
+    for start in range(0, len(logits), rows):
+        yield slice(start, start + rows)
 
 
 def _of_label(values, labels):
