@@ -144,6 +144,11 @@ def honest_teachers_and_students(cost):
     return several_teachers(cost, HONEST)
 
 
+def honest_teachers_and_one_student(cost):
+    """`honest teachers, one student`, and the teachers are averaged with the student."""
+    return several_teachers_one_student(cost, HONEST)
+
+
 def honest_long_pair(cost):
     """A teacher that is trained for half of the cost, and a student as long, taught like this. Both are averaged."""
     return long_pair(cost, HONEST)
@@ -225,6 +230,7 @@ RECIPES = {
         "honest teachers, one student": honest_teachers_one_student,
         "honest students and teacher": honest_students_and_teacher,
         "honest teachers and students": honest_teachers_and_students,
+        "honest teachers and one student": honest_teachers_and_one_student,
         "honest long pair": honest_long_pair,
         "cross-fitted students": cross_fitted_students,
         "cross-fitted, one student": cross_fitted_one_student,
