@@ -196,7 +196,7 @@ def _count(equivalent, independents, cost=1):
 
 
 def comparisons(results):
-    """Paired differences: ours averaged against independents, ours single against one longer model."""
+    """Paired differences: ours averaged against independents, ours single against one longer model and against them."""
     lines = [
         "| task | cost | compared | error, points | error, relative % | calibrated NLL, relative % | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -204,6 +204,7 @@ def comparisons(results):
     pairs = [
         ("ours averaged - independent", (OURS, True), (INDEPENDENT, True)),
         ("ours single - longer", (OURS, False), (LONGER, False)),
+        ("ours single - independent averaged", (OURS, False), (INDEPENDENT, True)),
         ("ours unlabeled averaged - independent", (UNLABELED, True), (INDEPENDENT, True)),
         ("ours unlabeled single - longer", (UNLABELED, False), (LONGER, False)),
     ]

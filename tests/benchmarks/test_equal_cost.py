@@ -267,13 +267,15 @@ def test_the_table_divides_the_equivalent_by_the_cost(tmp_path):
         "error": 0.27,
     }
     path = tmp_path / "results.jsonl"
-    path.write_text("".join(json.dumps(each) + "\n" for each in [*independents(), line(**ours)]))
+    single = {**ours, "averaged": False, "nll_calibrated": 1.0, "error": 0.24}
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*independents(), line(**ours), line(**single)]))
 
     text = report.write_report(path)
 
-    row = next(row for row in text.splitlines() if "(chain)" in row)
+    row = next(row for row in text.splitlines() if "averaged (chain)" in row)
     assert ["6.00", "1.50"] == [cell.strip() for cell in row.split("|")][8:10]
     assert "| a | 4 | ours averaged - independent | -3.00 | -10.0 | -6.7 | 1 |" in text
+    assert "| a | 4 | ours single - independent averaged | -6.00 | -20.0 | -20.0 | 1 |" in text
     assert (tmp_path / "results.png").exists() and (tmp_path / "results.md").read_text().startswith(text)
 
 
