@@ -10,7 +10,7 @@ from helpers.models import classifier
 from keras import layers, ops
 
 from keras_ban import BornAgainSequence, Distiller
-from keras_ban._src.sequence.students import StudentDistiller
+from keras_ban._src.sequence.training import StudentDistiller
 
 X = make_blobs()[0]
 WEIGHTS = np.linspace(0.0, 2.0, 96, dtype="float32")

@@ -293,7 +293,7 @@ def in_order(order):
         (
             lambda: {"label_weight": 0},
             lambda: {"y": None, "teacher": classifier(), "validation_split": 0.2},
-            "`validation_split` keeps labelled examples .* brings no labels",
+            "`validation_data` has no labels.*`validation_split`, pass `y`",
         ),
     ],
 )

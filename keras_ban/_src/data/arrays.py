@@ -107,6 +107,9 @@ class Arrays:
         """`(inputs, None)` of each batch, in their order."""
         return ((take(self.x, slice(i, i + batch_size)), None) for i in range(0, len(self), batch_size))
 
+    def order_changes(self):
+        return False
+
     def check_labels(self, loss, model):
         """Raise `ValueError` if the labels do not fit the loss and the model's outputs, or hold NaN."""
         if self.labels is not None:

@@ -129,7 +129,7 @@ class Dataset:
 
     def order_changes(self):
         """Whether the first batch differs when it is read again, or the dataset declares that it shuffles."""
-        return self._order_differs_from(next(self.iterate(), None))
+        return not self.fixed and self._order_differs_from(next(self.iterate(), None))
 
     def is_shuffled(self):
         """Whether the dataset declares that it shuffles."""

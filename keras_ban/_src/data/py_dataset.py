@@ -30,7 +30,7 @@ class PyDatasetData(Dataset):
     def order_changes(self):
         # Most shuffle at the end of an epoch.
         changes_itself = type(self.dataset).on_epoch_end is not keras.utils.PyDataset.on_epoch_end
-        return changes_itself or super().order_changes()
+        return not self.fixed and (changes_itself or super().order_changes())
 
     @property
     def is_whole(self):

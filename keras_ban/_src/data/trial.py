@@ -67,7 +67,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
 
 
 def check_validation(model, validation_data, batch=None, measure=True):
-    """Raise `ValueError` if a built and compiled model cannot be evaluated on the result of `as_validation_data`.
+    """Raise `ValueError` if a compiled model cannot be evaluated on the result of `as_validation_data`.
 
     Validation data fit if they have the same form as `batch`, `(x, y, sample_weight)` of the training data. With
     `measure`, loss and metrics are called, too. This builds them. Keras then skips a step that draws random numbers,
@@ -77,10 +77,13 @@ def check_validation(model, validation_data, batch=None, measure=True):
     if first is None:
         return
     if first[1] is None and model.loss is not None:
-        raise ValueError("`validation_data` has no labels, which the loss needs: pass `(x_val, y_val)` or a dataset.")
+        raise ValueError(
+            "`validation_data` has no labels, which the loss needs: pass `(x_val, y_val)` or a dataset. With "
+            "`validation_split`, pass `y`."
+        )
     names = ("validation_data", "validation_data") if validation_data.yields_batches else validation_data.names[:2]
     validation_data.check_labels(model.loss, getattr(model, "student", model))
-    if batch is None or _kind(first) != _kind(batch):
+    if model.built and (batch is None or _kind(first) != _kind(batch)):
         check_fits(model, *(first if measure else first[:1]), names=names)
 
 

@@ -1,6 +1,7 @@
 """The controls of a sequence: what could be trained on labels alone, at the cost of the generations."""
 
 import copy
+import functools
 import math
 import warnings
 
@@ -11,7 +12,6 @@ from keras_ban._src.files import model_file
 from keras_ban._src.history.controls import INDEPENDENT, LONGER, ControlRecord, Controls
 from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import stretched_schedule
-from keras_ban._src.sequence.generation_length import epochs_at
 
 # The last numbers of their places, from which seeds are derived.
 _KINDS = {LONGER: 1, INDEPENDENT: 2}
@@ -62,46 +62,36 @@ class ControlModels:
     - `"independent"`: so many models, trained as generation 0 was, that there are as many as generations with it.
 
     Args:
-        sequence: the `BornAgainSequence` with the settings.
-        compile_arguments: its `CompileArguments`.
+        training: the `Training`.
         generations: its `Generations`, all of which are trained.
         scorer: the `Scorer` that has scored them.
-        run: the `RunDirectory`, or `None`.
     """
 
-    def __init__(self, sequence, compile_arguments, generations, scorer, run=None):
-        self._sequence = sequence
-        self._compile_arguments = compile_arguments
+    def __init__(self, training, generations, scorer):
+        self._training = training
         self._generations = generations
         self._scorer = scorer
-        self._run = run
+        self._sequence, self._run = training.sequence, training.run
+        self._history = training.sequence.history
 
-    def train(self, history, data, make_callbacks, options):
-        """Train or load the controls. Each is added to `history.controls` when it is finished.
-
-        `data`, `make_callbacks` and `options` are as in `Generations.train`.
-        """
+    def train(self):
+        """Train or load the controls. Each is added to `history.controls` when it is finished."""
+        history = self._history
         stored = Controls() if self._run is None else self._run.history().controls or Controls()
         if self._run is not None and self._run.finished:
             history.controls = stored
             return
         history.controls = Controls()
         stored = {record.name: record for record in stored.records}
-        for record in self._planned(history):
+        for record in self._planned():
             is_stored = record.name in stored
-            if options["verbose"] != 0:
-                print(self._announcement(record, history, is_stored), flush=True)
+            if self._training.options["verbose"] != 0:
+                print(self._announcement(record, is_stored), flush=True)
             if is_stored:
                 record = stored[record.name]
                 self._load(record)
-            elif record.control == LONGER:
-                self._train_longer(record, history, data, make_callbacks(0, record.name), options)
             else:
-                options_of_first = {**options, "epochs": epochs_at(options["epochs"], 0, 0)}
-                score = self._scorer.score_independent
-                arguments = (self._compile_arguments, score)
-                callbacks = make_callbacks(0, record.name)
-                self._generations.train_plain(record, data, callbacks, options_of_first, *arguments)
+                self._train(record)
             history.controls.records.append(record)
         if INDEPENDENT in self._sequence.controls:
             history.controls.ensemble, metrics = self._scorer.score_independents(
@@ -109,45 +99,45 @@ class ControlModels:
             )
             history.controls.ensemble_metrics = of_validation(metrics)
 
-    def _planned(self, history):
+    def _planned(self):
         """Return a record for each control, with its seed."""
         records = [ControlRecord(LONGER)] if LONGER in self._sequence.controls else []
         if INDEPENDENT in self._sequence.controls:
-            records += [ControlRecord(INDEPENDENT, number) for number in range(2, len(history.members) + 1)]
+            records += [ControlRecord(INDEPENDENT, number) for number in range(2, len(self._history.members) + 1)]
         for record in records:
-            record.seed = self._generations.seed(record.number, _KINDS[record.control])
+            record.seed = self._training.seed(record.number, _KINDS[record.control])
         return records
 
-    def _announcement(self, record, history, is_stored):
+    def _announcement(self, record, is_stored):
         if record.control == LONGER:
-            what = f"Control: one model of {_epochs(history)} epochs"
+            what = f"Control: one model of {self._epochs_of_all()} epochs"
         else:
-            what = f"Control: independent model {record.number} of {len(history.members)}"
+            what = f"Control: independent model {record.number} of {len(self._history.members)}"
         return f"{what}, {f'already in {self._sequence.directory}' if is_stored else 'on labels alone'}"
 
     def _load(self, record):
         if record.control == INDEPENDENT and self._scorer.data is not None:
             classes = model_file.classes_of(self._sequence.models[0])
             model = model_file.load(self._run.control_file(record.name), classes)
-            self._compile_arguments.compile(model)
+            self._training.compile_arguments.compile(model)
             self._scorer.score_independent(model)
 
-    def _train_longer(self, record, history, data, callbacks, options):
-        epochs = _epochs(history)
-        ratio = epochs / epochs_at(options["epochs"], 0, 0)
-        callbacks = [_without_end(callback, epochs) for callback in callbacks]
-        options = {**options, "epochs": options.get("initial_epoch", 0) + epochs}
-        compile_arguments = stretched_schedule.stretched(self._compile_arguments, ratio)
-        values = [each.metrics.get(history.monitor, math.nan) for each in history.records]
-        best = None if all(math.isnan(value) for value in values) else history.best_generation
-        self._generations.train_plain(
-            record, data, callbacks, options, compile_arguments, lambda model: self._scorer.score_longer(model, best)
-        )
+    def _train(self, record):
+        callbacks, epochs = self._training.make_callbacks(0, record.name), self._training.epochs(0)
+        compile_arguments, score = self._training.compile_arguments, self._scorer.score_independent
+        if record.control == LONGER:
+            longer = self._epochs_of_all()
+            callbacks = [_without_end(callback, longer) for callback in callbacks]
+            compile_arguments = stretched_schedule.stretched(compile_arguments, longer / epochs)
+            epochs = self._training.options.get("initial_epoch", 0) + longer
+            values = [each.metrics.get(self._history.monitor, math.nan) for each in self._history.records]
+            best = None if all(math.isnan(value) for value in values) else self._history.best_generation
+            score = functools.partial(self._scorer.score_longer, best=best)
+        self._generations.train_plain(record, callbacks, epochs, compile_arguments, score)
 
-
-def _epochs(history):
-    """The number of epochs that all generations were trained, and the distilled student."""
-    return sum(record.epochs for record in history.records)
+    def _epochs_of_all(self):
+        """The number of epochs that all generations were trained, and the distilled student."""
+        return sum(record.epochs for record in self._history.records)
 
 
 def _without_end(callback, epochs):

@@ -22,15 +22,12 @@ from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import reborn, share_layers
-from keras_ban._src.sequence.generation_length import epochs_at
 from keras_ban._src.sequence.output_checks import gives_logits, meaning_of
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.progress import Progress
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
-from keras_ban._src.sequence.seeds import seed_at
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 from keras_ban._src.sequence.starts import wrapped
-from keras_ban._src.sequence.students import distiller_for, label_weight_at
 from keras_ban._src.sequence.teachers import taught_by
 from keras_ban._src.targets import augmented_views
 
@@ -39,52 +36,32 @@ class Generations:
     """Trains the generations of one `fit` of a `BornAgainSequence`, and the student distilled from their ensemble.
 
     A generation depends only on its own seed and on the weights of its teachers. So it comes out the same when it is
-    trained again in another process. The place of a generation is its number. The place of the distilled student is
-    `generations + 1`, even if `patience` ended the generations earlier.
+    trained again in another process. Each is added to the `models` and the `history` of the sequence when it is
+    finished.
 
     Args:
-        sequence: the `BornAgainSequence` with the settings.
-        compile_arguments: its `CompileArguments`.
-        entropy: the number from which the seeds are derived.
-        starts: the models before training, by place, of `create_starts`.
-        teacher: generation 0, if it was passed to `fit`, or `None`.
+        training: the `Training`.
         scorer: the `Scorer`.
-        run: the `RunDirectory` of generations and soft targets; `None`: everything is in memory.
-        unlabeled: the inputs without labels for the students, or `None`.
     """
 
-    def __init__(self, sequence, compile_arguments, entropy, starts, teacher, scorer, run=None, unlabeled=None):
-        self._sequence = sequence
-        self._compile_arguments = compile_arguments
-        self._entropy = entropy
-        self._starts = dict(starts)
-        self._teacher = teacher
+    def __init__(self, training, scorer):
+        self._training = training
         self._scorer = scorer
-        self._run = run
-        self._unlabeled = unlabeled
+        self._sequence, self._run = training.sequence, training.run
+        self._models, self._history = training.sequence.models, training.sequence.history
+        self._compile_arguments = training.compile_arguments
         self._bench = None
         self._keeper = None  # The `KeepEpochs` of the current generation.
 
-    def seed(self, *place):
-        return seed_at(self._entropy, *place)
-
-    def train(self, models, history, data, make_callbacks, options, patience):
-        """Train or load all generations, up to the end of `patience`, and the student distilled from the ensemble.
-
-        Args:
-            models, history: a list and a `BornAgainHistory`, to which each generation is added when it is finished.
-            data: the training data.
-            make_callbacks: a function from the generation to a list of callbacks.
-            options: the other arguments of `keras.Model.fit`, by name.
-            patience: as in `BornAgainSequence.fit`.
-        """
-        first = 0 if self._teacher is None else 1
-        self._progress = Progress(self._sequence, options["epochs"], first, patience, options["verbose"])
+    def train(self):
+        """Train or load all generations, up to the end of `patience`, and the student distilled from the ensemble."""
+        history, patience, options = self._history, self._training.patience, self._training.options
+        self._progress = Progress(self._sequence, options["epochs"], self._training.first, patience, options["verbose"])
         best, waited = None, 0
         if self._run is not None:
             history.directory = self._run.path
         for _ in range(self._sequence.generations + 1):
-            self._add(models, history, False, data, make_callbacks, options)
+            self._add()
             if patience is not None:
                 value = history.records[-1].metrics[history.monitor]
                 is_better = best is None or better(history.mode, value, best)
@@ -92,47 +69,46 @@ class Generations:
                 if waited >= patience:
                     break
         if self._sequence.distill_ensemble:
-            self._add(models, history, True, data, make_callbacks, options)
+            self._add(distilled=True)
 
-    def finish(self, models, history):
+    def finish(self):
         """Score the ensemble. The run ends with its scores, and with those of the controls."""
+        history = self._history
         if self._run is not None and self._run.finished:
             stored = self._run.history()
             history.ensemble, history.ensemble_metrics = stored.ensemble, stored.ensemble_metrics
             history.notes = stored.notes
             return
-        history.ensemble, metrics = self._scorer.score_ensemble(models[: len(history.members)])
+        history.ensemble, metrics = self._scorer.score_ensemble(self._models[: len(history.members)])
         history.ensemble_metrics, history.notes = of_validation(metrics), self._scorer.notes
         if self._run is not None:
             self._run.finish(history.ensemble, history.controls, history.ensemble_metrics, history.notes)
 
-    def _add(self, models, history, distilled, data, make_callbacks, options):
+    def _add(self, distilled=False):
         """Load a generation from the run directory, or train it and put it there."""
-        sequence, number, begin = self._sequence, len(models), time.perf_counter()
-        place = sequence.generations + 1 if distilled else number
-        of_each, first = options["epochs"], 0 if self._teacher is None else 1
-        options = {**options, "epochs": epochs_at(of_each, max(place, first), first)}
+        sequence, training, number, begin = self._sequence, self._training, len(self._models), time.perf_counter()
+        place = training.last if distilled else number
         record = GenerationRecord(number, distilled=distilled)
         by = taught_by(sequence.teach_from, record)
         loaded = number < len(self._finished)
-        if options["verbose"] != 0 and (loaded or number > 0 or self._teacher is None):
+        if training.options["verbose"] != 0 and (loaded or number > 0 or training.teacher is None):
             what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
-            alone = by is None or label_weight_at(self._sequence, place) == 1
+            alone = by is None or training.label_weight(place) == 1
             about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
-            about += f", {options['epochs']} epochs" if isinstance(of_each, list) else ""
+            about += f", {training.epochs(place)} epochs" if isinstance(training.options["epochs"], list) else ""
             print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
-            model = self._load(record, place, by, models)
+            model = self._load(record, place, by)
         else:
-            model = self._make(record, place, by, models, data, make_callbacks, options)
+            model = self._make(record, place, by)
             if self._run is not None:
                 self._commit(record, model)
                 if not sequence.keep_soft_targets:
                     self._run.remove_soft_targets()
-        models.append(model)
-        history.records.append(record)
-        self._progress.end(history, place, None if loaded else time.perf_counter() - begin)
+        self._models.append(model)
+        self._history.records.append(record)
+        self._progress.end(self._history, place, None if loaded else time.perf_counter() - begin)
 
     def _commit(self, record, model):
         self._run.commit(record, functools.partial(model_file.save, model))
@@ -153,33 +129,32 @@ class Generations:
         """The records of the generations that the run directory held at the start."""
         return [] if self._run is None else self._run.history().records
 
-    def _load(self, record, place, by, models):
+    def _load(self, record, place, by):
         if record.seed is None:
-            model = self._teacher
+            model = self._training.teacher
             measured = wrapped(self._compile_arguments, model)
         else:
-            like = self._starts.get(place, self._starts[max(self._starts)])
-            classes = model_file.classes_of(like)
+            classes = model_file.classes_of(self._training.starts.get(place, self._training.example))
             model = measured = model_file.load(self._run.model_file(record.generation), classes)
             self._compile_arguments.compile(model)
         if not self._run.finished:
             # The next generation is compared with it.
-            take_answers(record.scores, self._scorer.score(measured, by, list(models), record.distilled))
+            take_answers(record.scores, self._scorer.score(measured, by, list(self._models), record.distilled))
         return model
 
-    def _make(self, record, place, by, models, data, make_callbacks, options):
+    def _make(self, record, place, by):
         """Train a generation, or take the given teacher. Fill in its record, and return its model."""
+        models, given = self._models, self._training.teacher
         others = {"taught_by": by, "earlier": list(models), "distilled": record.distilled}
         score = functools.partial(self._scorer.score, **others)
-        if record.generation == 0 and self._teacher is not None:
-            measured = wrapped(self._compile_arguments, self._teacher)
+        if record.generation == 0 and given is not None:
+            measured = wrapped(self._compile_arguments, given)
             self._measure(measured, measured, record, score)
-            return self._teacher
+            return given
         teacher = None if by is None else models[-1]
         if by == ENSEMBLE:
             teacher = average_of(models, meaning_of(self._sequence, self._compile_arguments, models[-1]))
-        callbacks = make_callbacks(record.generation)
-        model, trained = self._train(record, place, teacher, models, data, callbacks, options)
+        model, trained = self._train(record, place, teacher)
         if trained is not model:
             # Before it is measured, so that it predicts as it does after loading, for instance with `run_eagerly`.
             self._compile_arguments.compile(model)
@@ -188,13 +163,16 @@ class Generations:
             self._compile_arguments.compile(model)
         return model
 
-    def _train(self, record, place, teacher, models, data, callbacks, options):
+    def _train(self, record, place, teacher):
         """Train a generation. Return `(model, trained)`: `trained` is the model itself, or its Distiller."""
-        sequence, soft_targets, bench = self._sequence, None, None
-        label_weight = label_weight_at(sequence, place)
-        record.seed = self.seed(place)
-        if teacher is not None and self._unlabeled is not None:
-            data = with_unlabeled(data, self._unlabeled, options.get("steps_per_epoch"), record.seed)
+        sequence, training, models = self._sequence, self._training, self._models
+        callbacks = training.make_callbacks(record.generation)
+        data, soft_targets, bench = training.data, None, None
+        options = {**training.options, "epochs": training.epochs(place)}
+        label_weight = training.label_weight(place)
+        record.seed = training.seed(place)
+        if teacher is not None and training.unlabeled is not None:
+            data = with_unlabeled(data, training.unlabeled, options.get("steps_per_epoch"), record.seed)
         if teacher is not None and label_weight != 1:
             # The bench's student has the values of the last generation, and its `predict` is compiled.
             on_bench = self._bench is not None and self._bench.holds is teacher and process_group.count() == 1
@@ -203,14 +181,14 @@ class Generations:
             form = gives_logits(sequence, self._compile_arguments, models[-1])
             soft_targets = soft_targets_for_training(sequence, teacher, runs, data, options, path, form)
         if soft_targets is not None:
-            bench = self._bench_for(label_weight, models[0])
+            bench = self._bench_for(label_weight)
         keras.utils.set_random_seed(record.seed)
-        model = self._starts.pop(place, None)
+        model = training.starts.pop(place, None)
         if model is None:
             model = initial_weights.new_model(sequence, place)
         initial_weights.start_from_previous(sequence, models, model)
         if teacher is not None:
-            self._share_layers(model, models[0])
+            self._share_layers(model)
         if bench is not None:
             bench.put_in(model)
             bench.reset()
@@ -218,20 +196,17 @@ class Generations:
         else:
             trained = self._trainable(model, teacher, soft_targets, label_weight)
             trained.compile(**self._compile_arguments.make())
-        if sequence.augmentation is not None:
-            self._start_augmentation(model, data, record.seed)
         self._fit(record.generation, record, model, trained, data, callbacks, options, soft_targets, bench)
         return model, trained
 
-    def train_plain(self, record, data, callbacks, options, compile_arguments, score):
+    def train_plain(self, record, callbacks, epochs, compile_arguments, score):
         """Train, measure and store a control as generation 0 is trained. `record` has its seed."""
         keras.utils.set_random_seed(record.seed)
         model = initial_weights.new_model(self._sequence, 0)
         trained = self._trainable(model, None, None, 1)
         trained.compile(**compile_arguments.make())
-        if self._sequence.augmentation is not None:
-            self._start_augmentation(model, data, record.seed)
-        self._fit(record.name, record, model, trained, data, callbacks, options)
+        options = {**self._training.options, "epochs": epochs}
+        self._fit(record.name, record, model, trained, self._training.data, callbacks, options)
         if trained is not model:
             self._compile_arguments.compile(model)
         self._measure(model, trained, record, score)
@@ -240,7 +215,11 @@ class Generations:
 
     def _fit(self, key, record, model, trained, data, callbacks, options, soft_targets=None, bench=None):
         """Call `fit` of the model or its Distiller, and fill in the record. `key` names it in the epoch file."""
-        keeper = None
+        augmentation, keeper = self._sequence.augmentation, None
+        if augmentation is not None:
+            if not augmentation.built:
+                augmented_views.build(augmentation, data_in_steps(model, data).first_batch()[0])
+            augmented_views.reseed(augmentation, record.seed)
         resumable = all(callback_state.is_known(callback) for callback in callbacks)
         if self._run is not None and model.built and resumable and "steps_per_epoch" not in options:
             keeper = self._keeper = KeepEpochs(self._run.epoch_file, key, callbacks, self._run.identity)
@@ -273,30 +252,30 @@ class Generations:
         """The object whose `fit` is called: a Distiller, or the model itself."""
         augmentation = self._sequence.augmentation
         if teacher is not None:
-            return distiller_for(self._sequence, model, None if soft_targets is not None else teacher, label_weight)
+            return self._training.distiller(model, None if soft_targets is not None else teacher, label_weight)
         # On torch, Keras's own `fit` does not know of other workers.
         if augmentation is not None or process_group.divides_in_step():
             return Distiller(student=model, label_weight=1, augmentation=augmentation)
         return model
 
-    def _bench_for(self, label_weight, first):
+    def _bench_for(self, label_weight):
         """A `Bench` for the label weight; `None` if generations differ in architecture."""
         sequence = self._sequence
         if not isinstance(sequence.model, keras.Model) or not sequence.model.built:
             return None
         if self._bench is None or self._bench.distiller.label_weight != label_weight:
             student = reborn(sequence.model)
-            self._share_layers(student, first)
-            self._bench = Bench(distiller_for(sequence, student, None, label_weight))
+            self._share_layers(student)
+            self._bench = Bench(self._training.distiller(student, None, label_weight))
             self._bench.distiller.compile(**self._compile_arguments.make())
             # It predicts as the models do, for instance with `run_eagerly`.
             self._bench.student.compile(**self._compile_arguments.make())
         return self._bench
 
-    def _share_layers(self, student, first):
+    def _share_layers(self, student):
         # All generations have the shared layers of generation 0.
         if self._sequence.shared_layers is not None:
-            share_layers(student, first, self._sequence.shared_layers)
+            share_layers(student, self._models[0], self._sequence.shared_layers)
 
     def _measure(self, model, trained, record, score):
         if self._scorer.data is None:
@@ -316,9 +295,3 @@ class Generations:
     def _measure_here(self, model, score):
         self._compile_arguments.compile(model)
         return self._scorer.evaluate(model), score(model)
-
-    def _start_augmentation(self, model, data, seed):
-        augmentation = self._sequence.augmentation
-        if not augmentation.built:
-            augmented_views.build(augmentation, data_in_steps(model, data).first_batch()[0])
-        augmented_views.reseed(augmentation, seed)

@@ -75,13 +75,16 @@ def check_starts(sequence, starts, teacher):
             _check_same(names[place - 1], starts[place - 1], names[place], starts[place])
 
 
-def fingerprints(sequence, starts, teacher):
-    """Return the fingerprints of the weights that matter among `starts`, by place. The teacher's is not one of them."""
-    trained = {place: model for place, model in starts.items() if model is not teacher}
-    if sequence.initial_weights == PREVIOUS:
+def fingerprints(training):
+    """Return the fingerprints of the weights that matter among the models before training, by place.
+
+    That of a given teacher is not one of them.
+    """
+    choice, trained = training.sequence.initial_weights, training.trained_starts
+    if choice == PREVIOUS:
         # The weights of the others are replaced.
         trained = {0: trained[0]} if 0 in trained else {}
-    return {} if sequence.initial_weights == FRESH else {n: model_fingerprint(model) for n, model in trained.items()}
+    return {} if choice == FRESH else {place: model_fingerprint(model) for place, model in trained.items()}
 
 
 def is_trained(model, fresh):

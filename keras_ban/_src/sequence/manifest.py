@@ -20,17 +20,16 @@ from keras_ban._src.sequence.recipes import as_config
 _NOT_COMPARED = {"module", *INESSENTIAL} - {"seed"}
 
 
-def begin(run, entropy, sequence, compile_arguments, data, options, teacher, starts):
+def begin(training, chosen):
     """Start a run, or check that the run in the directory has the same settings.
 
-    Seeds are derived from `entropy`. `data` are the labeled data, and the unlabeled or `None`. `options` are the other
-    arguments of `fit` that matter. `teacher` is the model that was passed as generation 0, or `None`. `starts` are the
-    models that exist before training, by generation. Raise `ValueError` if the run has other settings, or a model
-    cannot be saved.
+    `chosen` are the arguments of `BornAgainSequence.fit` that choose the best generation. Raise `ValueError` if the run
+    has other settings, or a model cannot be saved.
     """
+    run = training.run
     versions = {"keras_ban": keras_ban.__version__, "keras": keras.__version__, "numpy": np.__version__}
     if run.manifest is None:
-        for model in starts.values():
+        for model in training.starts.values():
             model_file.check_can_be_kept(model)
     elif run.manifest["versions"] != versions and not run.finished:
         warnings.warn(
@@ -39,17 +38,17 @@ def begin(run, entropy, sequence, compile_arguments, data, options, teacher, sta
             stacklevel=3,
         )
     if not run.finished:
-        for part in data:
+        for part in (training.data, training.unlabeled):
             _warn_of_order(run, part)
-    fresh = run.manifest is None or run.holds_nothing
-    hashes = HASHES if fresh else run.manifest["begun_with"].get("hashes", 1)
-    description = _describe(sequence, compile_arguments, data, options, teacher, starts, hashes)
-    _describe_preprocessors(description, teacher, starts, None if fresh else run.manifest["begun_with"])
-    run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), entropy, versions)
+    begun_with = None if run.manifest is None or run.holds_nothing else run.manifest["begun_with"]
+    hashes = HASHES if begun_with is None else begun_with.get("hashes", 1)
+    description = _describe(training, chosen, hashes)
+    _describe_preprocessors(description, training, begun_with)
+    run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), training.entropy, versions)
 
 
 def _warn_of_order(run, data):
-    if data is None or data.fixed or not data.order_changes():
+    if data is None or not data.order_changes():
         return
     warnings.warn(
         f"`{data.name}` may come in another order, or augmented, each time it is read. If the run in {run.path} is "
@@ -61,24 +60,24 @@ def _warn_of_order(run, data):
     )
 
 
-def _describe(sequence, compile_arguments, data, options, teacher, starts, hashes):
+def _describe(training, chosen, hashes):
     """Return everything that the generations depend on, except the seed and the callbacks."""
-    validation_data = options["validation_data"]
-    data, unlabeled = data
+    sequence, compile_arguments, data = training.sequence, training.compile_arguments, training.data
+    validation_data = training.options["validation_data"]
     described = {**data.description(hashes), "validation_data": None}
-    if unlabeled is not None:
-        described["unlabeled"] = unlabeled.description(hashes)["x"]
+    if training.unlabeled is not None:
+        described["unlabeled"] = training.unlabeled.description(hashes)["x"]
     if validation_data is not None:
         parts = [part for part in validation_data.description(hashes).values() if part is not None]
         described["validation_data"] = parts[0] if validation_data.yields_batches else list(itertools.chain(*parts))
     shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
-    others = {name: value for name, value in options.items() if name != "validation_data"}
+    others = {name: value for name, value in training.options.items() if name != "validation_data"}
     controls = {"controls": list(sequence.controls)} if sequence.controls else {}
-    beginning, found = {}, initial_weights.fingerprints(sequence, starts, teacher)
+    beginning, found = {}, initial_weights.fingerprints(training)
     if sequence.initial_weights != initial_weights.FRESH:
         beginning = {"initial_weights": sequence.initial_weights}
     weights = {number: {"starting_weights": fingerprint} for number, fingerprint in found.items()}
-    models = {number: model for number, model in starts.items() if model is not teacher}
+    models, teacher = training.trained_starts, training.teacher
     return {
         **controls,
         **beginning,
@@ -92,22 +91,23 @@ def _describe(sequence, compile_arguments, data, options, teacher, starts, hashe
         "views": sequence.views,
         "top_k": sequence.top_k,
         "augmentation": essence(as_config(sequence.augmentation)),
-        "distillation_loss": as_config(resolved_loss(sequence, compile_arguments, starts)),
+        "distillation_loss": as_config(resolved_loss(sequence, compile_arguments, training.example)),
         "feature_matching": as_config(sequence.feature_matching),
         "compile": compile_arguments.to_config(),
-        "fit": _plain({"batch_size": data.batch_size, **others, **shuffle}),
+        "fit": _plain({"batch_size": data.batch_size, **others, **chosen, **shuffle}),
         "data": _plain(described),
         "teacher": None if teacher is None else {"weights": model_fingerprint(teacher)},
         "model": {str(number): _describe_model(each) | weights.get(number, {}) for number, each in models.items()},
     }
 
 
-def _describe_preprocessors(description, teacher, starts, begun_with):
+def _describe_preprocessors(description, training, begun_with):
     """Add the preprocessors of models that have one, with their vocabularies. Runs of older versions do not say them.
 
     `begun_with` describes the run that is continued. `None` for a new one.
     """
-    places = {("teacher",): teacher, **{("model", str(place)): model for place, model in starts.items()}}
+    places = {("model", str(place)): model for place, model in training.starts.items()}
+    places[("teacher",)] = training.teacher
     for place, model in places.items():
         here, there = (functools.reduce(_entry, place, each) for each in (description, begun_with))
         found = None if here is None else preprocessor_fingerprint(model)

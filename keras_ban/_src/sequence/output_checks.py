@@ -2,35 +2,23 @@
 
 import warnings
 
-import keras
-
-from keras_ban._src import backend
-from keras_ban._src.data.preprocessing import data_in_steps
-from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.outputs import Outputs
+from keras_ban._src.sequence.per_generation import use_teachers
 from keras_ban._src.targets import top_k_rows
 
 
-def check_outputs(sequence, compile_arguments, starts, label_weights):
-    """Raise `ValueError` if losses and last layers contradict each other. Warn of what is assumed.
-
-    Args:
-        sequence: the `BornAgainSequence`.
-        compile_arguments: its `CompileArguments`.
-        starts: the models before training, by place. If generations are copies of one model, there is only the first.
-        label_weights: those of places 1, 2, ... up to the last.
-    """
-    last = max(starts)
-    losses = sequence.distillation_loss, compile_arguments.loss
-    Outputs(*losses, starts[last], starts[last]).check_shapes()
+def check_outputs(training):
+    """Raise `ValueError` if losses and last layers contradict each other. Warn of what is assumed."""
+    sequence, starts = training.sequence, training.starts
+    outputs_of(sequence, training.compile_arguments, training.example).check_shapes()
     meanings, doubts, seen = {}, [], set()
-    for place, label_weight in enumerate(label_weights, start=1):
-        student, teacher = starts.get(place, starts[last]), starts.get(place - 1, starts[last])
-        if label_weight == 1 or (id(student), id(teacher)) in seen:
+    for place in range(1, training.last + 1):
+        student, teacher = (starts.get(each, training.example) for each in (place, place - 1))
+        if training.label_weight(place) == 1 or (id(student), id(teacher)) in seen:
             continue
         seen.add((id(student), id(teacher)))
-        outputs = Outputs(*losses, student, teacher)
+        outputs = outputs_of(sequence, training.compile_arguments, student, teacher)
         outputs.check_contradictions()
         doubts += outputs.doubts
         _check_same_outputs(outputs, place, teacher)
@@ -62,20 +50,10 @@ def _check_same_outputs(outputs, place, teacher):
             )
 
 
-def check_values(sequence, compile_arguments, starts, data):
-    """Raise `ValueError`, or warn, if models whose last layers are not known give other values than they should.
-
-    `data` are the training data, of which the models predict the first batch.
-    """
-    if all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
-        return
-    for model in starts.values():
-        outputs = Outputs(sequence.distillation_loss, compile_arguments.loss, model, model)
-        known = [each.output.student.meaning.from_logits for each in outputs.resolved]
-        if model.built and None in known:
-            x = keras.tree.map_structure(backend.as_tensor, data_in_steps(model, data).first_batch()[0])
-            said = Teaching(model).outputs(x)
-            outputs.check_soft_targets(said, said)
+def outputs_of(sequence, compile_arguments, model, teacher=None):
+    """Return the `Outputs` of a model of a sequence. Without a `teacher`, the model is its own."""
+    label_loss = None if compile_arguments is None else compile_arguments.loss
+    return Outputs(sequence.distillation_loss, label_loss, model, teacher or model)
 
 
 def meaning_of(sequence, compile_arguments, model):
@@ -83,27 +61,23 @@ def meaning_of(sequence, compile_arguments, model):
 
     If no student uses a teacher, it is that of the label loss, if there is one. `model` is one of the models.
     """
-    uses_teacher = any(each != 1 for each in keras.tree.flatten(sequence.label_weight))
-    label_loss = None if compile_arguments is None else compile_arguments.loss
-    outputs = Outputs(sequence.distillation_loss, label_loss, model, model)
-    return outputs.meaning if uses_teacher or compile_arguments is None else outputs.meaning_of_labels
+    outputs = outputs_of(sequence, compile_arguments, model)
+    by_teacher = compile_arguments is None or use_teachers(sequence.label_weight)
+    return outputs.meaning if by_teacher else outputs.meaning_of_labels
 
 
 def gives_logits(sequence, compile_arguments, model):
     """Return whether a model of a sequence gives logits, according to the distillation loss, or `None`."""
-    resolved = Outputs(sequence.distillation_loss, compile_arguments.loss, model, model).resolved
+    resolved = outputs_of(sequence, compile_arguments, model).resolved
     return resolved[0].outputs.from_logits if len(resolved) == 1 else None
 
 
-def resolved_loss(sequence, compile_arguments, starts):
+def resolved_loss(sequence, compile_arguments, model):
     """Return the distillation loss as a run directory describes it: with what was read from losses and models.
 
     It is the loss as it was passed if the classes are not on the last axis, which no loss of this package says.
     """
-    last = max(starts)
-    outputs = Outputs(sequence.distillation_loss, compile_arguments.loss, starts[last], starts[last])
-    if all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
-        outputs = Outputs(sequence.distillation_loss or KnowledgeDistillation())
-    elif any(each.axis is not None for each in outputs.resolved):
-        return sequence.distillation_loss
-    return outputs.losses
+    if not use_teachers(sequence.label_weight):
+        return Outputs(sequence.distillation_loss or KnowledgeDistillation()).losses
+    outputs = outputs_of(sequence, compile_arguments, model)
+    return sequence.distillation_loss if any(each.axis is not None for each in outputs.resolved) else outputs.losses

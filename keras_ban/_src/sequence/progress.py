@@ -2,7 +2,7 @@
 
 from keras_ban._src.history import result
 from keras_ban._src.history.controls import INDEPENDENT, LONGER
-from keras_ban._src.sequence.generation_length import epochs_at
+from keras_ban._src.sequence.per_generation import epochs_at
 
 
 class Progress:
@@ -14,7 +14,7 @@ class Progress:
 
     Args:
         sequence: the `BornAgainSequence` with the settings.
-        epochs: as `generation_length.check_epochs` returns them.
+        epochs: as `per_generation.check_epochs` returns them.
         first: the first generation that is trained: 0, or 1 with a given teacher.
         patience, verbose: as in `BornAgainSequence.fit`.
     """

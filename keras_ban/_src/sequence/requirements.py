@@ -3,51 +3,13 @@
 import keras
 
 from keras_ban._src import checks
-from keras_ban._src.backend import process_group
-from keras_ban._src.data import trial
-from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.data.unlabeled import as_unlabeled
-from keras_ban._src.distillation.requirements import check_own_loss
 from keras_ban._src.distillation.unlabeled import check_losses
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
-from keras_ban._src.losses.schedules import check_schedule, is_schedule
-from keras_ban._src.sequence.output_checks import check_values
+from keras_ban._src.sequence.per_generation import use_teachers
 from keras_ban._src.targets import augmented_views, top_k_rows
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
-
-
-def check_label_weights(label_weight, generations):
-    """Return a float or a schedule for all students, or a list with one for each."""
-    if callable(label_weight) and not is_schedule(label_weight):
-        try:
-            label_weight = [label_weight(generation) for generation in range(1, generations + 1)]
-        except Exception as error:
-            if checks.is_raised_by_user(error):
-                raise
-            raise ValueError(
-                f"`label_weight` is callable, but label_weight(1), ..., label_weight({generations}) failed: {error!r}."
-            ) from error
-    if not isinstance(label_weight, (list, tuple)):
-        return _check_label_weight(label_weight)
-    if len(label_weight) != generations:
-        raise ValueError(
-            "`label_weight` must hold one number, or schedule, for each student, generation 1 first: with generations="
-            f"{generations} that are {generations}, received {len(label_weight)}: {label_weight!r}."
-        )
-    checked = []
-    for generation, each in enumerate(label_weight, start=1):
-        try:
-            checked.append(_check_label_weight(each))
-        except ValueError as error:
-            raise ValueError(f"Generation {generation}: {error}") from None
-    return checked
-
-
-def _check_label_weight(label_weight):
-    if is_schedule(label_weight):
-        return check_schedule("label_weight", checks.check_label_weight, label_weight)
-    return checks.check_label_weight(label_weight)
 
 
 def check_distill_ensemble(distill_ensemble, label_weight):
@@ -145,41 +107,10 @@ def check_weights(sequence, data, class_weight):
             "`sample_weight`, or use `soft_targets='online'`."
         )
     losses = [loss for loss in keras.tree.flatten(sequence.distillation_loss) if is_of_keras_distillation(loss)]
-    if not losses or all(each == 1 for each in keras.tree.flatten(sequence.label_weight)):
+    if not losses or not use_teachers(sequence.label_weight):
         return
     if class_weight is not None or data.first_batch()[2] is not None:
         raise ValueError(cannot_act(losses[0], "`sample_weight` and `class_weight`"))
-
-
-def check_fits(model, teacher, data, validation_data):
-    """Raise `ValueError` if a compiled model cannot be trained or evaluated on the data, or its teacher not run."""
-    if not model.built:
-        return  # The data build it.
-    batch = data_in_steps(model, data).first_batch()
-    if isinstance(batch[1], dict) and "soft_targets" in batch[1]:
-        raise ValueError(
-            "`y` brings soft targets, but a sequence computes them itself: pass only the labels, or use a `Distiller`."
-        )
-    trial.check_fits(model, *batch)
-    if teacher is not None:
-        trial.check_fits(teacher, data_in_steps(teacher, data).first_batch()[0])
-    if validation_data is not None:
-        trial.check_validation(model, data_in_steps(model, validation_data), batch)
-
-
-def check_labels(data, compile_arguments, model, needed):
-    """Raise `ValueError` if arrays lack labels that are needed, or their labels do not fit the loss."""
-    if data.yields_batches:
-        return  # Labels of a dataset are not read before training.
-    data = data_in_steps(model, data)
-    if data.lacks_labels and needed:
-        raise ValueError(
-            "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a "
-            "trained `teacher` and `label_weight=0`."
-        )
-    if data.lacks_labels and compile_arguments.measures_labels:
-        raise ValueError("`compile` got metrics, which are measured on labels, but the data brings none: pass `y`.")
-    data.check_labels(compile_arguments.loss, model)
 
 
 def check_monitor(monitor, probe, scorer):
@@ -195,19 +126,3 @@ def resolve_mode(mode, monitor):
     if checks.check_choice("mode", mode, ("auto", "min", "max")) != "auto":
         return mode
     return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) else "min"
-
-
-def check_starts(sequence, compile_arguments, starts, teacher, data):
-    """Raise an error, before training, if the models do not fit `data`, a pair of training and validation data."""
-    data, validation_data = data
-    process_group.check_whole(starts.values())
-    needed = teacher is None or any(each != 0 for each in keras.tree.flatten(sequence.label_weight))
-    if compile_arguments.loss is None:
-        needed = False
-        if teacher is None:
-            check_own_loss(starts[0], data)
-    check_labels(data, compile_arguments, starts[0], needed)
-    start = starts[0 if teacher is None else 1]
-    start.compile(**compile_arguments.make())
-    check_fits(start, teacher, data, validation_data)
-    check_values(sequence, compile_arguments, starts, data)

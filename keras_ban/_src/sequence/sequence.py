@@ -10,7 +10,6 @@ import keras
 from keras_ban._src import checks, hints
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
-from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
 from keras_ban._src.ensemble.training_data import TrainingData
@@ -21,17 +20,18 @@ from keras_ban._src.runs.interruptions import told
 from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import control_models, manifest, requirements
 from keras_ban._src.sequence.clones import check_shared
-from keras_ban._src.sequence.generation_length import check_epochs, longest
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
 from keras_ban._src.sequence.output_checks import meaning_of
+from keras_ban._src.sequence.per_generation import check_epochs, check_label_weights, longest, use_labels
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.seeds import entropy_of
 from keras_ban._src.sequence.soup import LastFit
-from keras_ban._src.sequence.starts import check_labels_alone_count, create_starts, wrapped
+from keras_ban._src.sequence.starts import check_fit_data, create_starts, wrapped
 from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
+from keras_ban._src.sequence.training import Training
 from keras_ban._src.targets.augmented_views import check_augmentation
 
 
@@ -145,7 +145,7 @@ class BornAgainSequence(TrainedGenerations):
         self._model = model  # `load` passes `StoredModels`.
         self.generations = checks.check_count("generations", generations)
         self.distillation_loss = distillation_loss
-        self.label_weight = requirements.check_label_weights(label_weight, self.generations)
+        self.label_weight = check_label_weights(label_weight, self.generations)
         self.seed = checks.check_seed(seed)
         self.soft_targets = checks.check_choice("soft_targets", soft_targets, ("auto", "cached", "online"))
         self.augmentation = None if augmentation is None else check_augmentation(augmentation)
@@ -198,7 +198,7 @@ class BornAgainSequence(TrainedGenerations):
                 made from its configuration.
         """
         checks.check_keywords("compile", kwargs, keras.Model.compile)
-        if loss is None and any(each != 0 for each in keras.tree.flatten(self.label_weight)):
+        if loss is None and use_labels(self.label_weight):
             raise ValueError(
                 "`compile` needs a `loss` for the labels: generation 0 and validation are measured by it. Only models "
                 "that train by `add_loss` need none, with `label_weight=0`."
@@ -299,31 +299,30 @@ class BornAgainSequence(TrainedGenerations):
         make_callbacks = callback_maker(callbacks, self.directory)
         control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
-            entropy = entropy_of(run, self.seed, resume)
-            starts = create_starts(self, self._compile_arguments, entropy, teacher)
-            meaning = meaning_of(self, self._compile_arguments, starts[max(starts)])
+            given = {"make_callbacks": make_callbacks, "teacher": teacher, "patience": patience}
+            given |= {"run": run, "entropy": entropy_of(run, self.seed, resume)}
+            training = Training(self, self._compile_arguments, data, unlabeled, options, **given)
+            create_starts(training)
+            meaning = meaning_of(self, self._compile_arguments, training.example)
             measuring = data.batch_size, options.get("validation_steps"), self._compile_arguments
             scorer = Scorer(validation_data, meaning, *measuring)
-            requirements.check_starts(self, self._compile_arguments, starts, teacher, (data, validation_data))
-            check_labels_alone_count(self, self._compile_arguments, starts, unlabeled, data)
+            check_fit_data(training)
             if monitor != "val_loss" and validation_data is not None:
-                requirements.check_monitor(monitor, wrapped(self._compile_arguments, starts[0]), scorer)
+                requirements.check_monitor(monitor, wrapped(self._compile_arguments, training.starts[0]), scorer)
             if run is not None:
-                chosen = {**options, "monitor": monitor, "mode": mode, "patience": patience}
-                manifest.begin(run, entropy, self, self._compile_arguments, (data, unlabeled), chosen, teacher, starts)
+                manifest.begin(training, {"monitor": monitor, "mode": mode, "patience": patience})
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
-            generations = Generations(self, self._compile_arguments, entropy, starts, teacher, scorer, run, unlabeled)
             self._trained_on = TrainingData.of(data)
-            self._last_fit = LastFit.of(self, starts, teacher, data, options, scorer)
+            self._last_fit = LastFit.of(training, scorer)
             options["verbose"] = verbose if process_group.is_chief() else 0
+            generations = Generations(training, scorer)
             with contextlib.nullcontext() if run is None else told(generations.kept):
-                generations.train(self.models, self.history, data, make_callbacks, options, patience)
+                generations.train()
                 if self.controls:
-                    controls = control_models.ControlModels(self, self._compile_arguments, generations, scorer, run)
-                    controls.train(self.history, data, make_callbacks, options)
-                generations.finish(self.models, self.history)
+                    control_models.ControlModels(training, generations, scorer).train()
+                generations.finish()
         return self.history
 
     def _check_can_fit(self, resume, others):
@@ -355,10 +354,6 @@ class BornAgainSequence(TrainedGenerations):
             )
         split = options.pop("validation_split")
         if split and options["validation_data"] is None:
-            made = [data_in_steps(model, data) for model in models] or [data]  # A preprocessor may make labels.
-            if made[0].lacks_labels and self._compile_arguments.loss is not None:
-                message = "`validation_split` keeps labelled examples to measure on, but the data brings no labels."
-                raise ValueError(message)
             data, options["validation_data"] = data.split(split)
         return data, unlabeled, options
 

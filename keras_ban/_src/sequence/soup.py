@@ -35,13 +35,13 @@ class LastFit:
     scorer: Scorer | None = None
 
     @classmethod
-    def of(cls, sequence, starts, teacher, data, options, scorer):
+    def of(cls, training, scorer):
         """Return what to keep. Data are kept, by reference, only if soups can be made."""
-        if sequence.initial_weights == initial_weights.FRESH:
+        if training.sequence.initial_weights == initial_weights.FRESH:
             return cls(starts_alike=False)
-        found = initial_weights.fingerprints(sequence, starts, teacher)
-        alike = {value for place, value in found.items() if place <= sequence.generations}
-        return cls(len(alike) <= 1, data, options.get("steps_per_epoch"), scorer)
+        found = initial_weights.fingerprints(training).items()
+        alike = {value for place, value in found if place <= training.sequence.generations}
+        return cls(len(alike) <= 1, training.data, training.options.get("steps_per_epoch"), scorer)
 
     @classmethod
     def of_run(cls, begun_with):
