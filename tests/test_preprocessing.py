@@ -15,7 +15,7 @@ import keras_ban
 from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets, reborn
 from keras_ban._src.data.fingerprints import model_fingerprint
 from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.preprocessing import is_fingerprint_of
+from keras_ban._src.data.model_inputs import is_fingerprint_of
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 

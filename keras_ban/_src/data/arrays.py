@@ -8,19 +8,12 @@ import numpy as np
 
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves
-from keras_ban._src.data.batch import (
-    add_soft_targets,
-    inputs_for,
-    is_labeled,
-    pack,
-    split_targets,
-    unpack,
-    weights_like,
-)
+from keras_ban._src.data.batch import add_soft_targets, is_labeled, pack, split_targets, unpack, weights_like
 from keras_ban._src.data.endless import ShuffledRows
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows, WorkerPart
 

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_ban._src.data import leaves
-from keras_ban._src.data.batch import input_names, key_of_batch, unpack
+from keras_ban._src.data.batch import key_of_batch, unpack
 from keras_ban._src.data.endless import Endless, InTurn
 from keras_ban._src.data.fingerprints import example_form, example_keys
+from keras_ban._src.data.model_inputs import input_names
 
 
 class Dataset:

@@ -3,8 +3,7 @@
 import numpy as np
 
 from keras_ban._src.data.arrays import Arrays
-from keras_ban._src.data.batch import input_names, names_of_inputs
-from keras_ban._src.data.preprocessing import task_within
+from keras_ban._src.data.model_inputs import input_names, names_of_inputs, task_within
 
 _LABELS = ("label", "labels")
 
@@ -77,8 +76,8 @@ def _array(columns, name):
 
 def _chosen(columns, labels, models):
     """The names of the columns that are inputs."""
-    wanted = {name for model in models for name in names_of_inputs(model) or () if name in columns}
-    needed = set().union(*(input_names(model) or set() for model in models))
+    wanted = set(columns).intersection(name for model in models for name in names_of_inputs(model))
+    needed = {name for model in models for name in input_names(model) or ()}
     if needed - set(columns):
         raise ValueError(
             f"The models take the inputs {sorted(needed)}, but the dataset has the columns {sorted(columns)}. Rename "

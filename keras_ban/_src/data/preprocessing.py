@@ -5,21 +5,14 @@ preprocessed once, for all models that have the same preprocessor, and goes to K
 with them keys, soft targets, shuffling and splits, are those of the data as the user passed them.
 """
 
-import hashlib
 import itertools
-import pathlib
-import tempfile
 
-import keras
 import numpy as np
 
-from keras_ban._src import backend
 from keras_ban._src.data import leaves
 from keras_ban._src.data.arrays import Arrays
 from keras_ban._src.data.batch import (
     TEACHER_INPUTS,
-    inputs_for,
-    is_task,
     pack,
     split_targets,
     unpack,
@@ -28,75 +21,9 @@ from keras_ban._src.data.batch import (
     with_labels,
 )
 from keras_ban._src.data.dataset import Stream
-from keras_ban._src.data.fingerprints import layer_fingerprint, model_fingerprint
+from keras_ban._src.data.model_inputs import are_alike, inputs_for, task_within
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import Wrapped
-
-
-def task_within(model):
-    """Return the task whose preprocessor makes the inputs of a model, or `None`.
-
-    A `Distiller` has that of its student, an `EnsembleModel` that of its members.
-
-    Raises:
-        ValueError: the preprocessors of the members differ.
-    """
-    if not hasattr(type(model), "models_within"):
-        return model if is_task(model) else None
-    tasks = [task_within(each) for each in model.models_within()]
-    if not all(are_alike(tasks[0], each) for each in tasks[1:]):
-        raise ValueError(
-            f"The members of {model.name!r} preprocess their inputs differently, so they cannot take the same data: "
-            f"{[getattr(task, 'preprocessor', None) for task in tasks]}. Give all members one preprocessor; or pass "
-            "preprocessed data, after `member.preprocessor = None` for each."
-        )
-    return tasks[0] if tasks else None
-
-
-def are_alike(task, other):
-    """Whether two tasks make the same inputs of the same data. `None` stands for a model without a preprocessor."""
-    if task is None or other is None:
-        return task is other
-    if type(task).preprocess_samples is not type(other).preprocess_samples:
-        return False
-    return task.preprocessor is other.preprocessor or _fingerprint(task) == _fingerprint(other)
-
-
-def preprocessor_fingerprint(model):
-    """The SHA-256 of a model's preprocessor and its assets. `None` if it has none, or one that cannot be serialized."""
-    task = task_within(model)
-    found = None if task is None else _fingerprint(task)
-    return found if isinstance(found, str) else None
-
-
-def teacher_fingerprint(model):
-    """The SHA-256 of a teacher's weights, followed by that of its preprocessor, if it has one."""
-    return model_fingerprint(model) + (preprocessor_fingerprint(model) or "")
-
-
-def is_fingerprint_of(fingerprint, model):
-    """Whether a `teacher_fingerprint` is that of a model. Old files have that of the weights alone."""
-    return fingerprint is not None and fingerprint in (model_fingerprint(model), teacher_fingerprint(model))
-
-
-def _fingerprint(task):
-    """The configuration of a preprocessor and its assets, such as a vocabulary, as text."""
-    preprocessor = task.preprocessor
-    if not isinstance(preprocessor, keras.layers.Layer):
-        return id(preprocessor)
-    try:
-        digest = hashlib.sha256(layer_fingerprint(preprocessor).encode())
-    except NotImplementedError:  # It has no `get_config`.
-        return id(preprocessor)
-    with tempfile.TemporaryDirectory() as folder:
-        for number, layer in enumerate(backend.flat_layers(preprocessor)):
-            if hasattr(layer, "save_assets"):
-                own = pathlib.Path(folder, str(number))
-                own.mkdir()
-                layer.save_assets(str(own))
-                for path in sorted(own.rglob("*")):
-                    digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
-    return digest.hexdigest()
 
 
 class Preprocessing:

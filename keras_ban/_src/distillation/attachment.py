@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._src.data import fit_arguments
-from keras_ban._src.data.preprocessing import is_fingerprint_of
+from keras_ban._src.data.model_inputs import is_fingerprint_of
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.targets.soft_targets import SoftTargets
 

@@ -10,7 +10,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments, trial
 from keras_ban._src.data.any_data import AnyData
-from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import validation_in_steps
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.data.unlabeled import as_unlabeled

@@ -5,8 +5,9 @@ import warnings
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import inputs_for, inputs_of_teacher, split_targets
+from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, data_in_steps
 from keras_ban._src.data.trial import output_spec
 from keras_ban._src.distillation.comparison import Comparison

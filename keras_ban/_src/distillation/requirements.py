@@ -5,8 +5,8 @@ import warnings
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import inputs_for
 from keras_ban._src.data.labels import is_sparse_crossentropy
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.step import NO_EVALUATION, NO_FEATURES, has_own_label_loss
 from keras_ban._src.targets import augmented_views, label_mix

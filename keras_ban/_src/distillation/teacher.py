@@ -3,7 +3,7 @@
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.model_inputs import inputs_for
 
 
 class Teaching:

@@ -10,7 +10,8 @@ from keras import ops
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import inputs_for, is_labeled, split_targets
+from keras_ban._src.data.batch import is_labeled, split_targets
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.unlabeled import join
 from keras_ban._src.distillation.loss_targets import loss_target
 from keras_ban._src.distillation.unlabeled import weights_like_labels, weights_of_part

@@ -12,9 +12,8 @@ from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.backend.fixed_list import fixed
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
-from keras_ban._src.data.batch import inputs_for
-from keras_ban._src.data.input_specs import declared_specs
-from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, task_within, validation_in_steps
+from keras_ban._src.data.model_inputs import declared_specs, inputs_for, task_within
+from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, validation_in_steps
 from keras_ban._src.ensemble.averaging import Averaging
 from keras_ban._src.ensemble.calibration import fit_temperature, temperature_of_teacher
 from keras_ban._src.ensemble.held_out import HeldOut

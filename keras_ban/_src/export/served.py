@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ban._src import backend
-from keras_ban._src.data.input_specs import declared_specs
+from keras_ban._src.data.model_inputs import declared_specs
 from keras_ban._src.ensemble.ensemble import EnsembleModel
 from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.export.texts import dtype_of, is_text, words_of

@@ -10,9 +10,10 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves, reading
-from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
+from keras_ban._src.data.batch import split_targets, unpack, without_key
 from keras_ban._src.data.fingerprints import example_keys
 from keras_ban._src.data.leaves import size_of
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import data_in_steps, keras_method
 from keras_ban._src.ensemble.ensemble import average_of
 from keras_ban._src.files import model_file

@@ -5,7 +5,7 @@ import types
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.losses.example_losses import NoExampleLosses, example_losses
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.losses.meaning import names_of

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks, hints
-from keras_ban._src.data.batch import is_task
+from keras_ban._src.data.model_inputs import is_task
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.recipes import lost_arguments
 

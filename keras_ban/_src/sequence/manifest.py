@@ -10,7 +10,7 @@ import numpy as np
 
 import keras_ban
 from keras_ban._src.data.fingerprints import HASHES, INESSENTIAL, essence, model_fingerprint
-from keras_ban._src.data.preprocessing import preprocessor_fingerprint
+from keras_ban._src.data.model_inputs import preprocessor_fingerprint
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.output_checks import resolved_loss

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.preprocessing import inputs_in_steps, is_fingerprint_of, is_random
+from keras_ban._src.data.model_inputs import is_fingerprint_of
+from keras_ban._src.data.preprocessing import inputs_in_steps, is_random
 from keras_ban._src.data.trial import output_spec
 from keras_ban._src.targets import top_k_rows
 from keras_ban._src.targets.computation import UnequalRows

@@ -10,8 +10,9 @@ import numpy as np
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves, trial
-from keras_ban._src.data.batch import inputs_for, unpack
+from keras_ban._src.data.batch import unpack
 from keras_ban._src.data.kinds import as_validation_data
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.history.scores import better
 from keras_ban._src.scoring.scorer import Scorer

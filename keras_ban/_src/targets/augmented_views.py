@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_ban._src import backend
-from keras_ban._src.data.batch import inputs_for
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.targets import label_mix
 
 

@@ -7,7 +7,8 @@ from keras_ban._src import checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint
 from keras_ban._src.data.leaves import size_of
-from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch, teacher_fingerprint
+from keras_ban._src.data.model_inputs import teacher_fingerprint
+from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
 from keras_ban._src.losses.numpy_softmax import softmax
