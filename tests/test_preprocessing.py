@@ -364,6 +364,15 @@ def test_a_sequence_trains_and_scores_its_generations_on_preprocessed_data(soft_
     assert_same([sequences[0].ensemble().predict(counted(x))], [sequences[1].ensemble().predict(x)])
 
 
+def test_a_sequence_trains_on_unlabeled_texts():
+    task, (x, y), (more, _) = text_task(), texts_of_words(), texts_of_words(16, seed=1)
+    by_hand, actual = (
+        sequence_of(model).fit(made(x), y, unlabeled=made(more), **FIT)
+        for model, made in ((copy_of(task), counted), (task, lambda texts: texts))
+    )
+    assert [record.logs for record in by_hand.records] == [record.logs for record in actual.records]
+
+
 OTHERS = texts_of_words(16, seed=1)[0]
 
 
