@@ -8,7 +8,7 @@ import string
 
 from keras_ban._src.command.stored_runs import read, terminal_width
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.history.scores import Scores
+from keras_ban._src.history.scores import Scores, by_output
 from keras_ban._src.history.table import Column, Table
 from keras_ban._src.history.text import lines_of, wrapped
 
@@ -131,8 +131,8 @@ def _score_columns(scores, prefix, rank):
     """Return the columns of the main scores of models, one for each row. `None`: without scores."""
     cells = []
     for each in scores:
-        named = each if isinstance(each, dict) else {} if each is None else {"": each}
-        cells.append({f"{name} {key}".strip(): text for name, one in named.items() for key, text in _main(one)})
+        named = by_output(each).items()
+        cells.append({f"{name or ''} {key}".strip(): text for name, one in named for key, text in _main(one)})
     headers = dict.fromkeys(header for row in cells for header in row)
     return [Column(prefix + header, [row.get(header, "") for row in cells], rank) for header in headers]
 

@@ -29,6 +29,18 @@ def writing(path, partial=None):
         ) from error
 
 
+@contextlib.contextmanager
+def replacing(path):
+    """Return a context that yields a new file, which replaces the one at `path` as a whole when it is on disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, partial):
+        with open(partial, "xb+") as file:
+            yield file
+        flush(partial)
+        os.replace(partial, path)
+        flush(path.parent)
+
+
 def flush(path):
     """Flush a file's content, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,6 +1,6 @@
 """The result of one generation, in one line."""
 
-from keras_ban._src.history.scores import Scores, in_words, significance_in_words
+from keras_ban._src.history.scores import Scores, by_output, in_words, significance_in_words
 
 
 def in_one_line(history):
@@ -9,8 +9,7 @@ def in_one_line(history):
     It is that of the scores; without them the monitored value, and without validation data the loss of the training.
     """
     record = history.records[-1]
-    named = record.scores if isinstance(record.scores, dict) else {None: record.scores}
-    parts = [_of_scores(scores, output, record) for output, scores in named.items() if scores is not None]
+    parts = [_of_scores(scores, output, record) for output, scores in by_output(record.scores).items()]
     if not parts and history.monitor in record.metrics:
         parts = [f"{history.monitor} {record.metrics[history.monitor]:.4g}{_of_one_before(history)}"]
     if not parts and record.logs.get("loss"):

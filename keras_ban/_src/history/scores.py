@@ -181,6 +181,12 @@ def take_answers(scores, again):
         scores.losses = again.losses
 
 
+def by_output(scores):
+    """Return the scores of each output that has some, by its name. The name of the only output is `None`."""
+    named = scores if isinstance(scores, dict) else {None: scores}
+    return {name: each for name, each in named.items() if each is not None}
+
+
 def examples_in(records):
     """Return the number of examples of the first `Scores` of records, or `None`."""
     return next((record.scores.examples for record in records if isinstance(record.scores, Scores)), None)

@@ -5,7 +5,7 @@ import math
 
 from keras_ban._src.history import controls, intervals
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, has_scipy, in_words, p_in_words
+from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, by_output, has_scipy, in_words, p_in_words
 
 # Compiled metrics that may be scores under another name, and the columns of these.
 _SAME = {"loss": "NLL", "accuracy": "accuracy", "acc": "accuracy"}
@@ -133,9 +133,8 @@ def _score_of(name, rows):
 
 
 def _flat(rows):
-    """Return the scores of all rows and outputs, except `None`."""
-    found = [each for row in rows for each in (row.scores.values() if isinstance(row.scores, dict) else [row.scores])]
-    return [each for each in found if each is not None]
+    """Return the scores of all outputs of rows, or of records."""
+    return [each for row in rows for each in by_output(row.scores).values()]
 
 
 def _count(rows):
@@ -222,7 +221,7 @@ def notes(history, left_out=()):
     if is_calibrated and not {"cal. NLL", "cal. ECE"} <= set(left_out):
         found.append("cal.: with a temperature, found on one half of the data and applied to the other")
     found += _about_changes(scores)
-    if any(each.compared_with == ENSEMBLE for record in history.records for each in _of(record)):
+    if any(each.compared_with == ENSEMBLE for each in _flat(history.records)):
         found.append("vs E: against the ensemble of all generations before it, which was its teacher")
     for record in history.records:
         found += _defeats(record)
@@ -250,17 +249,11 @@ def _about_changes(scores):
         )
 
 
-def _of(record):
-    """Return the scores of a record's outputs."""
-    return _flat([Row("", record.scores, {}, 0, 0)])
-
-
 def _defeats(record):
     """Return a line for each output in which a generation did not beat its teacher."""
     what = "the distilled student" if record.distilled else f"generation {record.generation}"
-    named = record.scores if isinstance(record.scores, dict) else {None: record.scores}
-    for output, scores in named.items():
-        if scores is not None and scores.change is not None and not _gain(scores) > 0:
+    for output, scores in by_output(record.scores).items():
+        if scores.change is not None and not _gain(scores) > 0:
             teacher = in_words(scores.compared_with, record.generation)
             yield f"{what} did not beat its teacher, {teacher}{'' if output is None else f', in {output!r}'}"
 

@@ -182,12 +182,8 @@ class Outputs:
     def outputs(self):
         """The `Output`s, in their flat order. One, if it is not known how many."""
         known, template = self._structure is not None, self._template
-        models = self._student, self._teacher
-        student, teacher = (LastLayer() if each is None else meaning.of_model(each) for each in models)
-        if not known and keras.tree.is_nested(student):
-            student = LastLayer()
-        if not known and keras.tree.is_nested(teacher):
-            teacher = LastLayer()
+        last = [LastLayer() if each is None else meaning.of_model(each) for each in (self._student, self._teacher)]
+        student, teacher = (each if known or not keras.tree.is_nested(each) else LastLayer() for each in last)
         pair = targets_of if keras.tree.is_nested(teacher) else self.for_each
         losses = CHOOSE if self._distillation_loss is None else self._distillation_loss
         columns = (

@@ -17,7 +17,6 @@
 import hashlib
 import io
 import json
-import os
 import time
 import tokenize
 import warnings
@@ -29,7 +28,7 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.files.regular_file import open_to_read
-from keras_ban._src.files.writing import flush, writing
+from keras_ban._src.files.writing import replacing
 from keras_ban._src.runs import callback_state
 
 # The end of a file: the SHA-256 of what is before, and these letters. Programs that read `.npz` skip it.
@@ -122,16 +121,10 @@ class KeepEpochs(keras.callbacks.Callback):
         for index, variable in enumerate(self._variables()):
             # As bytes, because `.npz` has no bfloat16.
             arrays[f"variable_{index}"] = np.frombuffer(backend.value_of(variable).tobytes(), "uint8")
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        with writing(self._path, partial):
-            with open(partial, "xb+") as file:
-                _write_npz(file, arrays)
-                file.seek(0)
-                checksum = hashlib.file_digest(file, "sha256").digest()
-                file.write(checksum + _LETTERS)
-            flush(partial)
-            os.replace(partial, self._path)
-            flush(self._path.parent)
+        with replacing(self._path) as file:
+            _write_npz(file, arrays)
+            file.seek(0)
+            file.write(hashlib.file_digest(file, "sha256").digest() + _LETTERS)
 
     def _variables(self):
         if not self.model.optimizer.built:

@@ -9,7 +9,7 @@ import os
 import re
 
 from keras_ban._src.files.regular_file import open_to_read
-from keras_ban._src.files.writing import flush, writing
+from keras_ban._src.files.writing import replacing
 
 FORMAT = 2
 MANIFEST, PREVIOUS = "run.json", "run.previous.json"
@@ -53,9 +53,10 @@ def write(folder, manifest):
     manifest = {name: value for name, value in manifest.items() if name != _CHECKSUM} | {"format": FORMAT}
     manifest[_CHECKSUM] = _checksum(manifest)
     if (folder / MANIFEST).exists():
-        with open_to_read(folder / MANIFEST) as file:
-            _replace(folder / PREVIOUS, file.read())
-    _replace(folder / MANIFEST, _text(manifest).encode() + b"\n")
+        with open_to_read(folder / MANIFEST) as file, replacing(folder / PREVIOUS) as previous:
+            previous.write(file.read())
+    with replacing(folder / MANIFEST) as file:
+        file.write(_text(manifest).encode() + b"\n")
     return manifest
 
 
@@ -69,16 +70,6 @@ def _text(value, depth=0):
     spaces = "  " * depth
     lines = [f"{spaces}  {json.dumps(name)}: {_text(each, depth + 1)}" for name, each in value.items()]
     return "\n".join(["{", ",\n".join(lines), f"{spaces}}}"])
-
-
-def _replace(path, content):
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, partial):
-        with open(partial, "xb") as file:
-            file.write(content)
-        flush(partial)
-        os.replace(partial, path)
-        flush(path.parent)
 
 
 def _checksum(manifest):

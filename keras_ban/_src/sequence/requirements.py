@@ -83,12 +83,11 @@ def check_data(data, validation_data, views):
         raise ValueError(f"`views` are for arrays or a `keras.utils.PyDataset`, received: {data.dataset!r}.")
 
 
-def check_unlabeled(sequence, unlabeled, data, label_loss, class_weight):
-    """Return `unlabeled` as data. Raise `ValueError` if the students cannot be trained on them."""
+def check_unlabeled(sequence, unlabeled, data, label_loss, class_weight, models):
+    """Return `unlabeled` as data, see `as_unlabeled`. Raise `ValueError` if students cannot be trained on them."""
     label_weights = sequence.label_weight if isinstance(sequence.label_weight, list) else [sequence.label_weight]
     for label_weight in label_weights:
         check_losses(sequence.distillation_loss, label_loss, label_weight, sequence.augmentation)
-    models = [sequence.model] if isinstance(sequence.model, keras.Model) else []
     unlabeled = as_unlabeled(unlabeled, data, class_weight, models)
     must_cache = sequence.views is not None or sequence.soft_targets == "cached"
     if must_cache and (data.yields_batches or unlabeled.yields_batches):

@@ -350,11 +350,9 @@ class BornAgainSequence(TrainedGenerations):
             check_length(data, options)
         if unlabeled is not None:
             unlabeled = requirements.check_unlabeled(
-                self, unlabeled, data, self._compile_arguments.loss, options.get("class_weight")
+                self, unlabeled, data, self._compile_arguments.loss, options.get("class_weight"), models
             )
-        split = options.pop("validation_split")
-        if split and options["validation_data"] is None:
-            data, options["validation_data"] = data.split(split)
+        data, options = fit_arguments.split_off(data, options)
         return data, unlabeled, options
 
     @classmethod

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_ban._src.history import intervals
 from keras_ban._src.history.report.markup import Html, element, folded, table, wide
-from keras_ban._src.history.report.outputs import ENSEMBLE
+from keras_ban._src.history.report.outputs import ENSEMBLE, in_sentence
 
 # More classes are shown in part: the worst, and a block of those that are confused most.
 MOST_CLASSES, BLOCK, MOST_PAIRS = 15, 10, 15
@@ -41,7 +41,7 @@ def per_class(output):
     known = np.flatnonzero(counts)
     shares = {label: each.diagonal() / np.maximum(each.sum(axis=1), 1) for label, each in matrices.items()}
     order = known[np.argsort(shares[chosen][known], kind="stable")]
-    head = ["class", "examples", *(_right_of(label) for label in matrices)]
+    head = ["class", "examples", *(f"{label}: right" for label in matrices)]
     head += [f"{chosen}: 95% interval", f"{chosen}: precision", f"{chosen}: most frequent error"]
     rows = []
     for place in order:
@@ -66,10 +66,6 @@ def per_class(output):
     yield folded(f"All {len(rows)} classes", table(head, rows, texts=texts))
 
 
-def _right_of(label):
-    return f"{label}: right"
-
-
 def confusions(output):
     """Yield the matrix of the chosen generation, of many classes a block of it, and the most frequent confusions."""
     answers, names, chosen = output.answers, output.class_names, output.chosen
@@ -80,7 +76,7 @@ def confusions(output):
     block = list(range(len(names))) if whole else most_confused(matrices[chosen], BLOCK)
     which = "" if whole else f", the {BLOCK} of {len(names)} classes that are confused most"
     for label in labels:
-        drawn = _matrix(matrices[label], block, names, f"Answers of {_named(label)}{which}")
+        drawn = _matrix(matrices[label], block, names, f"Answers of {in_sentence(label)}{which}")
         yield drawn if label == chosen else folded(f"The same of the {label}", drawn)
     yield element(
         "p",
@@ -100,10 +96,6 @@ def confusions(output):
     if rows:
         head = ["label", "wrong answer", *(f"{label}: times" for label in labels), f"{chosen}: share of the label"]
         yield table(head, rows, "The most frequent errors", texts=(0, 1))
-
-
-def _named(label):
-    return f"the {label}" if label == ENSEMBLE else label
 
 
 def _matrix(matrix, block, names, caption):

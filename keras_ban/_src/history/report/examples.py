@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_ban._src.history.report import figures
 from keras_ban._src.history.report.markup import Html, element, folded, table
-from keras_ban._src.history.report.outputs import ENSEMBLE
+from keras_ban._src.history.report.outputs import ENSEMBLE, in_sentence
 
 MOST = 12
 COUNTED = " Examples are counted from 0, in the order in which they were scored."
@@ -71,7 +71,7 @@ def confident_errors(output, examples):
             continue
         order = confident_error_places(answers)
         of_all = f", the {MOST} most confident of {len(order):,}" if len(order) > MOST else f": {len(order):,}"
-        yield element("h3", f"Errors of {in_sentence(label, output)}{of_all}")
+        yield element("h3", f"Errors of {in_sentence(label)}{of_all}")
         yield gallery(output, examples, order[:MOST], {"answer": answers})
 
 
@@ -79,11 +79,6 @@ def confident_error_places(answers):
     """Return the places of the errors, the most confident first."""
     wrong = np.flatnonzero(~answers.are_right)
     return wrong[np.argsort(-answers.confidence[wrong], kind="stable")]
-
-
-def in_sentence(label, output):
-    """Return the label of a model, with a word about the chosen one."""
-    return f"the {label}" if label == ENSEMBLE or label.startswith("distilled") else label
 
 
 def overturned(output, examples):
@@ -138,8 +133,8 @@ def largest_losses(output, examples):
     labels = [label for label in output.shown if label in losses and len(losses[label]) == len(chosen)]
     rows = [[examples.name(place), *(f"{losses[label][place]:.4g}" for label in labels)] for place in order]
     counted = "" if examples.file_names else COUNTED
-    yield element("p", f"Sorted by the loss of {in_sentence(output.chosen, output)}.{counted}")
-    yield table(["example", *(f"loss of {in_sentence(label, output)}" for label in labels)], rows)
+    yield element("p", f"Sorted by the loss of {in_sentence(output.chosen)}.{counted}")
+    yield table(["example", *(f"loss of {in_sentence(label)}" for label in labels)], rows)
 
 
 def gallery(output, examples, places, models):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_ban._src.history.scores import Scores
+from keras_ban._src.history.scores import Scores, by_output
 from keras_ban._src.history.table import best_of
 
 ENSEMBLE = "ensemble"
@@ -65,17 +65,21 @@ def label_of(record):
     return "distilled student" if record.distilled else f"generation {record.generation}"
 
 
+def in_sentence(label):
+    """Return the label of a model, with an article if it needs one."""
+    return f"the {label}" if label in (ENSEMBLE, "distilled student") else label
+
+
 def outputs_of(history, class_names=None):
     """Return the `Output` of each output that has scores."""
     best = best_of(history)
     chosen = label_of(history.records[-1 if best is None else best])
     models = {label_of(record): record.scores for record in history.records} | {ENSEMBLE: history.ensemble}
-    by_output = {}
+    found = {}
     for label, scores in models.items():
-        for name, each in (scores if isinstance(scores, dict) else {None: scores}).items():
-            if each is not None:
-                by_output.setdefault(name, {})[label] = each
-    found = [Output(name, scores, chosen) for name, scores in by_output.items() if chosen in scores]
+        for name, each in by_output(scores).items():
+            found.setdefault(name, {})[label] = each
+    found = [Output(name, scores, chosen) for name, scores in found.items() if chosen in scores]
     _name_classes(found, class_names)
     return found
 
