@@ -26,9 +26,9 @@ from helpers.runs import (
 )
 
 from keras_ban import BornAgainHistory, BornAgainSequence, GenerationRecord
+from keras_ban._src.files import writing
 from keras_ban._src.history.scores import Scores
 from keras_ban._src.runs import directory as run_directory
-from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence import recipes
 
@@ -107,7 +107,7 @@ def test_a_generation_exists_from_the_moment_that_the_manifest_names_it(tmp_path
     with pytest.raises(Killed), begun(tmp_path) as directory, monkeypatch.context() as patch:
         directory.commit(record_of(0), write_model)
         patch.setattr(pathlib.Path, "mkdir", watched("mkdir", pathlib.Path.mkdir))
-        for module in (run_directory, manifest_file):
+        for module in (run_directory, writing):
             patch.setattr(module, "flush", watched("flush", module.flush))
         patch.setattr(run_directory.os, "rename", watched("rename", os.rename))
         patch.setattr(run_directory.os, "replace", watched("replace", os.replace))
