@@ -89,6 +89,11 @@ def pack(x, y, sample_weight):
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
 
+def packed_again(batch):
+    """A batch, packed by `pack`: Keras does not take `(x, None, sample_weight)` on TensorFlow."""
+    return pack(*unpack(batch))
+
+
 def weights_without_labels(y, sample_weight):
     """The sample weights of a batch, wherever `pack` put them."""
     return y[WEIGHTS_ALONE] if isinstance(y, dict) and set(y) == {WEIGHTS_ALONE} else sample_weight

@@ -23,7 +23,7 @@ from keras_ban._src.data.batch import (
 from keras_ban._src.data.dataset import Stream
 from keras_ban._src.data.model_inputs import are_alike, inputs_for, task_within
 from keras_ban._src.data.py_dataset import PyDatasetData
-from keras_ban._src.data.wrappers import Wrapped
+from keras_ban._src.data.wrappers import Mapped
 
 
 class Preprocessing:
@@ -56,6 +56,10 @@ class Preprocessing:
             more[TEACHER_INPUTS] = given[0] if self._teachers is None else run(self._teachers, *given)[0]
             self._check_labels(given[1], labels)
         return unpack(pack(x, with_labels(y, labels, **more), weights))
+
+    def packed(self, batch):
+        """Return a batch of a dataset, with the same parts."""
+        return pack(*self(batch))
 
     def _check_labels(self, given, labels):
         if given is None and labels is not None:
@@ -100,17 +104,6 @@ def _as_arrays(task, part):
     return leaves.map_leaves(convert, part)
 
 
-class _PreprocessedBatches(Wrapped):
-    """A `PyDataset` with preprocessed batches."""
-
-    def __init__(self, dataset, preprocessing):
-        super().__init__(dataset)
-        self._preprocessing = preprocessing
-
-    def __getitem__(self, index):
-        return pack(*self._preprocessing(self._dataset[index]))
-
-
 class PreprocessedData(PyDatasetData):
     """Data whose batches are preprocessed when they are read.
 
@@ -121,7 +114,7 @@ class PreprocessedData(PyDatasetData):
     """
 
     def __init__(self, raw, preprocessing, in_order):
-        batches = _PreprocessedBatches(raw.by_index(in_order), preprocessing)
+        batches = Mapped(raw.by_index(in_order), preprocessing.packed)
         super().__init__(batches, shuffle=raw.shuffle if raw.yields_batches and raw.by_position else False)
         self._raw, self._preprocessing, self._in_order = raw, preprocessing, in_order
         self.sampler = raw.sampler
@@ -170,7 +163,7 @@ class _PreprocessedStream(Stream):
 
     def _batches(self):
         for batch in self._raw.iterate():
-            yield pack(*self._preprocessing(batch))
+            yield self._preprocessing.packed(batch)
 
     def first_batch(self):
         return self._preprocessing(self._raw.first_batch())

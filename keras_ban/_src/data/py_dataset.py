@@ -5,11 +5,12 @@ import math
 
 import keras
 
+from keras_ban._src.data.batch import packed_again
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.endless import Endless
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.soft_target_rows import JoinByKey
-from keras_ban._src.data.wrappers import ArrayRows, Packed, PairedByKey, PairedDataset, WorkerPart
+from keras_ban._src.data.wrappers import ArrayRows, Mapped, PairedByKey, PairedDataset, WorkerPart
 
 
 class PyDatasetData(Dataset):
@@ -67,7 +68,9 @@ class PyDatasetData(Dataset):
 
     def without_labels(self):
         _, y, sample_weight = self.first_batch()
-        return self.read_by(Packed) if y is None and sample_weight is not None else self
+        if y is not None or sample_weight is None:
+            return self
+        return self.read_by(lambda dataset: Mapped(dataset, packed_again))
 
     def by_index(self, in_order=False):
         return self.dataset

@@ -71,15 +71,19 @@ class PairedDataset(Wrapped):
         return join(batch, *self._soft_targets.batch_and_seeds(rows, self.epoch))
 
 
-class PairedByKey(Wrapped):
-    """A `PyDataset` with the soft targets of its keys."""
+class Mapped(Wrapped):
+    """A `PyDataset` whose batches a function changes."""
 
-    def __init__(self, dataset, join):
+    def __init__(self, dataset, function):
         super().__init__(dataset)
-        self._join = join
+        self._function = function
 
     def __getitem__(self, index):
-        return self._join(self._dataset[index])
+        return self._function(self._dataset[index])
+
+
+class PairedByKey(Mapped):
+    """A `PyDataset` with the soft targets of its keys, which a `JoinByKey` joins."""
 
 
 class ArrayBatches(keras.utils.PyDataset):
@@ -132,13 +136,6 @@ class ArrayRows(ArrayBatches):
     def __getitem__(self, index):
         rows = self.rows(index)
         return join(self.batch(rows), *self._soft_targets.batch_and_seeds(rows, self.epoch))
-
-
-class Packed(Wrapped):
-    """A dataset of batches `(x, None, sample_weight)`, which Keras does not take on TensorFlow, packed by `pack`."""
-
-    def __getitem__(self, index):
-        return pack(*unpack(self._dataset[index]))
 
 
 class WorkerPart(Wrapped):

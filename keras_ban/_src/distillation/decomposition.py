@@ -14,8 +14,8 @@ from keras_ban._src.data.preprocessing import data_in_steps, predict
 from keras_ban._src.losses.base import AUTO, check_from_logits, check_temperature
 from keras_ban._src.losses.contradictions import logits_or_probabilities
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
-from keras_ban._src.losses.numpy_softmax import softmax
 from keras_ban._src.losses.outputs import Outputs
+from keras_ban._src.losses.temperature import softmax
 from keras_ban._src.targets.soft_targets import SoftTargets
 
 

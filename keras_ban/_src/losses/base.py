@@ -241,10 +241,14 @@ def counted_examples(y_true, like):
     """Return 1 for each example (or token) that counts, 0 for padding, in the shape and dtype of `like`."""
     if "mask" not in y_true:
         return ops.ones_like(like)
-    mask = ops.cast(y_true["mask"], like.dtype)
-    while len(mask.shape) < len(like.shape):
-        mask = ops.expand_dims(mask, -1)
-    return ops.broadcast_to(mask, ops.shape(like))
+    return ops.broadcast_to(in_rank_of(ops.cast(y_true["mask"], like.dtype), like), ops.shape(like))
+
+
+def in_rank_of(values, other):
+    """Return values with axes of size 1 at their end, in the rank of another tensor."""
+    while len(values.shape) < len(other.shape):
+        values = ops.expand_dims(values, -1)
+    return values
 
 
 def is_finite_number(value):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ban._src.losses.base import in_rank_of
 from keras_ban._src.losses.masks import mask_of
 
 
@@ -31,18 +32,17 @@ def example_losses(loss, labels, outputs, sample_weight=None):
             f"the loss {name_of(loss)!r} gives values of shape {shape} for outputs of shape "
             f"{tuple(outputs.shape)}, not a number for each example"
         )
-    rank = len(shape)
     of_positions = ops.ones_like(values)
     of_examples = ops.ones_like(ops.reshape(values, (ops.shape(values)[0], -1))[:, 0])
     for mask in masks:
-        of_positions = of_positions * _of_rank(ops.cast(mask, values.dtype), rank)
+        of_positions = of_positions * _in_rank_of(values, ops.cast(mask, values.dtype))
     if sample_weight is not None:
         weights = ops.cast(sample_weight, values.dtype)
         if all(size == 1 for size in weights.shape[1:]):
             of_examples = ops.reshape(weights, (-1,))
         else:
-            of_positions = of_positions * _of_rank(weights, rank)
-    axes = tuple(range(1, rank))
+            of_positions = of_positions * _in_rank_of(values, weights)
+    axes = tuple(range(1, len(shape)))
     # A masked position may hold NaN.
     values = ops.where(of_positions > 0, values, ops.zeros_like(values)) * of_positions
     total, count = (ops.sum(each, axis=axes) if axes else each for each in (values, of_positions))
@@ -92,10 +92,8 @@ def _of_equal_ranks(labels, outputs):
     return labels, outputs
 
 
-def _of_rank(weights, rank):
-    """Return weights `(batch, ...)` with so many axes. Axes of size 1 at the end are added or removed."""
-    while len(weights.shape) < rank:
-        weights = ops.expand_dims(weights, -1)
-    while len(weights.shape) > rank and weights.shape[-1] == 1:
+def _in_rank_of(values, weights):
+    """Return weights `(batch, ...)` in the rank of the values. Axes of size 1 at the end are added or removed."""
+    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
         weights = ops.squeeze(weights, -1)
-    return weights
+    return in_rank_of(weights, values)

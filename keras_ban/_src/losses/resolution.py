@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ban._src.losses import meaning
-from keras_ban._src.losses.base import AUTO, SoftTargetLoss, as_logits
+from keras_ban._src.losses.base import AUTO, SoftTargetLoss, as_logits, in_rank_of
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.masks import mask_of, with_mask
 from keras_ban._src.losses.meaning import LINEAR, LastLayer, Meaning
@@ -131,12 +131,12 @@ class Resolved:
             labels = ops.reshape(labels, ops.shape(counted))
             labels = ops.where(counted, labels, ops.zeros_like(labels))
         if labeled is not None:
-            counted = ops.logical_or(counted, _like(ops.logical_not(ops.cast(labeled, "bool")), counted))
+            counted = ops.logical_or(counted, in_rank_of(ops.logical_not(ops.cast(labeled, "bool")), counted))
         mask = mask_of(output)
-        counted = counted if mask is None else ops.logical_and(counted, _like(ops.cast(mask, "bool"), counted))
+        counted = counted if mask is None else ops.logical_and(counted, in_rank_of(ops.cast(mask, "bool"), counted))
         if sample_weight is not None:
             # In the shape of the mask, because Keras on torch multiplies the two in place.
-            sample_weight = _like(sample_weight, counted) * ops.ones_like(counted, dtype=sample_weight.dtype)
+            sample_weight = in_rank_of(sample_weight, counted) * ops.ones_like(counted, dtype=sample_weight.dtype)
         # A copy, because the mask is an attribute of the tensor, which others see as well.
         return labels, target, with_mask(ops.copy(output), counted), sample_weight
 
@@ -253,10 +253,3 @@ def _counted(labels, ignore_class, output):
         labels = ops.squeeze(labels, axis=-1)
     # Keras's crossentropy compares numbers, too, of which float32 holds those below 2**24.
     return ops.not_equal(ops.cast(labels, "float32"), float(ignore_class))
-
-
-def _like(values, other):
-    """Return values with axes of size 1 at their end, in the rank of another tensor."""
-    while len(values.shape) < len(other.shape):
-        values = ops.expand_dims(values, -1)
-    return values

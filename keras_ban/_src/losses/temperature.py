@@ -88,6 +88,12 @@ def log_of_probabilities(probabilities):
     return np.log(np.maximum(np.asarray(probabilities, "float64"), _SMALLEST_PROBABILITY))
 
 
+def softmax(logits):
+    """Return the softmax over the last axis."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def two_classes(logits, labels):
     """Return `(logits, labels)` of a softmax over no and yes, for those of sigmoids: `(n,)` becomes `(n, 2)`."""
     logits, labels = np.ravel(np.asarray(logits, "float64")), np.ravel(np.asarray(labels, "float64"))

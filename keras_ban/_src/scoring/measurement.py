@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_ban._src.history.loss_scores import loss_scores
 from keras_ban._src.history.scores import score
-from keras_ban._src.losses.numpy_softmax import softmax
+from keras_ban._src.losses.temperature import softmax
 
 
 @dataclasses.dataclass

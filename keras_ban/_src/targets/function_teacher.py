@@ -79,16 +79,19 @@ class FunctionTeacher:
     def _as_floats(self, outputs):
         if outputs.dtype.kind not in "biuf" and leaves.numeric(outputs).dtype.kind != "V":
             raise TypeError(f"{self._spoken()} must return numbers, received an array of {outputs.dtype}.")
-        outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
-        if np.isnan(outputs).any() or np.isposinf(outputs).any():
-            raise ValueError(
-                f"{self._spoken()} gives NaN or inf. Check that `x` is free of NaN, and scaled as the "
-                "function expects. It gets the batches as they are in `x`."
-            )
-        return outputs
+        advice = "free of NaN, and scaled as the function expects. It gets the batches as they are in `x`"
+        return as_floats(outputs, f"{self._spoken()} gives NaN or inf. Check that `x` is {advice}.")
 
     def _spoken(self):
         return f"The teacher {self.name!r}, a function,"
+
+
+def as_floats(outputs, message):
+    """Outputs as float32 or float64. Raise `ValueError` with this message if they hold NaN or inf; -inf is allowed."""
+    outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
+    if np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise ValueError(message)
+    return outputs
 
 
 def _are_in_unit_interval(outputs):

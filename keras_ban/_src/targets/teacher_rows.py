@@ -11,9 +11,9 @@ from keras_ban._src.data.model_inputs import teacher_fingerprint
 from keras_ban._src.data.preprocessing import inputs_in_steps, predict_on_batch
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.meaning import of_model
-from keras_ban._src.losses.numpy_softmax import softmax
+from keras_ban._src.losses.temperature import softmax
 from keras_ban._src.targets import augmented_views, key_index, top_k_rows
-from keras_ban._src.targets.function_teacher import FunctionTeacher
+from keras_ban._src.targets.function_teacher import FunctionTeacher, as_floats
 
 # Format 3 has other fingerprints of the examples. Rows by key have no fingerprints, and still have format 2.
 FORMAT, FORMAT_BY_KEY = 3, 2
@@ -125,14 +125,11 @@ def _outputs_of(teacher, x):
             "The teacher gives several outputs, and soft targets are of one. Use a teacher with one output, "
             "`keras.Model(teacher.inputs, teacher.outputs[0])`, or a `Distiller(teacher=...)` without soft targets."
         )
-    outputs = np.asarray(outputs)
-    outputs = outputs if outputs.dtype == "float64" else outputs.astype("float32")
-    if np.isnan(outputs).any() or np.isposinf(outputs).any():
-        raise ValueError(
-            "The teacher's outputs hold NaN or inf. Check that it is trained, and that `x` is free of NaN and scaled "
-            "as in its training."
-        )
-    return outputs
+    return as_floats(
+        np.asarray(outputs),
+        "The teacher's outputs hold NaN or inf. Check that it is trained, and that `x` is free of NaN and scaled as in "
+        "its training.",
+    )
 
 
 def describe(teacher, outputs, top_k, dtype, from_logits, form, augmentation, views, kind):
