@@ -282,8 +282,9 @@ def test_what_is_assumed_is_said_once(student, teacher, label_loss, loss, messag
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit()
-        said = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-        assert [True] == [message in text for text in said], said
+        said = [each for each in caught if issubclass(each.category, UserWarning)]
+        assert [True] == [message in str(each.message) for each in said], said
+        assert __file__ == said[0].filename
 
 
 @pytest.mark.one_backend

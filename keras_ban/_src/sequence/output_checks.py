@@ -11,7 +11,6 @@ from keras_ban._src.targets import top_k_rows
 def check_outputs(training):
     """Raise `ValueError` if losses and last layers contradict each other. Warn of what is assumed."""
     sequence, starts = training.sequence, training.starts
-    outputs_of(sequence, training.compile_arguments, training.example).check_shapes()
     meanings, doubts, seen = {}, [], set()
     for place in range(1, training.last + 1):
         student, teacher = (starts.get(each, training.example) for each in (place, place - 1))
@@ -27,7 +26,7 @@ def check_outputs(training):
             for each in outputs.resolved:
                 top_k_rows.check_loss(each.loss, each.axis)
     for text in dict.fromkeys(doubts):
-        warnings.warn(text, stacklevel=5)
+        warnings.warn(text, stacklevel=4)
     places = [place for place in meanings if meanings[place] != meanings[min(meanings)]]
     if places:
         raise ValueError(
