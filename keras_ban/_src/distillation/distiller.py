@@ -279,7 +279,8 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         if self._progress is not None:
             training_progress.check_length(data, options)
         steps = options.get("steps_per_epoch")
-        self._prepare_augmentation(self._as_in_steps(data, soft_targets, steps))
+        if not self._augmentation_is_ready:
+            self._prepare_augmentation(self._as_in_steps(data, soft_targets, steps))
         if soft_targets is not None:
             check_stored(self, soft_targets, data)
         self._resolve_losses(None if soft_targets is None else soft_targets.from_logits, again=False)

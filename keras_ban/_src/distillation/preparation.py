@@ -66,8 +66,6 @@ class Preparation:
             self._hidden.outputs.check()
 
     def _prepare_augmentation(self, data):
-        if self._augmentation_is_ready:
-            return
         x, y, sample_weight = data.first_batch()
         if label_mix.mixes(self.augmentation):
             label_mix.check_batch(split_targets(y)[0] if self._loss_uses_labels else None, sample_weight)
@@ -91,7 +89,8 @@ class Preparation:
             data = self._as_in_steps(as_data(x, y, models=(self.student, self.teacher)))
             if trains_alone:
                 check_own_loss(self.student, data)
-            self._prepare_augmentation(data)
+            if not self._augmentation_is_ready:
+                self._prepare_augmentation(data)
             if self._needs_teacher:
                 self._look_at(data)
         stored = split_targets(y)[1] is not None
