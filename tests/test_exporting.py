@@ -13,10 +13,9 @@ from keras import layers, ops
 
 import keras_ban
 from keras_ban._src.export import export
-from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.export.formats import check_importable, users_objects
 from keras_ban._src.export.processes import run_python
-from keras_ban._src.export.served import ServedModel, input_specs, random_inputs
+from keras_ban._src.export.served import ServedModel, disagreement, input_specs, random_inputs
 from keras_ban._src.export.verification import largest_difference
 
 LABELS = ["zero", "one", "two"]

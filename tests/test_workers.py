@@ -16,7 +16,7 @@ from helpers.processes import Process
 
 import keras_ban
 from keras_ban._src.backend import process_group
-from keras_ban._src.sequence.seeds import entropy_of
+from keras_ban._src.sequence.training import entropy_of
 
 BACKEND = keras.config.backend()
 not_on_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has no data parallelism of its own on torch")

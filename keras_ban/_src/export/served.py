@@ -9,9 +9,9 @@ from keras import ops
 from keras_ban._src import backend
 from keras_ban._src.data.model_inputs import declared_specs
 from keras_ban._src.ensemble.ensemble import EnsembleModel
-from keras_ban._src.export.disagreement import disagreement
 from keras_ban._src.export.texts import dtype_of, is_text, words_of
 from keras_ban._src.files import model_file
+from keras_ban._src.losses.base import as_logits, finite_logits
 
 # Keras's names of unnamed inputs. Their numbers depend on what was built before.
 _AUTOMATIC_NAME = re.compile(r"(input_layer|keras_tensor)(_\d+)?")
@@ -98,6 +98,33 @@ def _is_nested(outputs):
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     return keras.tree.is_nested(outputs) and any(keras.tree.is_nested(output) for output in outputs)
+
+
+def disagreement(outputs, weights, from_logits=True, activation="softmax"):
+    """Return predictive entropy and mutual information of an ensemble's members, in nats.
+
+    The members' `outputs` are `(batch, members, ..., classes)`, logits or probabilities. Their `weights` `w_m` sum to
+    1, and members of weight 0 are left out. For an example with the members' distributions `p_m`, with the mean
+    probabilities `p = sum_m w_m * p_m` (whatever the ensemble averages) and `H[p] = -sum_c p_c * log(p_c)`:
+
+    - Predictive entropy `H[p]`: the total uncertainty of the ensemble.
+    - Mutual information `H[p] - sum_m w_m * H[p_m]`: the part due to disagreement between members. It is 0 if they all
+      agree. (Houlsby et al., 2011, eq. 2; for ensembles: Depeweg et al., 2018, eq. 3, Malinin and Gales, 2018, eq. 17.)
+
+    Both are `(batch, ...)`. With `activation="sigmoid"`, each output is a distribution over yes and no, and they are
+    `(batch, ..., classes)`.
+    """
+    counted = [i for i, weight in enumerate(weights) if weight > 0]
+    logits = [finite_logits(as_logits(outputs[:, i], from_logits, activation)) for i in counted]
+    log_probabilities = [ops.log_softmax(each) for each in logits]
+    weighted = [(weights[i], ops.exp(each), each) for i, each in zip(counted, log_probabilities, strict=True)]
+    mean = sum(weight * p for weight, p, _ in weighted)
+    # p * log(p) is 0 at p = 0.
+    log_mean = ops.log(ops.where(mean > 0, mean, ops.ones_like(mean)))
+    predictive_entropy = -ops.sum(mean * log_mean, axis=-1)
+    expected_entropy = -sum(weight * ops.sum(p * log_p, axis=-1) for weight, p, log_p in weighted)
+    # Negative only by rounding.
+    return predictive_entropy, ops.maximum(predictive_entropy - expected_entropy, 0.0)
 
 
 def input_specs(model, preprocessing, examples):

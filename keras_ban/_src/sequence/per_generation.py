@@ -1,8 +1,9 @@
-"""Arguments with one value for all generations, or one for each."""
+"""What each generation has of its own: a number of epochs, a label weight, a teacher."""
 
 import keras
 
 from keras_ban._src import checks
+from keras_ban._src.history.scores import ENSEMBLE
 from keras_ban._src.losses.schedules import check_schedule, is_schedule
 
 
@@ -65,6 +66,17 @@ def use_teachers(label_weight):
 def use_labels(label_weight):
     """Whether a student uses labels."""
     return any(each != 0 for each in keras.tree.flatten(label_weight))
+
+
+def taught_by(teach_from, record):
+    """The teacher of a generation: the number of the one before, `"ensemble"` for all before, or `None`.
+
+    The ensemble of generation 0 alone is generation 0.
+    """
+    if record.generation == 0:
+        return None
+    of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
+    return ENSEMBLE if of_all else record.generation - 1
 
 
 def _check_label_weight(label_weight):

@@ -25,13 +25,12 @@ from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
 from keras_ban._src.sequence.output_checks import meaning_of
 from keras_ban._src.sequence.per_generation import check_epochs, check_label_weights, longest, use_labels
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
-from keras_ban._src.sequence.seeds import entropy_of
 from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.starts import check_fit_data, create_starts, wrapped
 from keras_ban._src.sequence.stored_models import StoredModels
 from keras_ban._src.sequence.stored_run import StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
-from keras_ban._src.sequence.training import Training
+from keras_ban._src.sequence.training import Training, entropy_of
 from keras_ban._src.targets.augmented_views import check_augmentation
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_ban._src import backend
+from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
 from keras_ban._src.data.batch import split_targets
@@ -16,7 +16,6 @@ from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.clones import pair_layers, reborn
 from keras_ban._src.sequence.output_checks import check_outputs, meaning_of, outputs_of
 from keras_ban._src.sequence.per_generation import use_labels, use_teachers
-from keras_ban._src.sequence.teachers import check_teacher
 
 
 def create_starts(training):
@@ -26,7 +25,7 @@ def create_starts(training):
     """
     sequence, teacher, first, starts = training.sequence, training.teacher, training.first, training.starts
     if teacher is not None:
-        starts[0] = check_teacher(teacher)
+        starts[0] = _check_teacher(teacher)
     last = first if isinstance(sequence.model, keras.Model) else training.last
     for place in range(first, last + 1):
         keras.utils.set_random_seed(training.seed(place))
@@ -54,6 +53,21 @@ def create_starts(training):
     if sequence.shared_layers is not None:
         for student in [starts[place] for place in starts if place > 0] or [starts[0]]:
             pair_layers(student, starts[0], sequence.shared_layers)
+
+
+def _check_teacher(teacher):
+    """Return the teacher that was passed to `fit`. Raise an error if it is no trained model."""
+    if not isinstance(teacher, keras.Model) and callable(teacher):
+        raise TypeError(
+            f"`teacher` must be a `keras.Model`, received: {teacher!r} (of type {type(teacher).__name__}), because it "
+            "becomes generation 0. To learn from any function of a batch, train one student by "
+            "`SoftTargets.from_teacher(function, x)` and `Distiller.fit(x, y, soft_targets=...)`, and pass that "
+            "student as `teacher`."
+        )
+    checks.check_model("teacher", teacher)
+    if not teacher.built:
+        raise ValueError("`teacher` has no weights yet: it must be a trained model.")
+    return teacher
 
 
 def check_fit_data(training):

@@ -16,7 +16,7 @@ from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import soup
 from keras_ban._src.sequence.initial_weights import MODEL
 from keras_ban._src.sequence.output_checks import meaning_of
-from keras_ban._src.sequence.teachers import taught_by
+from keras_ban._src.sequence.per_generation import taught_by
 
 
 class TrainedGenerations:

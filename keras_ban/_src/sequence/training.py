@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_ban._src.backend import process_group
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence import per_generation
-from keras_ban._src.sequence.seeds import seed_at
 
 
 @dataclasses.dataclass
@@ -67,7 +68,11 @@ class Training:
         return self.starts[max(self.starts)]
 
     def seed(self, *place):
-        return seed_at(self.entropy, *place)
+        """The seed of a place: whole numbers, of which the last is not 0 if there are several.
+
+        (`SeedSequence` does not tell `[entropy, 1]` from `[entropy, 1, 0]`.)
+        """
+        return int(np.random.SeedSequence([self.entropy, *place]).generate_state(1)[0])
 
     def epochs(self, place):
         return per_generation.epochs_at(self.options["epochs"], place, self.first)
@@ -87,6 +92,19 @@ class Training:
             feature_matching=self.sequence.feature_matching,
             augmentation=self.sequence.augmentation,
         )
+
+
+def entropy_of(run, seed, resume):
+    """The number from which the seeds of the generations are derived: `seed`, that of the run, or a new one."""
+    if run is None or run.manifest is None or (not resume and run.holds_nothing):
+        drawn = process_group.chiefs(np.random.SeedSequence().entropy % 2**32, "agree on a seed")
+        return int(drawn) if seed is None else seed
+    if not resume:
+        raise ValueError(
+            f"{run.path} holds a run, and `resume=False` begins another, which would have to be written over it: "
+            "choose a new directory."
+        )
+    return run.manifest["seed"] if seed is None else seed
 
 
 class StudentDistiller(Distiller):
