@@ -174,6 +174,10 @@ class Arrays:
         """The inputs as endless batches."""
         return ShuffledRows(self.x, batch_size, self.shuffles, seed)
 
+    def has_workers(self, steps_per_epoch=None):
+        """Whether `reading.ReadAhead` must read the data: no."""
+        return False
+
     def part_of_worker(self):
         """The part of the data that this worker reads, if the engine does not divide the data."""
         _, *others = unpack(self.packed())

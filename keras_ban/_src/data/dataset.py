@@ -194,6 +194,10 @@ class Dataset:
         """The inputs as endless batches, which start again when they end."""
         return Endless(InTurn(self.iterate, None))
 
+    def has_workers(self, steps_per_epoch=None):
+        """Whether `reading.ReadAhead` must read the data, and not Keras."""
+        return False
+
     def part_of_worker(self):
         """The part of the data that this worker reads, if the engine does not divide the data."""
         raise TypeError(

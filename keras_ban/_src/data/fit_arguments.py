@@ -76,7 +76,8 @@ def given_to_keras(data, options):
         process_group.check_alike()
         if process_group.parts()[0] > 1:
             parts = [None if each is None else each.part_of_worker() for each in parts]
-    with watched(*parts) as (data, validation_data):
+    shuffle = data.shuffle is None or bool(data.shuffle)
+    with watched(*parts, shuffle=shuffle, steps=options.get("steps_per_epoch")) as (data, validation_data):
         yield data, for_keras(data, {**options, "validation_data": validation_data})
 
 

@@ -46,6 +46,15 @@ class PyDatasetData(Dataset):
         """Whether Keras reads it in other processes."""
         return self.dataset.use_multiprocessing and self.dataset.workers > 0
 
+    def has_workers(self, steps_per_epoch=None):
+        # With `steps_per_epoch`, Keras on TensorFlow prefetches past the end of an epoch.
+        followed = steps_per_epoch is not None and getattr(self.dataset, "follows_epochs", False)
+        return self.dataset.workers > 1 or followed
+
+    def in_order_of(self, reader):
+        """The same data, in the order in which a `ReadAhead` reads them."""
+        return PyDatasetData(reader, shuffle=False)
+
     def read_by(self, wrapper):
         """The same data, in a wrapper that reads them."""
         return self.of_same_kind(wrapper(self.dataset))

@@ -1,12 +1,17 @@
-"""`PyDataset(use_multiprocessing=True)` with an error if a process dies.
+"""`PyDataset`s with workers, read as Keras describes it.
 
-Keras 3.15 reads such a dataset through a `multiprocessing.Pool`, which waits forever for the result of a dead process.
-The standard library's `ProcessPoolExecutor` raises an error.
+With `workers` above 1, Keras 3.15 lets threads read before `on_epoch_begin`, and gives what they read too early to the
+next epoch. So a batch may come twice in an epoch, or not at all, or be of another epoch, and `predict` may return rows
+in another order. `ReadAhead` ends its threads with the epoch.
+
+With `use_multiprocessing=True`, Keras reads through a `multiprocessing.Pool`, which waits forever for the result of a
+dead process. The standard library's `ProcessPoolExecutor` raises an error.
 """
 
 import contextlib
+import random
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from keras_ban._src.data.wrappers import Wrapped
@@ -16,10 +21,13 @@ _dataset = None
 
 
 @contextlib.contextmanager
-def watched(*data):
-    """Return a context that yields the data for Keras to read, with an error if a process that reads them dies.
+def watched(*data, shuffle=False, steps=None):
+    """Return a context that yields the data for Keras to read: each batch once in an epoch, or an error.
 
-    `data` are `Arrays`, kinds of `Dataset`, or `None`.
+    Args:
+        data: `Arrays`, kinds of `Dataset`, or `None`.
+        shuffle: whether Keras is to shuffle the batches of the first, as `fit` does.
+        steps: the `steps_per_epoch` of the first.
 
     Raises:
         RuntimeError: a process that read a dataset has died.
@@ -30,7 +38,14 @@ def watched(*data):
         wrapped.append(_InProcesses(dataset))
         return wrapped[-1]
 
+    def ahead(each, *options):
+        if each is None or not each.has_workers(options[1]):
+            return each
+        wrapped.insert(0, ReadAhead(each.dataset, *options))
+        return each.in_order_of(wrapped[0])
+
     read = [each if each is None or not each.has_processes else each.read_by(in_processes) for each in data]
+    read = [ahead(each, *((False, None) if number else (shuffle, steps))) for number, each in enumerate(read)]
     try:
         yield read
     except Exception as error:
@@ -45,16 +60,114 @@ def watched(*data):
             each.end(wait=False)
 
 
+class ReadAhead(Wrapped):
+    """A dataset that Keras reads in one thread, in order. `dataset.workers` threads read ahead in each epoch.
+
+    Keras on TensorFlow prefetches past the end of an epoch of `steps` steps: that batch is read as one of the next.
+
+    Args:
+        dataset: a `PyDataset`.
+        shuffle: whether to shuffle the batches in each pass, by the random numbers that Keras draws for it.
+        steps: `steps_per_epoch`, or `None`.
+    """
+
+    follows_epochs = True
+    died = False
+
+    def __init__(self, dataset, shuffle=False, steps=None):
+        super().__init__(dataset)
+        self._threads, self._ahead = self.workers, max(self.workers, self.max_queue_size)
+        self.workers, self.use_multiprocessing = 1, False
+        self._shuffle, self._steps = shuffle and self.num_batches is not None, steps
+        self._epoch, self._first = None, 0  # The current epoch, and the position of its first batch.
+        self._order = None
+        self._within_epoch = False
+        self._executor, self._futures, self._lock = None, {}, threading.Lock()
+
+    @property
+    def epoch(self):
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        if self._epoch is not None and self._steps is not None:
+            self._first += self._steps
+            if self.num_batches is not None and self._first >= self.num_batches:
+                self._first = 0  # Keras starts again.
+        self._epoch = epoch
+        self._tell(epoch)
+
+    def _tell(self, epoch):
+        if super().follows_epochs:
+            self._dataset.epoch = epoch
+
+    def on_epoch_begin(self):
+        self.end()  # Whoever reads the first batch alone does not end an epoch.
+        super().on_epoch_begin()
+        self._within_epoch = True
+
+    def on_epoch_end(self):
+        self._within_epoch = False
+        self.end()
+        super().on_epoch_end()
+
+    def __getitem__(self, position):
+        with self._lock:
+            if position == 0:
+                self._order = self._new_order()
+            if self._steps is not None and position >= self._first + self._steps:
+                self._tell((self._epoch or 0) + (position - self._first) // self._steps)
+            elif self._within_epoch and self._threads > 1:
+                return self._read_ahead(position)
+            return self._batch(position)
+
+    def _read_ahead(self, position):
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._threads)
+        ends = [position + self._ahead, self.num_batches, self._steps and self._first + self._steps]
+        for each in range(position, min(end for end in ends if end is not None)):
+            if each not in self._futures:
+                self._futures[each] = self._executor.submit(self._batch, each)
+        return self._futures.pop(position).result()
+
+    def _new_order(self):
+        if not (self._shuffle and self._within_epoch):
+            return None
+        order = list(range(self.num_batches))
+        random.shuffle(order)
+        return order
+
+    def _batch(self, position):
+        return self._dataset[position if self._order is None else self._order[position]]
+
+    def end(self, wait=True):
+        """End the threads. Forget what they have read."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+            self._futures.clear()
+        if executor is not None:
+            executor.shutdown(wait, cancel_futures=True)
+
+
 class _InProcesses(Wrapped):
     """A dataset whose batches are made in `dataset.workers` processes. They are new in each epoch, as in Keras."""
 
     def __init__(self, dataset):
         super().__init__(dataset)
         self.use_multiprocessing = False
-        # Keras's threads wait for the processes. With a single thread, a batch would be made only when it is needed.
+        # Threads wait for the processes. With a single thread, a batch would be made only when it is needed.
         self.workers = max(2, dataset.workers)
         self.died = False
         self._executor, self._lock = None, threading.Lock()
+
+    @property
+    def epoch(self):
+        return self._dataset.epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        self.end()  # The processes do not hear of it.
+        self._dataset.epoch = epoch
 
     def __getitem__(self, index):
         with self._lock:
@@ -67,10 +180,6 @@ class _InProcesses(Wrapped):
         except BrokenProcessPool:
             self.died = True
             raise
-
-    def __getstate__(self):
-        # Keras sends all datasets in use to each process that it starts.
-        return {**self.__dict__, "_executor": None, "_lock": None}
 
     def on_epoch_end(self):
         self.end()
