@@ -2,8 +2,8 @@
 
 The recipes were fixed before the first result, but for three kinds. The `honest` ones and `unlabeled students` were
 found on the test scores of seeds 0 to 2 of the task `letter`, the `cross-fitted` ones and `honest teachers and one
-student` on those of seeds 10 to 12 of `bible`, `letter` and three tasks of the border. So no claim about them may rest on
-these tasks.
+student` on those of seeds 10 to 12 of `bible`, `letter` and three tasks of the border. So no claim about them may rest
+on these tasks.
 
 A recipe is a function of the cost that returns the members to average, in the order in which they are trained. The
 last of them is the single model. It returns nothing for a cost at which it is no different from another recipe.

@@ -11,6 +11,7 @@ from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import add_soft_targets, is_labeled, pack, split_targets, unpack, weights_like
 from keras_ban._src.data.endless import ShuffledRows
 from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
+from keras_ban._src.data.label_names import check_names
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.model_inputs import inputs_for
@@ -103,8 +104,13 @@ class Arrays:
     def order_changes(self):
         return False
 
-    def check_labels(self, loss, model):
-        """Raise `ValueError` if the labels do not fit the loss and the model's outputs, or hold NaN."""
+    def check_labels(self, loss, model, by_name=True):
+        """Raise `ValueError` if the labels do not fit the loss and the model's outputs, or hold NaN.
+
+        `by_name` is whether Keras pairs labels, losses and outputs by their names.
+        """
+        if by_name:
+            check_names(self.labels, self.sample_weight, loss, model, self.names[1:])
         if self.labels is not None:
             check_labels(self.labels, loss, model, self.names[1])
             check_label_values(self.names[1], self.labels, loss)

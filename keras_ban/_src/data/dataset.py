@@ -165,7 +165,7 @@ class Dataset:
         """`(data, options)` unchanged: Keras weighs the classes of some datasets."""
         return self, options
 
-    def check_labels(self, loss, model):
+    def check_labels(self, loss, model, by_name=True):
         """Do nothing: labels of a dataset are not read before training."""
 
     def check_shares(self, steps_per_epoch=None):

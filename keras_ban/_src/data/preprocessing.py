@@ -140,8 +140,8 @@ class PreprocessedData(PyDatasetData):
         # From the first of the raw data, so that nothing is shuffled.
         return self._preprocessing(self._raw.first_batch())
 
-    def check_labels(self, loss, model):
-        self._raw.check_labels(loss, model)
+    def check_labels(self, loss, model, by_name=True):
+        self._raw.check_labels(loss, model, by_name)
 
     def check_shares(self, steps_per_epoch=None):
         self._raw.check_shares(steps_per_epoch)

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
+from keras_ban._src.data.label_names import check_names
 from keras_ban._src.data.leaves import map_leaves
 
 
@@ -61,17 +62,19 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
         else:
             weights = "" if sample_weight is None else f", with `sample_weight` {_form(sample_weight)}"
             name, form = names[1], f"{_form(labels)}{weights}"
+            student = getattr(model, "student", model)
+            check_names(labels, sample_weight, model.loss, student, (name, "sample_weight"), trial.found.outputs)
             outputs = keras.tree.map_structure(lambda output: tuple(output.shape), trial.found.outputs)
             target = f"the loss or the metrics for outputs of shape {outputs}"
         raise ValueError(f"`{name}`, of which a first batch is {form}, does not fit {target}: {error}") from error
 
 
-def check_validation(model, validation_data, batch=None, measure=True):
+def check_validation(model, validation_data, batch=None, measure=True, by_name=True):
     """Raise `ValueError` if a compiled model cannot be evaluated on the result of `as_validation_data`.
 
     Validation data fit if they have the same form as `batch`, `(x, y, sample_weight)` of the training data. With
     `measure`, loss and metrics are called, too. This builds them. Keras then skips a step that draws random numbers,
-    and the training differs.
+    and the training differs. For `by_name`, see `Arrays.check_labels`.
     """
     first = _first_batch(validation_data)
     if first is None:
@@ -82,7 +85,7 @@ def check_validation(model, validation_data, batch=None, measure=True):
             "`validation_split`, pass `y`."
         )
     names = ("validation_data", "validation_data") if validation_data.yields_batches else validation_data.names[:2]
-    validation_data.check_labels(model.loss, getattr(model, "student", model))
+    validation_data.check_labels(model.loss, getattr(model, "student", model), by_name)
     if model.built and (batch is None or _kind(first) != _kind(batch)):
         check_fits(model, *(first if measure else first[:1]), names=names)
 

@@ -219,6 +219,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         checks.check_keywords("compile", kwargs, keras.Model.compile)
         if not self._has_own_label_loss:
             requirements.check_label_loss(loss, self.label_weight, self.augmentation)
+            requirements.check_loss_weights(loss_weights, loss, self.student)
         self._check_teacher_is_frozen()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         if loss is None:
@@ -297,7 +298,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         options = {**options, "validation_data": validation_data}
         if self.built and validation_data is not None and not validation_data.yields_batches:
             batch = None if data.yields_batches else (data.x, data.labels, data.sample_weight)
-            trial.check_validation(self, validation_data, batch, measure=False)
+            trial.check_validation(self, validation_data, batch, False, not self._has_own_label_loss)
         try:
             if self._needs_teacher:
                 self._look_at(data)
@@ -324,7 +325,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         if self._hears_labels:
             if data.lacks_labels:
                 raise ValueError(NO_LABELS)
-            data.check_labels(self.loss, self.student)
+            data.check_labels(self.loss, self.student, by_name=not self._has_own_label_loss)
         elif data.lacks_labels and self._measures_labels:
             raise ValueError(
                 "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "

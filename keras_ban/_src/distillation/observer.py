@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_ban._src.data.model_outputs import outputs_of
 from keras_ban._src.distillation.layer_paths import find, graph_of
-from keras_ban._src.losses.meaning import outputs_of
 
 
 class Observed(NamedTuple):

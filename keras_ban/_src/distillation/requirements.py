@@ -7,8 +7,10 @@ import keras
 from keras_ban._src import backend
 from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.data.model_inputs import inputs_for
+from keras_ban._src.data.model_outputs import names_of, outputs_of
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.step import NO_EVALUATION, NO_FEATURES, has_own_label_loss
+from keras_ban._src.losses.structure import for_each_output, weights_of_losses
 from keras_ban._src.targets import augmented_views, label_mix
 
 
@@ -63,6 +65,16 @@ def check_label_loss(loss, label_weight, augmentation):
             "A sparse categorical crossentropy takes one class for each example, and `augmentation` mixes labels. Use "
             "`CategoricalCrossentropy`, and one-hot labels: `keras.utils.to_categorical(y, classes)`."
         )
+
+
+def check_loss_weights(loss_weights, loss, student):
+    """Raise `ValueError` if a dict of loss weights names an output that the student lacks, as far as that is known."""
+    weights, outputs = weights_of_losses(loss_weights, loss), outputs_of(student)
+    if outputs is not None and isinstance(weights, dict):
+        try:
+            for_each_output(weights, outputs, names_of(student))
+        except ValueError as error:
+            raise ValueError(f"`loss_weights` does not fit the student's outputs. {error}") from None
 
 
 def check_own_loss(model, data):

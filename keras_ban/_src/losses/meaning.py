@@ -5,6 +5,8 @@ import re
 
 import keras
 
+from keras_ban._src.data.model_outputs import outputs_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
@@ -150,24 +152,6 @@ def of_model(model):
     nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
     makers = {id(each): node for node in nodes for each in node.output_tensors}
     return keras.tree.map_structure(lambda output: _of_tensor(output, makers), outputs)
-
-
-def outputs_of(model):
-    """Return a model's symbolic outputs in their structure. `None` if they are not known before it is called."""
-    if model is None or not getattr(model, "outputs", None):
-        return None
-    if isinstance(model, keras.Sequential):
-        return model.outputs[0] if len(model.outputs) == 1 else None
-    output = model.output
-    # A model that was created with a list of one output returns a tensor.
-    return output[0] if isinstance(output, (list, tuple)) and len(output) == 1 else output
-
-
-def names_of(model):
-    """Return the names of a model's flat outputs. `None` if they have no names."""
-    if isinstance(model, keras.Sequential):
-        return [model.layers[-1].name] if model.layers else None
-    return getattr(model, "output_names", None)
 
 
 def _of_ensemble(model):

@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_ban._src.data.model_outputs import names_of, outputs_of
 from keras_ban._src.losses import contradictions, meaning
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.losses.contradictions import differ, logits_or_probabilities
@@ -31,12 +32,12 @@ class Outputs:
     def __init__(
         self, distillation_loss=None, label_loss=None, student=None, teacher=None, checks_labels=True, stored=None
     ):
-        self.names = None if student is None else meaning.names_of(student)
+        self.names = None if student is None else names_of(student)
         self.stored = stored
         self._distillation_loss, self._label_loss = distillation_loss, label_loss
         self._checks_labels = checks_labels
         self._student, self._teacher = student, teacher
-        self._structure = meaning.outputs_of(student)
+        self._structure = outputs_of(student)
         self._checked = False
         if self._structure is not None:
             try:
@@ -107,7 +108,7 @@ class Outputs:
 
     def check_shapes(self):
         """Raise an error if the shapes of soft targets and outputs differ, as far as they are known without data."""
-        theirs = meaning.outputs_of(self._teacher)
+        theirs = outputs_of(self._teacher)
         if self._structure is None or theirs is None:
             return
         losses, outputs = self.for_each(self._distillation_loss, self._structure), keras.tree.flatten(self._structure)

@@ -14,10 +14,10 @@ from keras_ban._src.data.batch import split_targets, unpack, without_key
 from keras_ban._src.data.fingerprints import example_keys
 from keras_ban._src.data.leaves import size_of
 from keras_ban._src.data.model_inputs import inputs_for
+from keras_ban._src.data.model_outputs import names_of, outputs_of
 from keras_ban._src.data.preprocessing import data_in_steps, keras_method
 from keras_ban._src.ensemble.ensemble import average_of
 from keras_ban._src.files import model_file
-from keras_ban._src.losses.meaning import names_of, outputs_of
 from keras_ban._src.losses.outputs import Outputs
 from keras_ban._src.losses.structure import for_each_output
 from keras_ban._src.scoring.label_metrics import LabelMetrics

@@ -6,9 +6,9 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.data.model_inputs import inputs_for
+from keras_ban._src.data.model_outputs import names_of
 from keras_ban._src.losses.example_losses import NoExampleLosses, example_losses
 from keras_ban._src.losses.masks import mask_of
-from keras_ban._src.losses.meaning import names_of
 from keras_ban._src.losses.structure import for_each_output, in_order
 
 

@@ -7,7 +7,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.preprocessing import data_in_steps
-from keras_ban._src.distillation.requirements import check_own_loss
+from keras_ban._src.distillation.requirements import check_loss_weights, check_own_loss
 from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
@@ -78,7 +78,9 @@ def check_fit_data(training):
     in_steps = {place: data_in_steps(model, training.data) for place, model in starts.items()}
     _check_labels(training, in_steps[0])
     model, batch = starts[training.first], None
-    model.compile(**training.compile_arguments.make())
+    arguments = training.compile_arguments.make()
+    check_loss_weights(arguments.get("loss_weights"), training.compile_arguments.loss, model)
+    model.compile(**arguments)
     if model.built:  # Otherwise the data build it.
         batch = in_steps[training.first].first_batch()
         if split_targets(batch[1])[1] is not None:
