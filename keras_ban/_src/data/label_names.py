@@ -22,19 +22,19 @@ def check_names(labels, sample_weight, loss, model, names, outputs=None):
         outputs: what the model returned, if it was called.
     """
     outputs = outputs_of(model) if outputs is None else outputs
-    known = _output_names(model, outputs)
-    if loss is None or known is None or type(model).compute_loss is not keras.Model.compute_loss:
+    known = known_names(model, outputs)
+    if any(each is None for each in (loss, outputs, known)) or type(model).compute_loss is not keras.Model.compute_loss:
         return
-    if isinstance(loss, dict) and set(loss) - set(known):
+    if isinstance(loss, dict) and (set(loss) - set(known) or (set(loss) != set(known) and type(outputs) is not dict)):
         raise ValueError(_differ("loss", loss, known))
     if isinstance(labels, dict):
-        if outputs is not None and not keras.tree.is_nested(outputs):
+        if not keras.tree.is_nested(outputs):
             raise ValueError(
                 f"`{names[0]}` is a dict with the keys {list(labels)}, but the model {model.name!r} has one output, "
                 f"{known[0]!r}, whose labels are an array. Pass that array alone."
             )
         unknown = set(labels) - set(known)
-        if unknown or set(_with_loss(loss, known)) - set(labels):
+        if unknown or set(names_with_loss(loss, known)) - set(labels):
             raise ValueError(_differ(names[0], labels, known))
     weights = split_targets(sample_weight)[0]
     if labels is not None and _is_other(weights, labels):
@@ -49,12 +49,12 @@ def check_names(labels, sample_weight, loss, model, names, outputs=None):
         )
 
 
-def _output_names(model, outputs):
+def known_names(model, outputs):
     """The names of the outputs, as far as they are known."""
     return list(outputs) if isinstance(outputs, dict) else names_of(model)
 
 
-def _with_loss(loss, known):
+def names_with_loss(loss, known):
     """The names of the outputs that have a loss."""
     if isinstance(loss, dict):
         return [name for name in known if loss.get(name) is not None]

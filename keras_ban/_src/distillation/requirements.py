@@ -5,12 +5,13 @@ import warnings
 import keras
 
 from keras_ban._src import backend
+from keras_ban._src.data.label_names import known_names, names_with_loss
 from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.data.model_inputs import inputs_for
-from keras_ban._src.data.model_outputs import names_of, outputs_of
+from keras_ban._src.data.model_outputs import outputs_of
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.step import NO_EVALUATION, NO_FEATURES, has_own_label_loss
-from keras_ban._src.losses.structure import for_each_output, weights_of_losses
+from keras_ban._src.losses.structure import weights_of_losses
 from keras_ban._src.targets import augmented_views, label_mix
 
 
@@ -68,13 +69,16 @@ def check_label_loss(loss, label_weight, augmentation):
 
 
 def check_loss_weights(loss_weights, loss, student):
-    """Raise `ValueError` if a dict of loss weights names an output that the student lacks, as far as that is known."""
+    """Raise `ValueError` if a dict of loss weights does not name the student's outputs, as far as they are known."""
     weights, outputs = weights_of_losses(loss_weights, loss), outputs_of(student)
-    if outputs is not None and isinstance(weights, dict):
-        try:
-            for_each_output(weights, outputs, names_of(student))
-        except ValueError as error:
-            raise ValueError(f"`loss_weights` does not fit the student's outputs. {error}") from None
+    names = known_names(student, outputs)
+    if outputs is None or not names or not isinstance(weights, dict):
+        return
+    if set(weights) - set(names) or set(names_with_loss(loss, names)) - set(weights):
+        raise ValueError(
+            f"`loss_weights` is a dict with the keys {list(weights)}, but the student's outputs are named {names}. Use "
+            "the names of the outputs that have a loss."
+        )
 
 
 def check_own_loss(model, data):
