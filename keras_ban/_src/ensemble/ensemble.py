@@ -17,6 +17,7 @@ from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, val
 from keras_ban._src.ensemble.averaging import Averaging
 from keras_ban._src.ensemble.calibration import fit_temperature, temperature_of_teacher
 from keras_ban._src.ensemble.held_out import HeldOut
+from keras_ban._src.ensemble.member_inputs import check_same_inputs
 from keras_ban._src.ensemble.member_outputs import members_give
 from keras_ban._src.ensemble.member_weights import fit_weights, loss_of
 from keras_ban._src.files import model_file, new_optimizer
@@ -70,8 +71,9 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
 
     Raises:
         TypeError: if a member is not a `keras.Model`.
-        ValueError: if there are no members, a member occurs twice, output shapes differ, or another argument is wrong;
-            or if with `"auto"` members differ in what they give, or are of a regression (use `average="outputs"`).
+        ValueError: if there are no members, a member occurs twice, shapes of inputs or outputs differ, or another
+            argument is wrong; or if with `"auto"` members differ in what they give, or are of a regression (use
+            `average="outputs"`).
 
     Warns:
         UserWarning: if the last layer of a member contradicts `from_logits` and `activation`, or if with `"auto"`
@@ -346,6 +348,7 @@ def _check_members(members):
             raise TypeError(f"Each of `members` must be a `keras.Model`, received at index {i}: {member!r}.")
     if len({id(member) for member in members}) < len(members):
         raise ValueError("`members` holds the same model twice. To let a model count more, use `weights`.")
+    check_same_inputs(members)
     known = [member for member in members if getattr(member, "outputs", None)]
     # The batch size does not count: a model that was built by a batch has the size of that batch.
     _check_same_outputs([[(None, *output.shape[1:]) for output in member.outputs] for member in known])
