@@ -7,6 +7,7 @@ import inspect
 import math
 import numbers
 import os
+import pathlib
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -142,7 +143,10 @@ def check_text(name, value):
 
 
 def check_path(name, path):
-    """Raise `TypeError` or `ValueError` if `path` is not the path of a file or folder."""
+    """Return `path`, with a home folder in place of `~` at its start, as a shell writes it.
+
+    Raise `TypeError` or `ValueError` if it is not the path of a file or folder.
+    """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise TypeError(f"`{name}` must be a path, received: {path!r} (of type {type(path).__name__}).")
     if os.fspath(path) == "" or "\0" in os.fspath(path):
@@ -151,6 +155,15 @@ def check_path(name, path):
         os.fsencode(path)
     except UnicodeEncodeError as error:
         raise ValueError(f"`{name}` must be a path that the file system can encode, received: {path!r}.") from error
+    if not os.fspath(path).startswith("~"):
+        return path
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"`{name}` is {path!r}, but there is no such home folder. For a folder or file of that name, write "
+            f"'{os.path.join(os.curdir, path)}'."
+        ) from error
 
 
 def check_count(name, value, below=None):

@@ -15,6 +15,7 @@ import signal
 import sys
 
 from keras_ban._src.command import train_checks, train_options
+from keras_ban._src.command.option_types import path
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # As in `keras_ban/_src/export/export.py`.
@@ -215,10 +216,10 @@ def _add_export(commands):
     command.add_argument(
         "model",
         metavar="RUN_OR_MODEL",
-        type=pathlib.Path,
+        type=path,
         help="a BornAgainSequence's directory, or a .keras file",
     )
-    command.add_argument("out", metavar="OUT", type=pathlib.Path, help="path; for TensorFlow Serving .../NAME/1")
+    command.add_argument("out", metavar="OUT", type=path, help="path; for TensorFlow Serving .../NAME/1")
     command.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
     command.add_argument("--choose", choices=["ensemble", "best"], help="what to export of a run (default: ensemble)")
     command.add_argument("--members", action="store_true", help="also output each member, and their disagreement")
@@ -228,9 +229,9 @@ def _add_export(commands):
         type=factor,
         help="multiply the inputs by this in the graph, for instance 1/255; inputs are uint8, or as the examples",
     )
-    command.add_argument("--labels", metavar="FILE", type=pathlib.Path, help="class names, one per line")
+    command.add_argument("--labels", metavar="FILE", type=path, help="class names, one per line")
     command.add_argument(
-        "--examples", metavar="FILE", type=pathlib.Path, help="more inputs to verify: .npy, or .npz with x (and y)"
+        "--examples", metavar="FILE", type=path, help="more inputs to verify: .npy, or .npz with x (and y)"
     )
     command.add_argument("--int8", action="store_true", help="quantise LiteRT to int8; needs --examples")
     command.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the model")
@@ -250,29 +251,27 @@ def _add_export(commands):
 
 def _add_check(commands):
     command = commands.add_parser("check", help="is this run intact, is it finished?", description=CHECK)
-    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    command.add_argument("run", metavar="RUN", type=path, help="a BornAgainSequence's directory")
     return command
 
 
 def _add_compare(commands):
     command = commands.add_parser("compare", help="one table of several runs", description=COMPARE)
-    command.add_argument(
-        "runs", metavar="RUN", nargs="+", type=pathlib.Path, help="the directory of a BornAgainSequence"
-    )
+    command.add_argument("runs", metavar="RUN", nargs="+", type=path, help="the directory of a BornAgainSequence")
     return command
 
 
 def _add_summary(commands):
     command = commands.add_parser("summary", help="the table of a run's generations", description=SUMMARY)
-    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    command.add_argument("run", metavar="RUN", type=path, help="a BornAgainSequence's directory")
     return command
 
 
 def _add_report(commands):
     command = commands.add_parser("report", help="an HTML report of a run", description=REPORT)
-    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a BornAgainSequence's directory")
+    command.add_argument("run", metavar="RUN", type=path, help="a BornAgainSequence's directory")
     command.add_argument(
-        "--out", metavar="FILE", type=pathlib.Path, default=pathlib.Path("report.html"), help="default: %(default)s"
+        "--out", metavar="FILE", type=path, default=pathlib.Path("report.html"), help="default: %(default)s"
     )
     return command
 

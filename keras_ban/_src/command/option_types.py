@@ -1,8 +1,17 @@
 """Types of options: from the text of the command line to a value. `argparse` reports their errors."""
 
 import argparse
+import pathlib
 
 from keras_ban._src.images.choices import LOSSES
+
+
+def path(text):
+    """Return a path. A shell does not replace the `~` of `--out=~/run`."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"there is no home folder {text}; write ./{text}") from None
 
 
 def whole(least):

@@ -1,9 +1,8 @@
 """The options of `keras-ban train`. `train_checks` completes and checks them. Nothing here imports Keras."""
 
 import argparse
-import pathlib
 
-from keras_ban._src.command.option_types import loss, not_negative, positive, share, size, some_of, whole
+from keras_ban._src.command.option_types import loss, not_negative, path, positive, share, size, some_of, whole
 from keras_ban._src.command.options_file import OPTIONS_FILE
 from keras_ban._src.images.choices import BACKBONES, IN_BATCHES, IN_STEP, LEARNING_RATES, LOSSES, PRESET
 
@@ -52,9 +51,7 @@ def add(commands):
 
 def _add_data(command):
     data = command.add_argument_group("data")
-    data.add_argument(
-        "--unlabeled", type=pathlib.Path, metavar="FOLDER", help="images without labels, for the students"
-    )
+    data.add_argument("--unlabeled", type=path, metavar="FOLDER", help="images without labels, for the students")
     data.add_argument(
         "--image-size",
         type=size,
@@ -69,7 +66,7 @@ def _add_data(command):
         metavar="A,B,...",
         help=f"any of {', '.join(AUGMENTATIONS)}; teacher and student see the same images (default: none)",
     )
-    data.add_argument("--data-dir", type=pathlib.Path, help="where TFDS keeps its sets (default: as TFDS has it)")
+    data.add_argument("--data-dir", type=path, help="where TFDS keeps its sets (default: as TFDS has it)")
 
 
 def _add_models(command):
@@ -93,7 +90,7 @@ def _add_models(command):
     )
     models.add_argument(
         "--weights",
-        type=pathlib.Path,
+        type=path,
         metavar="FILE",
         help="weights from which the backbone of each generation starts, as keras_hub's backbone.save_weights writes",
     )
@@ -184,9 +181,9 @@ def _add_training(command):
 
 def _add_run(command):
     run = command.add_argument_group("the run")
-    run.add_argument("--out", type=pathlib.Path, help="the run directory (default: runs/ and the name of the data)")
+    run.add_argument("--out", type=path, help="the run directory (default: runs/ and the name of the data)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out, with its own options")
-    run.add_argument("--config", type=pathlib.Path, help=f"TOML file of these options, as {OPTIONS_FILE} in every run")
+    run.add_argument("--config", type=path, help=f"TOML file of these options, as {OPTIONS_FILE} in every run")
     run.add_argument(
         "--tensorboard",
         action=argparse.BooleanOptionalAction,

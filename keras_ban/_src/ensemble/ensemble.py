@@ -297,6 +297,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
 
     def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.export`. Inputs are those of the members. `keras_ban.export` also checks what it writes."""
+        filepath = checks.check_path("filepath", filepath)
         arguments = fit_arguments.bound(self, (filepath, *args), kwargs, "export")
         specs = declared_specs(self)
         if arguments.get("input_signature") is None and specs is not None:

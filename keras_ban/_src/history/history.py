@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, Self
 
-from keras_ban._src import hints
+from keras_ban._src import checks, hints
 from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
@@ -185,7 +186,8 @@ class BornAgainHistory:
 
         panels = plot.draw(self)
         if path is not None:
-            panels.figure.savefig(path, dpi=plot.DOTS_PER_INCH)
+            is_path = isinstance(path, (str, os.PathLike))  # matplotlib writes to an open file, too.
+            panels.figure.savefig(checks.check_path("path", path) if is_path else path, dpi=plot.DOTS_PER_INCH)
         return panels
 
     def report(

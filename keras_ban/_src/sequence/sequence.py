@@ -156,9 +156,7 @@ class BornAgainSequence(TrainedGenerations):
         self.controls = control_models.check_controls(controls)
         self.initial_weights = checks.check_choice("initial_weights", initial_weights, CHOICES)
         self.feature_matching = requirements.check_feature_matching(feature_matching, self)
-        if directory is not None:
-            checks.check_path("directory", directory)
-        self.directory = directory
+        self.directory = None if directory is None else checks.check_path("directory", directory)
         self.keep_soft_targets = checks.check_flag("keep_soft_targets", keep_soft_targets)
         if keep_soft_targets and directory is None:
             raise ValueError("`keep_soft_targets` is about the files in a `directory`: pass one, or leave it out.")
@@ -377,7 +375,7 @@ class BornAgainSequence(TrainedGenerations):
             UserWarning: a compile argument could not be restored, for instance a lambda. It is named, and nothing is
                 compiled until `compile` is called.
         """
-        checks.check_path("directory", directory)
+        directory = checks.check_path("directory", directory)
         stored = StoredRun(directory, custom_objects)
         sequence = cls(stored.models, **stored.settings, directory=directory, seed=stored.seed)
         sequence.models, sequence.history, sequence._lacks = stored.models, stored.history, stored.lacks

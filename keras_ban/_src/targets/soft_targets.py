@@ -111,7 +111,7 @@ class SoftTargets(StoredRows):
         if dtype is not None and (not isinstance(dtype, str) or dtype not in _DTYPES):
             raise ValueError(f"`dtype` must be one of {_DTYPES} or None, received: {dtype!r}.")
         if path is not None:
-            checks.check_path("path", path)
+            path = checks.check_path("path", path)
             row_file.check_may_replace(pathlib.Path(path))
         data = as_data(x, batch_size=batch_size, models=(teacher,))
         verbose = process_group.is_chief() and (verbose == "auto" or bool(verbose))

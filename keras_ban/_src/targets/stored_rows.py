@@ -64,8 +64,7 @@ class StoredRows:
             ValueError: a file is cut short, altered, or holds something else; a shard is missing, or from another
                 teacher than the first; or a key is in two shards.
         """
-        checks.check_path("path", path)
-        path = pathlib.Path(path)
+        path = pathlib.Path(checks.check_path("path", path))
         shards = ShardRows(shards_of(path)) if path.is_dir() else None
         description = row_file.description_of(path) if shards is None else shards.description
         if shards is not None and not description.get("keyed"):
@@ -217,7 +216,7 @@ class StoredRows:
         Raises:
             ValueError: a file of that name holds something else, or there is no such folder; or a key occurs twice.
         """
-        checks.check_path("path", path)
+        path = checks.check_path("path", path)
         self.check_content()
         if self.by_key:
             self._check_unique()

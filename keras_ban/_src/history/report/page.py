@@ -32,8 +32,7 @@ def write(path, history, *, title=None, class_names=None, file_names=None, image
     """
     if not history.records:
         raise ValueError("There is nothing to report: no generation is recorded. Call `fit` first.")
-    checks.check_path("path", path)
-    path = pathlib.Path(path)
+    path = pathlib.Path(checks.check_path("path", path))
     plot.new_figure(1, 1)  # An error now, not after the work.
     outputs = outputs_of(history, class_names)
     examples = _examples(outputs, class_names, file_names, images)
