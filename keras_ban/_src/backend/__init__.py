@@ -65,7 +65,7 @@ as_texts = _chosen.as_texts
 double_precision = _chosen.double_precision
 # Returns the error raised while JAX traces a function. `None` without an error, and on the other backends.
 error_of_tracing = _chosen.error_of_tracing
-# Whether Keras shuffles arrays in a new order in each epoch.
+# Whether Keras shuffles arrays in a new order in each epoch, and alike on all of several workers.
 shuffles_each_epoch_anew = _chosen.shuffles_each_epoch_anew
 
 # Returns the values of a model's variables before the first step, to pass to `restore`.
@@ -87,8 +87,6 @@ random_states = _chosen.random_states
 set_random_states = _chosen.set_random_states
 # Seeds the random numbers by which Keras shuffles, if `random_states` cannot return their state.
 seed_shuffling = _chosen.seed_shuffling
-# Whether all workers shuffle arrays in the same order.
-shuffles_alike = _chosen.shuffles_alike
 # Whether each of several workers takes its part of a batch in the training step.
 divides_batches_in_step = _chosen.divides_batches_in_step
 # Whether Keras writes a SavedModel in this process.

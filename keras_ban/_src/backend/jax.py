@@ -127,8 +127,8 @@ def error_of_tracing(function, x):
     return None
 
 
-def shuffles_each_epoch_anew():
-    """Return `True`: the random numbers continue from epoch to epoch."""
+def shuffles_each_epoch_anew(workers=1):
+    """Return `True`: the random numbers continue from epoch to epoch, and are common to the workers."""
     return True
 
 
@@ -211,11 +211,6 @@ def random_states():
 def set_random_states(states):
     """Set the states of Python and NumPy."""
     common.set_random_states(states)
-
-
-def shuffles_alike():
-    """Return `True`: Keras shuffles by the workers' common random numbers."""
-    return True
 
 
 def divides_batches_in_step():

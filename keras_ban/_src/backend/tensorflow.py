@@ -137,13 +137,13 @@ def error_of_tracing(function, x):
     return None
 
 
-def shuffles_each_epoch_anew():
-    """Return whether there are several replicas.
+def shuffles_each_epoch_anew(workers=1):
+    """Return whether there are several replicas, of one worker.
 
     With one replica, after `keras.utils.set_random_seed`, each epoch of a `fit` starts with the same random numbers.
-    See `keras_ban._src.distillation.shuffling`.
+    Workers shuffle by a state of TensorFlow that differs. See `keras_ban._src.distillation.shuffling`.
     """
-    return replica_count() > 1
+    return replica_count() > 1 and workers == 1
 
 
 def values_before_training(model):
@@ -191,11 +191,6 @@ def random_states():
 def set_random_states(states):
     """Set the states of Python and NumPy."""
     common.set_random_states(states)
-
-
-def shuffles_alike():
-    """Return `False`: Keras shuffles by a state of TensorFlow, which differs."""
-    return False
 
 
 def divides_batches_in_step():

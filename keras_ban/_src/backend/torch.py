@@ -120,8 +120,8 @@ def error_of_tracing(function, x):
     return None
 
 
-def shuffles_each_epoch_anew():
-    """Return `True`: the random numbers continue from epoch to epoch."""
+def shuffles_each_epoch_anew(workers=1):
+    """Return `True`: the random numbers continue from epoch to epoch, and are common to the workers."""
     return True
 
 
@@ -180,11 +180,6 @@ def set_random_states(states):
     cuda = [torch.from_numpy(state) for name, state in states.items() if name.startswith("cuda_")]
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
-
-
-def shuffles_alike():
-    """Return `True`: Keras shuffles by the workers' common random numbers."""
-    return True
 
 
 def divides_batches_in_step():

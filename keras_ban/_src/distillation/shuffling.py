@@ -19,7 +19,8 @@ def in_order_of_epoch(data, options, seed):
     They stay unchanged if Keras shuffles correctly, if the data are not NumPy arrays of numbers or not shuffled, and
     with `steps_per_epoch`. `options` are the other arguments of `fit` by name, `seed` is that of the generation.
     """
-    by_keras = _keras_shuffles() or "steps_per_epoch" in options
+    # For JAX, see `given_to_keras`.
+    by_keras = backend.shuffles_each_epoch_anew(process_group.count()) or "steps_per_epoch" in options
     if by_keras or data.yields_batches or not data.shuffles or not data.is_numeric:
         return data, options
     # Imports TensorFlow, which is the backend.
@@ -29,11 +30,6 @@ def in_order_of_epoch(data, options, seed):
     order = OrderOfEpoch(seed, len(data), batch_size if data.shuffle == "batch" else None)
     dataset = TensorFlowDataset(tf_batches(data.packed(), order, batch_size), shuffle=False)
     return dataset, {**options, "callbacks": [order, *options["callbacks"]]}
-
-
-def _keras_shuffles():
-    # On TensorFlow, Keras draws a different order in each worker. For JAX see `given_to_keras`.
-    return backend.shuffles_each_epoch_anew() and (backend.shuffles_alike() or process_group.count() == 1)
 
 
 class OrderOfEpoch(keras.callbacks.Callback):
