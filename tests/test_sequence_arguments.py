@@ -245,8 +245,8 @@ def test_fit_refuses_bad_input_before_training(arguments, message):
     assert [] == sequence.models
 
 
-def dense(units, **arguments):
-    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(units, **arguments)])
+def dense(units, inputs=8, **arguments):
+    return keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(units, **arguments)])
 
 
 class Stubborn(keras.Model):
@@ -295,6 +295,8 @@ def in_order(order):
             lambda: {"y": None, "teacher": classifier(), "validation_split": 0.2},
             "`validation_data` has no labels.*`validation_split`, pass `y`",
         ),
+        (dict, lambda: {"y": {"labels": Y, "soft_targets": np.eye(3)[Y]}}, "`y` brings soft targets, but a sequence"),
+        (dict, lambda: {"teacher": dense(3, inputs=5)}, r"`x`, .*float32\(96, 8\), does not fit the model"),
     ],
 )
 def test_fit_refuses_models_that_do_not_fit_before_training(sequence, fit, message):
