@@ -274,7 +274,7 @@ def test_evaluate_keeps_the_choice_that_was_made_on_the_validation_data(trained)
         (np.linspace(0, 1, 96), "cannot be scored on these data: .*wants labels as whole numbers"),
         (np.zeros((96, 2)), "cannot be scored on these data: .*wants labels as whole numbers"),
         (np.zeros(95, int), "the same number of examples"),
-        ({"a": np.zeros(96)}, r"cannot be scored on these data: .*no outputs of the names \['a'\]"),
+        ({"a": np.zeros(96)}, r"cannot be scored on these data: .*keys \['a'\], but the model .* has one output"),
         (None, "The data bring no labels: pass `y`"),
     ],
 )

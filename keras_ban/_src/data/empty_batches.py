@@ -4,6 +4,8 @@ import itertools
 
 import keras
 
+from keras_ban._src import checks
+from keras_ban._src.data import non_finite
 from keras_ban._src.data.leaves import size_of
 
 _LEAVE_OUT = "Leave empty batches out of the data."
@@ -43,22 +45,29 @@ def explain(error, data):
 
 
 class ExplainNaN(keras.callbacks.Callback):
-    """Raises `ValueError` after the first epoch whose validation loss is NaN if an empty batch is the reason."""
+    """Raises an error after the first epoch whose validation loss is not finite, if the validation data are the reason.
+
+    `ValueError` of an empty batch, `FloatingPointError` of inputs that are not finite.
+    """
 
     def __init__(self, validation_data):
         super().__init__()
         self._data = validation_data
 
     def on_epoch_end(self, epoch, logs=None):
-        loss = (logs or {}).get("val_loss", 0.0)
-        if self._data is None or loss == loss:
+        logs = logs or {}
+        loss = logs.get("val_loss", 0.0)
+        if self._data is None or checks.is_finite(loss):
             return
-        place, self._data = _first_empty(self._data), None
+        data, self._data = self._data, None
+        place = _first_empty(data)
         if place is not None:
             raise ValueError(
                 f"Batch {place} of `validation_data` (counted from 0) has no examples, whose mean loss this backend of "
                 f"Keras does not define. {_LEAVE_OUT}"
             )
+        if checks.is_finite(logs.get("loss", 0.0)):
+            non_finite.explain(loss, data)
 
 
 def _first_empty(data):

@@ -76,7 +76,7 @@ def check_finite(name, leaf, masked=False):
     if wrong.any():
         first = tuple(int(place) for place in np.argwhere(wrong)[0])
         raise ValueError(
-            f"`{name}` holds NaN or inf in {wrong.sum()} places, the first at index {first}. Training would end in NaN."
+            f"`{name}` holds NaN or inf in {wrong.sum()} places, the first at index {first}. The loss would be NaN."
         )
 
 

@@ -77,7 +77,8 @@ class DataPasses:
         def run():
             one = average_of(local, self._meaning) if isinstance(model, list) else local[0]
             with backend.keeping_values(one):
-                return self._run(one, with_metrics)
+                found, metrics = self._run(one, with_metrics)
+            return self._if_finite(found), metrics
 
         return process_group.alone(run)
 
@@ -104,6 +105,15 @@ class DataPasses:
             # An error here must not end a sequence that has trained for hours.
             self.note(f"no scores: {_in_one_line(error)}")
             return {}, {}
+
+    def _if_finite(self, found):
+        """Return what was measured, or nothing if an output is not finite: no comparison would mean anything."""
+        for each in found.values():
+            if not each.finite.all():
+                count = f"{(~each.finite).sum()} of {each.finite.size} examples"
+                self.note(f"no scores: the outputs or the losses of {count} are NaN or infinite")
+                return {}
+        return found
 
     def _classifies(self, model):
         """Return whether a model is a classifier with one output, and the data have one class for each example."""

@@ -17,6 +17,11 @@ class OfClasses:
     probabilities: np.ndarray
     labels: np.ndarray
 
+    @property
+    def finite(self):
+        """Whether each example has probabilities, `(n,)`."""
+        return np.isfinite(self.probabilities).all(axis=-1)
+
     def scores(self, before=None, compared_with=None):
         """Return the `Scores`, compared with what `kept` returned of another model."""
         return score(self.labels, self.probabilities, before, compared_with)
@@ -32,6 +37,11 @@ class OfLosses:
 
     losses: np.ndarray
     weights: np.ndarray
+
+    @property
+    def finite(self):
+        """Whether each example has a finite loss, `(n,)`."""
+        return np.isfinite(self.losses)
 
     def scores(self, before=None, compared_with=None):
         """Return the `LossScores`, compared with what `kept` returned of another model."""
@@ -107,7 +117,8 @@ def _probabilities(outputs, meaning):
         # The logits of a softmax over no and yes are 0 and the output. (1 - yes would lose the digits of a small no.)
         no = np.zeros_like(outputs) if meaning.from_logits else 1 - outputs
         outputs = np.concatenate([no, outputs], axis=-1)
-    return softmax(outputs) if meaning.from_logits else outputs
+    with np.errstate(invalid="ignore"):  # `DataPasses` counts the examples whose outputs are not finite.
+        return softmax(outputs) if meaning.from_logits else outputs
 
 
 def _class_indices(labels, classes):

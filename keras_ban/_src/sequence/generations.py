@@ -7,6 +7,7 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
+from keras_ban._src.data import non_finite
 from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
@@ -288,10 +289,15 @@ class Generations:
             record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
             return
         # With a bench, both models are compiled already.
-        record.metrics = self._scorer.evaluate(trained)
+        record.metrics = self._evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
         record.scores = score(self._bench.student if on_bench else model)
 
     def _measure_here(self, model, score):
         self._compile_arguments.compile(model)
-        return self._scorer.evaluate(model), score(model)
+        return self._evaluate(model), score(model)
+
+    def _evaluate(self, model):
+        metrics = self._scorer.evaluate(model)
+        non_finite.explain(metrics.get("val_loss"), self._scorer.data)
+        return metrics

@@ -135,7 +135,8 @@ class TrainedGenerations:
             scores, metrics = scorer.measure(model, by, self.models[: record.generation], record.distilled)
             records.append(GenerationRecord(**{**vars(record), "scores": scores, "evaluation": metrics}))
             if scores is None and not metrics:
-                raise ValueError(f"The generations cannot be scored on these data: {'; '.join(scorer.notes)}.")
+                reasons = "; ".join(note.rstrip(".") for note in scorer.notes)
+                raise ValueError(f"The generations cannot be scored on these data: {reasons}.")
         ensemble, metrics = scorer.score_ensemble(self.models[: len(history.members)], always=True)
         of_ensemble = {"ensemble": ensemble, "ensemble_metrics": metrics, "notes": scorer.notes}
         evaluated = BornAgainHistory(records, history.monitor, history.mode, data, **of_ensemble)
