@@ -16,7 +16,7 @@ RNG = np.random.default_rng(2)
 def load(place, **chosen):
     models = {"library": "keras_cv", "backbone": "resnet", "teacher_backbone": None}
     others = {"data_dir": None, "image_size": None, "seed": 0, "unlabeled": None}
-    return data.load(argparse.Namespace(**{"data": place, **models, **others, **chosen}))
+    return data.load(argparse.Namespace(**{"data": place, "resume": False, **models, **others, **chosen}))
 
 
 def save(tmp_path, **arrays):

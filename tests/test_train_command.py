@@ -166,6 +166,64 @@ def test_after_ctrl_c_images_are_changed_as_without_it(augmentation, photos, tmp
     assert loss == again
 
 
+CHANGES = {
+    # What is done to the folder, and what is said of it.
+    "one image less": (
+        lambda photos: (photos / "day" / "03.png").unlink(),
+        ["images to train on: 32 in the run, 31 now"],
+    ),
+    "one image more": (
+        lambda photos: shutil.copy(photos / "day" / "03.png", photos / "day" / "99.png"),
+        ["images to train on: 32 in the run, 33 now"],
+    ),
+    "another image": (
+        lambda photos: [shutil.copy(photos / "day" / "03.png", each) for each in sorted(photos.glob("night/*"))],
+        ["images to train on: 32 as in the run, but not the same ones", "images to validate: 4 as in the run, but not"],
+    ),
+    "another class": (
+        lambda photos: shutil.copytree(photos / "day", photos / "dusk"),
+        [
+            "images to train on: 32 in the run, 48 now",
+            "images to validate: 4 in the run, 6 now",
+            "classes: 2 in the .*3",
+        ],
+    ),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("change", CHANGES)
+def test_resume_with_other_images_says_which_and_what_to_do(change, photos, tmp_path, capsys):
+    folder, out = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
+    assert 0 == train(folder, *SHORT, "--epochs", "1", "--image-size", "16", "--out", out)
+    spoil, lines = CHANGES[change]
+    spoil(folder)
+    capsys.readouterr()
+
+    assert 1 == train("--resume", "--out", out)
+
+    said = capsys.readouterr()
+    assert f"error: {out} holds a run that was begun with other images:\n" in said.err
+    for line in lines:
+        assert re.search(f"^- {line}", said.err, re.M)
+    advice = f"restore the images in {folder}. To begin another run .* train --config {out}/options.toml --out {out}-2$"
+    assert re.search(advice, said.err.strip())
+    assert "fingerprint" not in said.err
+    assert "--resume" not in said.err
+    assert "--image-size says" not in said.out
+    assert 0 == train("--config", out / "options.toml", "--out", f"{out}-2")
+
+
+@pytest.mark.one_backend
+def test_images_of_another_size_are_scaled_as_in_the_run_that_is_continued(photos, tmp_path, capsys):
+    out = tmp_path / "run"
+    begin = [photos, *SHORT, "--epochs", "1", "--image-size", "24"]
+    assert 0 == train(*begin, "--out", out)
+    assert "as --image-size says" in " ".join(capsys.readouterr().out.split())
+    assert 0 == train("--resume", "--out", out)
+    assert "as in the run that is continued" in " ".join(capsys.readouterr().out.split())
+
+
 def train_and_wait(arguments):
     """Train one epoch of generation 1, and wait."""
 

@@ -7,7 +7,7 @@ import warnings
 
 import keras
 
-from keras_ban._src.command import command_line, train_checks
+from keras_ban._src.command import command_line, other_images, train_checks
 from keras_ban._src.command.options_file import OPTIONS_FILE, to_toml
 from keras_ban._src.command.stored_runs import terminal_width
 from keras_ban._src.export.export import export
@@ -15,6 +15,7 @@ from keras_ban._src.files.writing import writing
 from keras_ban._src.history.report import page
 from keras_ban._src.images import data, models, packages, recipe
 from keras_ban._src.images.choices import WrongOption
+from keras_ban._src.runs.differences import OtherSettings
 
 
 def run(arguments):
@@ -31,6 +32,9 @@ def run(arguments):
     except WrongOption as error:
         print(f"keras-ban train: error: {error}", file=sys.stderr)
         return 2
+    except OtherSettings as error:
+        print(f"error: {other_images.explained(error, arguments)}", file=sys.stderr)
+        return 1
     except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         # A loss that became NaN would do so again.

@@ -50,6 +50,7 @@ def load(options):
         "asked": options.image_size,
         "limits": models.limits(options),
         "of_preset": models.size_of_preset(options),
+        "asked_by": "in the run that is continued" if options.resume else "--image-size says",
     }
     lines = []
     if kind == "folder":

@@ -3,7 +3,7 @@
 LARGEST_OWN, DEFAULT = 96, 64
 
 
-def choose(sizes, asked, limits, of_preset=None):
+def choose(sizes, asked, limits, of_preset=None, asked_by="--image-size says"):
     """Return `((height, width), why the images have not their own size)`.
 
     Args:
@@ -11,9 +11,10 @@ def choose(sizes, asked, limits, of_preset=None):
         asked: the size that the user asked for, or `None`.
         limits: the least height and width that the architecture takes, and what they must be multiples of.
         of_preset: the size that a preset scales images to, or `None`.
+        asked_by: who asked for it, in words.
     """
     if asked is not None:
-        return asked, "as --image-size says"
+        return asked, f"as {asked_by}"
     if of_preset is not None:
         return of_preset, "as the preset takes them"
     sizes = iter(sizes)

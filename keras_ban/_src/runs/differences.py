@@ -4,6 +4,18 @@ import json
 import re
 
 
+class OtherSettings(ValueError):
+    """A run was begun with other settings than those of now.
+
+    Attributes:
+        there, now: plain data, the settings in the directory and those of now.
+    """
+
+    def __init__(self, message, there, now):
+        super().__init__(message)
+        self.there, self.now = there, now
+
+
 def differences(there, now, name=""):
     """Yield a line with the name and both values for each value that differs."""
     if isinstance(there, dict) and isinstance(now, dict):
@@ -22,7 +34,14 @@ def differences(there, now, name=""):
         and not (there != there and now != now)
         and not (name.endswith(".name") and _unnumbered(there) == _unnumbered(now))
     ):
-        yield f"{name}: {_short(there)} in the directory, {_short(now)} now"
+        if _is_hash(there) and _is_hash(now):
+            yield f"{name}: other values than in the directory"
+        else:
+            yield f"{name}: {_short(there)} in the directory, {_short(now)} now"
+
+
+def _is_hash(value):
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _unnumbered(name):

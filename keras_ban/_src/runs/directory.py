@@ -52,7 +52,7 @@ from keras_ban._src.files.writing import flush, writing
 from keras_ban._src.history.controls import ControlRecord
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.runs import manifest_file, stored_file
-from keras_ban._src.runs.differences import differences
+from keras_ban._src.runs.differences import OtherSettings, differences
 from keras_ban._src.runs.lock import release_lock, take_lock
 from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, MODEL, OF_MODEL, PREVIOUS, RECORD
 
@@ -166,12 +166,15 @@ class RunDirectory:
             self._write_manifest({**manifest, "begun_with": description, "finished": False, "ensemble": None})
 
     def _check_same(self, begun_with, description, seed):
-        found = list(differences({"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}))
+        there, now = {"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}
+        found = list(differences(there, now))
         if found:
-            raise ValueError(
+            raise OtherSettings(
                 f"{self.path} holds a run with other settings:\n"
                 + "".join(f"- {line}\n" for line in found)
-                + f"Continue it with the same settings, {ELSEWHERE}"
+                + f"Continue it with the same settings, {ELSEWHERE}",
+                there,
+                now,
             )
 
     def commit(self, record, write_model):

@@ -1,0 +1,50 @@
+"""What `--resume` says of a run that was begun with something else than there is now."""
+
+import shlex
+
+from keras_ban._src.command import train_checks
+from keras_ban._src.command.options_file import OPTIONS_FILE
+
+_PARTS = {"x": "to train on", "validation_data": "to validate", "unlabeled": "without labels"}
+
+
+def explained(error, options):
+    """Return the text of an `OtherSettings` error for the command line: which images differ, and what to do."""
+    out = options.out
+    config, another = (shlex.quote(str(each)) for each in (out / OPTIONS_FILE, f"{out}-2"))
+    other = f"{train_checks.program()} train --config {config} --out {another}"
+    lines = list(_differences(error.there["data"], error.now["data"]))
+    if not lines:
+        return f"{error}\nTo begin another run: {other}"
+    place = options.data.partition(":")[2] or options.data
+    listed = "".join(f"- {line}\n" for line in lines)
+    return (
+        f"{out} holds a run that was begun with other images:\n{listed}"
+        f"To continue it, restore the images in {place}. To begin another run with those that are there: {other}"
+    )
+
+
+def _differences(there, now):
+    """Yield a line for each part of the images that is not what it was."""
+    for name, words in _PARTS.items():
+        before, after = (_first(each.get(name)) for each in (there, now))
+        counts = [0 if each is None else each.get("examples") for each in (before, after)]
+        if before == after:
+            continue
+        if counts[0] != counts[1]:
+            yield f"images {words}: {counts[0]:,} in the run, {counts[1]:,} now"
+        else:
+            yield f"images {words}: {counts[0]:,} as in the run, but not the same ones"
+    classes = [_classes(each) for each in (there, now)]
+    if None not in classes and classes[0] != classes[1]:
+        yield f"classes: {classes[0]} in the run, {classes[1]} now"
+
+
+def _first(described):
+    return described[0] if isinstance(described, list) else described
+
+
+def _classes(described):
+    """The number of classes of one-hot labels, in the description of training data or validation data."""
+    labels = described.get("y") or (described.get("validation_data") or [None, None])[1:]
+    return labels[0]["dtype_and_shape"][1][0] if labels and isinstance(labels[0], dict) else None
