@@ -417,7 +417,7 @@ def test_a_run_with_another_vocabulary_is_another_run(changed, tmp_path):
     sequence_of(text_task(), tmp_path).fit(x, y, teacher=teachers[0], **FIT)
 
     sequence_of(text_task(), tmp_path).fit(x, y, teacher=teachers[0], **FIT)
-    with pytest.raises(ValueError, match=r"preprocessor: .* in the directory, .* now"):
+    with pytest.raises(ValueError, match="preprocessor: other values than in the directory"):
         sequence_of(model, tmp_path).fit(x, y, teacher=teachers[1], **FIT)
 
     def forget(manifest):

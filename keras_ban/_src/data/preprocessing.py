@@ -238,7 +238,12 @@ def predict(model, data, batch_size=None):
 
 
 def predict_on_batch(model, x):
-    """Return the outputs of `keras.Model.predict_on_batch` for the inputs of a batch, as the user passed them."""
+    """Return the outputs of `keras.Model.predict_on_batch` for the inputs of a batch, as the user passed them.
+
+    A method of a user's subclass is called, except where it would preprocess the inputs again.
+    """
+    if hasattr(type(model), "models_within"):  # Models of this package take data as the user passed them.
+        return model.predict_on_batch(x)
     return keras_method(model, "predict_on_batch")(inputs_in_steps(model, x))
 
 
