@@ -392,12 +392,16 @@ def test_models_without_classes_are_compared_by_what_is_monitored(blobs):
     expected = f"being born again {verb} against one model of 4 epochs (generation {history.best_generation}: val_loss "
     *_, sentence = history.summary().partition("being born again ")
     sentence = f"being born again {' '.join(sentence.split())}"
-    p_value = f"p {longer.scores.p_value:.3f}{'' if longer.scores.p_value < 0.05 else ', chance?'}"
-    assert sentence.startswith(f"{expected}{best:.4g}, longer: {longer.metrics['val_loss']:.4g}, {p_value})")
+
+    def spoken(p_value):
+        return f"p {f'{p_value:.3f}' if p_value >= 0.001 else '< 0.001'}{'' if p_value < 0.05 else ', chance?'}"
+
+    tested = spoken(longer.scores.p_value)
+    assert sentence.startswith(f"{expected}{best:.4g}, longer: {longer.metrics['val_loss']:.4g}, {tested})")
     theirs = history.controls.ensemble
     verb = "paid" if history.ensemble.loss < theirs.loss else "did not pay"
     both = f"ensemble: loss {history.ensemble.loss:.4g}, theirs: {theirs.loss:.4g}"
-    assert f"and {verb} against 2 independents ({both}, p {theirs.p_value:.3f}" in sentence
+    assert f"and {verb} against 2 independents ({both}, {spoken(theirs.p_value)})" in sentence
 
 
 @pytest.mark.one_backend
