@@ -53,8 +53,8 @@ LEFT_OUT = (
         ("model_test.py::test_reviving_functional_from_config_custom_model",),
     ),
     LeftOut(
-        "A Distiller raises a `ValueError` with the text of the `KeyError`, and says which labels do not fit.",
-        "does not fit the loss .* can't be found in either the model's output",
+        "A Distiller raises a `ValueError` with the names of the outputs, not a `KeyError`.",
+        "`loss` is a dict with the keys .* Expected keys",
         ("model_test.py::test_functional_dict_outputs_dict_losses_invalid_keys",),
         DISTILLER,
     ),

@@ -78,4 +78,4 @@ def _form(part):
 
 def _differ(name, values, known):
     received = f"`{name}` is a dict with the keys {list(values)}"
-    return f"{received}, but the model's outputs are named {list(known)}. Use the names of the outputs."
+    return f"{received}. Expected keys {list(known)}, the names of the model's outputs."  # As Keras says it.
