@@ -57,7 +57,7 @@ def test_a_hugging_face_table_with_labels_is_predicted_and_evaluated(blobs):
 
 
 REFUSED_TABLES = {
-    "split": (lambda x, y: __import__("datasets").DatasetDict({"train": table(x, y)}), "Choose one split"),
+    "split": (lambda x, y: __import__("datasets").DatasetDict({"train": table(x, y)}), r"split, one of \['train'\]"),
     "missing": (lambda x, y: table(x, y, n=[None, *range(95)]), r"columns \['n'\] .* missing values"),
     "ragged": (lambda x, y: table([each[: 1 + i % 2] for i, each in enumerate(x)], y), "none holds"),
 }

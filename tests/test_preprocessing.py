@@ -515,5 +515,7 @@ def test_a_distiller_refuses_soft_targets_of_its_teacher_with_another_vocabulary
     teacher, other = text_task(), text_task(OTHER_WORDS)
     other.set_weights(teacher.get_weights())
     targets = SoftTargets.from_teacher(other, x, verbose=0)
-    with pytest.raises(ValueError, match="whose weights or preprocessor are not those of this Distiller's teacher"):
+    with pytest.raises(
+        ValueError, match="whose weights, preprocessor or temperature are not those of this Distiller's"
+    ):
         compiled(text_task(), teacher).fit(x, y, soft_targets=targets, **FIT)

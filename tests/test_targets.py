@@ -389,7 +389,9 @@ def test_soft_targets_of_another_teacher_are_refused(teacher, blobs):
     distiller = keras_ban.Distiller(student=classifier(), teacher=classifier())
     distiller.compile("sgd", crossentropy())
 
-    with pytest.raises(ValueError, match="whose weights or preprocessor are not those of this Distiller's teacher"):
+    with pytest.raises(
+        ValueError, match="whose weights, preprocessor or temperature are not those of this Distiller's"
+    ):
         distiller.fit(*blobs, soft_targets=make(teacher, blobs[0]), verbose=0)
 
 

@@ -12,6 +12,12 @@ from keras_ban._src.data.endless import Endless, InTurn
 from keras_ban._src.data.fingerprints import example_form, example_keys
 from keras_ban._src.data.model_inputs import input_names
 
+_BATCH_THEM = "use `dataset.batch(32)` of `tf.data` and Grain, or `DataLoader(dataset, batch_size=32)` of torch"
+
+
+class NoBatchesError(TypeError):
+    """A dataset yields single examples."""
+
 
 class Dataset:
     """A dataset whose batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
@@ -90,8 +96,15 @@ class Dataset:
             batch = self._read_first()
             if batch is None:
                 raise ValueError(f"`{self.name}` yields no batch: there is nothing to train on.")
-            self._first = keras.tree.map_structure(leaves.numeric, unpack(batch))
+            first = keras.tree.map_structure(leaves.numeric, unpack(batch))
+            self._check_batch(*first[:2])
+            self._first = first
         return self._first
+
+    def _check_batch(self, x, y):
+        """Raise `NoBatchesError` if an array has no axis for the examples."""
+        if any(np.ndim(leaf) == 0 for leaf in leaves.leaves_of((x, y))):
+            raise NoBatchesError(f"`{self.name}` must yield batches, it yields single examples: {_BATCH_THEM}.")
 
     def _read_first(self):
         return next(self.iterate(), None)
@@ -101,7 +114,7 @@ class Dataset:
         count = self.number_of_batches()
         if count == math.inf:
             raise ValueError(
-                f"The dataset {self.dataset!r} has no end, so it cannot have soft targets: do not repeat it."
+                f"The dataset {self.dataset!r} has no end, and it must be read to its end: do not repeat it."
             )
         return count
 
@@ -269,7 +282,7 @@ def _inputs(batch):
         raise ValueError("The dataset yields no batch.")
     x = leaves.map_leaves(leaves.as_array, unpack(batch)[0])
     if any(leaf.ndim == 0 for leaf in leaves.leaves_of(x)):
-        raise TypeError("`x` is no dataset of batches: it yields single values.")
+        raise NoBatchesError(f"`x` must yield batches, it yields single values: {_BATCH_THEM}.")
     return x
 
 

@@ -24,10 +24,9 @@ class HuggingFaceDataset(Arrays):
     def of_user(cls, dataset, y, sample_weight, batch_size, shuffle, names, models):
         """A user's table. The arguments are those of `as_data`."""
         if "Dataset" not in _classes(dataset):
-            raise TypeError(
-                f"`x` must be a `datasets.Dataset`, received: {type(dataset).__name__}. Choose one split, "
-                "`dataset['train']`, or load it without `streaming=True`."
-            )
+            splits = isinstance(dataset, dict)
+            advice = f"Choose a split, one of {list(dataset)}." if splits else "Load it without `streaming=True`."
+            raise TypeError(f"`{names[0]}` must be a `datasets.Dataset`, received: {type(dataset).__name__}. {advice}")
         columns = _columns(dataset)
         labels = [name for name in _LABELS if name in columns]
         if y is None and labels:
@@ -58,6 +57,10 @@ def _columns(dataset):
     if missing:
         raise ValueError(f"The columns {missing} of the dataset have missing values. Fill or drop those rows.")
     return dataset.with_format("numpy", columns=chosen)[:]
+
+
+def _takes_one_array(model):
+    return task_within(model) is None and len(getattr(model, "inputs", None) or ()) == 1 and not input_names(model)
 
 
 def _holds_texts(column):
@@ -93,9 +96,14 @@ def _chosen(columns, labels, models):
         return texts
     numbers = [name for name in columns if name not in labels and np.asarray(columns[name]).dtype.kind in "biuf"]
     chosen = sorted(wanted) or numbers
+    if len(chosen) > 1 and not wanted and any(_takes_one_array(model) for model in models):
+        raise ValueError(
+            f"The columns {chosen} of the dataset hold numbers, but the model takes one input. Choose a column with "
+            f"`dataset.select_columns([{chosen[0]!r}, 'label'])`, or join columns to one array."
+        )
     if not chosen:
         raise ValueError(
             f"The dataset has the columns {sorted(columns)}: none is named as an input of the models, and none holds "
-            "numbers in rows of one length."
+            "numbers in rows of one length. Give images one size with `dataset.with_transform`."
         )
     return chosen

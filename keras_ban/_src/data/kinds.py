@@ -1,5 +1,6 @@
 """The entrance of all data: what a user passes becomes one of the kinds of data, once."""
 
+from keras_ban._src.data import lists
 from keras_ban._src.data.arrays import Arrays, short
 from keras_ban._src.data.dataset import Dataset, Stream
 from keras_ban._src.data.grain_dataset import GrainDataset
@@ -31,6 +32,7 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
     if isinstance(x, (Arrays, Dataset)):
         return x
     x, y, sample_weight = (column_as_array(each) for each in (x, y, sample_weight))
+    x, y, sample_weight = lists.as_arrays(x), lists.as_array_of_rows(y), lists.as_array_of_rows(sample_weight)
     names = names or ("x", "y", "sample_weight")
     if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
         raise ValueError(f"`{names[0]}` is {x!r}: there is no data to train on.")
@@ -39,9 +41,17 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
             return kind.of_user(x, y, sample_weight, batch_size, shuffle, names, models)
     raise TypeError(
         f"`{names[0]}` must be arrays, or a dataset: a `keras.utils.PyDataset`, a `tf.data.Dataset` or a torch "
-        f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__}). Make an array of a list of numbers: "
-        f"`np.asarray({names[0]})`."
+        f"`DataLoader`. Received: {short(x)} (of type {type(x).__name__}). {_advice(names[0], x)}"
     )
+
+
+def _advice(name, x):
+    """What to do about a value that is no data, as text."""
+    if hasattr(x, "__getitem__") and any(base.__module__.startswith("torch.") for base in type(x).__mro__):
+        return f"Let it yield batches: `torch.utils.data.DataLoader({name}, batch_size=32)`."
+    if isinstance(x, (list, tuple)) and any(kind.accepts(each) for each in x for kind in KINDS if kind is not Arrays):
+        return "Pass one dataset, for instance the first, and another one as `validation_data`."
+    return f"Make an array of a list of numbers: `np.asarray({name})`."
 
 
 def as_validation_data(validation_data, batch_size=None, models=()):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_ban._src.data import leaves
 from keras_ban._src.data.leaves import as_array, leaves_of
 
 
@@ -13,8 +14,9 @@ def check_labels(labels, loss, model, name):
         return
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biu":
         advice = "Cast whole numbers that are floats with `y.astype('int32')`."
-        if _one_hot(labels):
+        if is_one_hot(labels):
             advice = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`."
+        advice = advice_for_texts(labels) or advice
         form = f"dtype {getattr(labels, 'dtype', None)} and shape {getattr(labels, 'shape', None)}"
         raise ValueError(
             f"A sparse categorical crossentropy wants labels as whole numbers, received `{name}` of {form}. {advice}"
@@ -33,6 +35,20 @@ def check_labels(labels, loss, model, name):
             f"The model's outputs have {classes} classes, so labels must lie in [0, {classes - 1}], but `{name}` holds "
             f"{wrong.sum()} others, {labels[wrong].ravel()[0]} for instance."
         )
+
+
+def check_first_labels(labels, loss, model, name):
+    """Raise `ValueError` if the labels of a first batch cannot be right. Floats may be whole numbers."""
+    is_whole = getattr(getattr(labels, "dtype", None), "kind", None) in tuple("biu")
+    if is_whole or is_one_hot(labels) or advice_for_texts(labels):
+        check_labels(labels, loss, model, name)
+
+
+def advice_for_texts(labels):
+    """What to do about labels that are names of classes, as text. Empty for others."""
+    if not hasattr(labels, "dtype") or not leaves.is_texts(labels):
+        return ""
+    return "Number the classes: `names, y = np.unique(y, return_inverse=True)`."
 
 
 def _class_count(shape, labels_shape):
@@ -55,7 +71,8 @@ def is_sparse_crossentropy(loss):
     return isinstance(loss, of_keras) or loss in (*known, "sparse_categorical_crossentropy")
 
 
-def _one_hot(array):
+def is_one_hot(array):
+    """Whether an array could be one-hot labels."""
     is_table = isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim > 1 and array.shape[-1] > 1
     return is_table and bool((array.sum(-1) == 1).all())
 

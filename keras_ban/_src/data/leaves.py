@@ -119,7 +119,8 @@ def _from_pandas(name, table):
     if others:
         raise ValueError(
             f"`{name}` must hold numbers, but the columns {others} of the table do not. Encode them, or pass a dict of "
-            "columns to a model with an input for each."
+            "columns to a model with an input for each. A model with a preprocessor takes one column of texts: "
+            f"`{name}[{others[0]!r}]`."
         )
     values = table.to_numpy()
     if values.dtype.kind == "O" and (is_table or getattr(table.dtype, "kind", "O") in "biuf"):  # Nullable numbers

@@ -47,6 +47,14 @@ def input_names(model):
     return set(declared) if isinstance(declared, dict) else None
 
 
+def all_input_names(model):
+    """The same, but `None` if it is not known of one of the models within."""
+    if not hasattr(type(model), "models_within"):
+        return input_names(model)
+    names = [all_input_names(each) for each in model.models_within()]
+    return None if None in names else set().union(*names)
+
+
 def names_of_inputs(model):
     """The names of all inputs of a model, as far as they are known."""
     if hasattr(type(model), "models_within"):

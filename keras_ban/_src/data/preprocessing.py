@@ -21,7 +21,7 @@ from keras_ban._src.data.batch import (
     with_labels,
 )
 from keras_ban._src.data.dataset import Stream
-from keras_ban._src.data.model_inputs import are_alike, inputs_for, task_within
+from keras_ban._src.data.model_inputs import all_input_names, are_alike, inputs_for, task_within
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import Mapped
 
@@ -188,8 +188,10 @@ def data_in_steps(model, data, teacher=None, *, in_order=True, again=False, step
         return None
     preprocessing = Preprocessing(model, teacher)
     if not preprocessing.makes_inputs:
+        if not hasattr(type(model), "models_within"):
+            return data.for_model(model)
         # Models of this package choose the inputs of each model within when they call it.
-        return data if hasattr(type(model), "models_within") else data.for_model(model)
+        return without_unused_texts(data, (model, teacher))
     is_unknown = data.number_of_batches() is None
     if data.read_once or (is_unknown and not again):
         return _PreprocessedStream(data, preprocessing)
@@ -199,6 +201,21 @@ def data_in_steps(model, data, teacher=None, *, in_order=True, again=False, step
             "`steps_per_epoch` (for validation data `validation_steps`), or a dataset with a length."
         )
     return PreprocessedData(data, preprocessing, in_order)
+
+
+def without_unused_texts(data, models):
+    """Return arrays without texts that none of the models takes, because not every backend has tensors of texts.
+
+    They stay if it is not known what a model takes. Models may be `None`.
+    """
+    if data.yields_batches or not isinstance(data.x, dict):
+        return data
+    taken = [all_input_names(model) for model in models if model is not None]
+    if None in taken:
+        return data
+    taken = set().union(*taken)
+    kept = {name: x for name, x in data.x.items() if name in taken or keras.tree.is_nested(x) or not leaves.is_texts(x)}
+    return data if len(kept) == len(data.x) else data.with_parts(kept, data.y, data.sample_weight)
 
 
 def validation_in_steps(options, model):

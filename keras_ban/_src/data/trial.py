@@ -12,7 +12,9 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
+from keras_ban._src.data.dataset import NoBatchesError
 from keras_ban._src.data.label_names import check_names
+from keras_ban._src.data.labels import check_first_labels
 from keras_ban._src.data.leaves import map_leaves
 
 
@@ -42,6 +44,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     inputs = getattr(getattr(model, "student", model), "inputs", None)
     if isinstance(x, (list, tuple)) and inputs and len(keras.tree.flatten(x)) != len(inputs):
         raise ValueError(f"`{names[0]}` holds {len(x)} arrays, but the model {model.name!r} takes {len(inputs)}.")
+    check_first_labels(labels, getattr(model, "loss", None), getattr(model, "student", model), names[1])
     on_values = backend.steps_see_values(model)
     parts = zip((*names, "sample_weight"), (x, labels, sample_weight), strict=True)
     batch = [_converted(backend.as_tensor if on_values else _symbol, name, part) for name, part in parts]
@@ -59,6 +62,8 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
             raise error from None
         if trial.found.outputs is None:
             name, form, target = names[0], _form(x), f"the model {model.name!r}"
+            if labels is None and isinstance(x, dict):
+                target += " (a dataset that yields dicts brings inputs alone; let it yield `(inputs, labels)`)"
         else:
             weights = "" if sample_weight is None else f", with `sample_weight` {_form(sample_weight)}"
             name, form = names[1], f"{_form(labels)}{weights}"
@@ -115,6 +120,8 @@ def _first_batch(data):
     """Return `(x, y, sample_weight)`, or `None` if the data cannot be read."""
     try:
         return None if data is None else data.first_batch()
+    except NoBatchesError:
+        raise
     except Exception:
         return None  # Training raises the error of the data.
 

@@ -42,9 +42,9 @@ def check_stored(distiller, soft_targets, data):
         )
     if teacher is not None and not is_fingerprint_of(soft_targets.teacher_fingerprint, teacher):
         raise ValueError(
-            f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights or "
-            f"preprocessor are not those of this Distiller's teacher, {teacher.name!r}. Compute them again, or leave "
-            "`teacher` out."
+            f"The soft targets were made by a teacher named {soft_targets.teacher_name!r} whose weights, "
+            f"preprocessor or temperature are not those of this Distiller's teacher, {teacher.name!r}. Compute them "
+            "again, or leave `teacher` out."
         )
     if keras.tree.is_nested(distiller.distillation_loss):
         raise ValueError("`soft_targets` are of one output, but `distillation_loss` is a list or dict of losses.")

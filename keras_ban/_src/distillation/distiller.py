@@ -11,14 +11,14 @@ from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.data import fit_arguments, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.model_inputs import inputs_for
-from keras_ban._src.data.preprocessing import validation_in_steps
+from keras_ban._src.data.preprocessing import validation_in_steps, without_unused_texts
 from keras_ban._src.data.tf_dataset import error_in_pipeline
 from keras_ban._src.data.unlabeled import as_unlabeled
 from keras_ban._src.distillation import requirements, training_progress
 from keras_ban._src.distillation.attachment import attach, check_stored
 from keras_ban._src.distillation.distiller_file import DistillerFile
 from keras_ban._src.distillation.feature_matching import FeatureMatching
-from keras_ban._src.distillation.loss_targets import NO_LABELS, seed_generators, with_own_seed
+from keras_ban._src.distillation.loss_targets import NO_LABELS, NOTHING_TO_MEASURE, seed_generators, with_own_seed
 from keras_ban._src.distillation.observer import Observed, Observer
 from keras_ban._src.distillation.preparation import Preparation
 from keras_ban._src.distillation.step import NO_FEATURES, DistillationStep
@@ -288,7 +288,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         if self.feature_matching is not None and (soft_targets is not None or data.brings_soft_targets):
             raise ValueError(NO_FEATURES)
         fit_arguments.check_soft_target_values(data.soft_targets)
-        data, options = attach(data, options, soft_targets)
+        data, options = attach(without_unused_texts(data, models), options, soft_targets)
         data = self._as_in_steps(data, soft_targets, steps)
         self._check_labels(data)
         if not self._hears_labels:
@@ -327,10 +327,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 raise ValueError(NO_LABELS)
             data.check_labels(self.loss, self.student, by_name=not self._has_own_label_loss)
         elif data.lacks_labels and self._measures_labels:
-            raise ValueError(
-                "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or "
-                "compile without metrics."
-            )
+            raise ValueError(NOTHING_TO_MEASURE)
 
     def _train(self, data, options):
         try:

@@ -10,8 +10,12 @@ from keras_ban._src.data.leaves import map_leaves
 from keras_ban._src.losses.keras_distillation import is_of_keras_distillation
 
 NO_LABELS = (
-    "The data brings no labels, though they have a weight. Pass `y`, or train on the teacher alone with "
-    "`Distiller(..., label_weight=0)`."
+    "The data brings no labels, though they have a weight. Pass `y`, or a dataset that yields `(x, y)`; or train on "
+    "the teacher alone with `Distiller(..., label_weight=0)`."
+)
+NOTHING_TO_MEASURE = (
+    "`compile` was given metrics, which are measured on labels, but the data brings none: pass `y`, or compile without "
+    "metrics."
 )
 
 

@@ -15,7 +15,7 @@ from keras_ban._src.data.batch import (
     weights_without_labels,
 )
 from keras_ban._src.data.empty_batches import check_has_examples
-from keras_ban._src.distillation.loss_targets import NO_LABELS, has_schedule, own_weights
+from keras_ban._src.distillation.loss_targets import NO_LABELS, NOTHING_TO_MEASURE, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress
 from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labels, weights_of_part
@@ -225,8 +225,11 @@ class DistillationStep:
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         y_pred, _ = split_observed(y_pred)
+        labels = split_targets(y)[0]
+        if labels is None and self._measures_labels:
+            raise ValueError(NO_LABELS if self._hears_labels else NOTHING_TO_MEASURE)
         with OnlyLabeled(self, is_labeled(y)):
-            return super().compute_metrics(x, split_targets(y)[0], y_pred, weights_of_labels(sample_weight))
+            return super().compute_metrics(x, labels, y_pred, weights_of_labels(sample_weight))
 
     def _terms(self, x, labels, targets, y_pred, sample_weight, labeled):
         """Return `(label loss, distillation loss)` of the labeled examples: 0.0 for a term of weight 0."""

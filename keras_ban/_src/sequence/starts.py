@@ -18,6 +18,12 @@ from keras_ban._src.sequence.output_checks import check_outputs, meaning_of, out
 from keras_ban._src.sequence.per_generation import use_labels, use_teachers
 
 
+_NO_LABELS = (
+    "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a dataset "
+    "that yields `(x, y)`; or a trained `teacher` and `label_weight=0`."
+)
+
+
 def create_starts(training):
     """Create the models before training, and check that they go with each other.
 
@@ -88,6 +94,8 @@ def check_fit_data(training):
                 "`y` brings soft targets, but a sequence computes them itself: pass only the labels, or use a "
                 "`Distiller`."
             )
+        if batch[1] is None and _needs_labels(training):
+            raise ValueError(_NO_LABELS)
         trial.check_fits(model, *batch)
         if training.teacher is not None:
             trial.check_fits(training.teacher, in_steps[0].first_batch()[0])
@@ -100,17 +108,18 @@ def check_fit_data(training):
 def _check_labels(training, data):
     """Raise `ValueError` if arrays lack labels that are needed, or their labels do not fit the loss."""
     compile_arguments, model = training.compile_arguments, training.starts[0]
-    if compile_arguments.loss is None:
-        if training.teacher is None:
-            check_own_loss(model, data)
-    elif data.lacks_labels and (training.teacher is None or use_labels(training.sequence.label_weight)):
-        raise ValueError(
-            "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a "
-            "trained `teacher` and `label_weight=0`."
-        )
+    if compile_arguments.loss is None and training.teacher is None:
+        check_own_loss(model, data)
+    if data.lacks_labels and _needs_labels(training):
+        raise ValueError(_NO_LABELS)
     if data.lacks_labels and compile_arguments.measures_labels:
         raise ValueError("`compile` got metrics, which are measured on labels, but the data brings none: pass `y`.")
     data.check_labels(compile_arguments.loss, model)
+
+
+def _needs_labels(training):
+    trains_on_labels = training.teacher is None or use_labels(training.sequence.label_weight)
+    return training.compile_arguments.loss is not None and trains_on_labels
 
 
 def _check_values(training, in_steps):

@@ -9,7 +9,6 @@ import numpy as np
 from keras_ban._src import checks, hints
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
-from keras_ban._src.ensemble.held_out import as_array_of_numbers
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.history.scores import examples_in
 from keras_ban._src.scoring.scorer import Scorer
@@ -124,7 +123,6 @@ class TrainedGenerations:
                 the loss takes.
         """
         self._check_trained()
-        y = as_array_of_numbers(y)
         examples = as_data(x, y, sample_weight, batch_size=batch_size, models=self.models)
         meaning = meaning_of(self, self._compile_arguments, self.models[-1])
         scorer = Scorer(examples, meaning, batch_size, None, self._compile_arguments)
