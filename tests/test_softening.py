@@ -153,7 +153,39 @@ def test_a_sequences_own_examples_are_taken_as_seen_and_refused_as_unseen():
         made.soften(X[SEEN], Y[SEEN], validation_data=(X[SEEN], Y[SEEN]))
 
 
-VALIDATION = {"validation_data": (X, LABELS)}
+@pytest.mark.one_backend
+@pytest.mark.parametrize("form", ["list", "tuple", "uint8", "Series", "category", "tensor", "column"])
+def test_folds_may_be_of_every_form(form):
+    made = ensemble()
+    expected = made.soften(X, Y, folds=FOLDS)
+    pandas = pytest.importorskip("pandas") if form in ("Series", "category") else None
+    forms = {
+        "list": FOLDS.tolist,
+        "tuple": lambda: tuple(FOLDS),
+        "uint8": lambda: FOLDS.astype("uint8"),
+        "Series": lambda: pandas.Series(FOLDS, index=np.arange(len(X))[::-1]),
+        "category": lambda: pandas.Series(FOLDS, dtype="category"),
+        "tensor": lambda: keras.ops.convert_to_tensor(FOLDS),
+        "column": lambda: pytest.importorskip("datasets").Dataset.from_dict({"fold": FOLDS})["fold"],
+    }
+
+    assert made.soften(X, list(Y), folds=forms[form]()) == expected
+
+
+@pytest.mark.one_backend
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_warning_says_what_is_set_where_there_is_no_best_temperature():
+    made = ensemble()
+    with pytest.warns(UserWarning, match="label is the most probable class on the examples .* is set to 1\\."):
+        assert 1.0 == made.soften(X[SEEN], KNOWN[SEEN], validation_data=(X[UNSEEN], KNOWN[UNSEEN]))
+
+    wrong = np.where(np.arange(len(X)) < 60, (KNOWN + 1) % 3, LABELS)
+    with pytest.warns(UserWarning, match="no better than chance on the training examples: .* is set to 1000\\."):
+        assert 1000.0 == made.soften(X[SEEN], wrong[SEEN], validation_data=(X[UNSEEN], wrong[UNSEEN]))
+
+
+VALIDATION = {"validation_data": (-X, LABELS)}
+TEXTS = np.array(list("abc"))
 REFUSED = [
     ("either `validation_data`, or `folds`", ensemble, (X, LABELS), {}),
     ("Received both", ensemble, (X, LABELS), {**VALIDATION, "folds": FOLDS}),
@@ -165,8 +197,18 @@ REFUSED = [
     ("at least 2 members", lambda: ensemble(1), (X, LABELS), {"folds": FOLDS * 0}),
     ("`x` must be arrays", ensemble, (Batches(X, LABELS, 50),), {"folds": FOLDS}),
     ("no labels", ensemble, (X,), VALIDATION),
-    ("no labels", ensemble, (X, LABELS), {"validation_data": X}),
-    ("labels must lie in [0, 2]", ensemble, (X, LABELS), {"validation_data": (X, LABELS + 1)}),
+    ("`validation_data[0]` brings no labels", ensemble, (X, LABELS), {"validation_data": (-X,)}),
+    ("`validation_data` must be `(x_val, y_val)`", ensemble, (X, LABELS), {"validation_data": X}),
+    ("`validation_data` must be `(x_val, y_val)`", ensemble, (X, LABELS), {"validation_data": ()}),
+    ("`validation_data[1]` holds 3", ensemble, (X, LABELS), {"validation_data": (-X, LABELS + 1)}),
+    ("they are the training data", ensemble, (X, LABELS), {"validation_data": (X, LABELS)}),
+    ("they hold 60 examples", ensemble, (X, LABELS), {"validation_data": (X[60:], LABELS[60:])}),
+    ("np.unique(y, return_inverse=True)", ensemble, (X, TEXTS[LABELS]), VALIDATION),
+    ("With a splitter of scikit-learn", ensemble, (X, LABELS), {"folds": object()}),
+    ("With a splitter of scikit-learn", ensemble, (X, LABELS), {"folds": [(FOLDS[:70], FOLDS[:50])]}),
+    ("With a splitter of scikit-learn", ensemble, (X, LABELS), {"folds": ["a", "b", "c"] * 40}),
+    ("the values ['0', '1', '2']", ensemble, (X, LABELS), {"folds": FOLDS.astype(object)}),
+    ("Received the shape (120, 1)", ensemble, (X, LABELS), {"folds": FOLDS[:, None]}),
 ]
 
 

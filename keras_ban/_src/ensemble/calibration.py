@@ -11,7 +11,10 @@ from keras_ban._src.losses import temperature
 
 def fit_temperature(ensemble, held_out):
     """Return the temperature with the smallest negative log-likelihood of held-out labels. See `calibrate`."""
-    return _best_temperature(*_examples(ensemble, _average(ensemble, held_out), held_out))
+    examples = _examples(ensemble, _average(ensemble, held_out), held_out)
+    best = temperature.best_temperature(*examples)
+    _warn_of_none(best, "on these data", best)
+    return best
 
 
 def temperature_of_teacher(ensemble, seen, held_out=None):
@@ -27,8 +30,13 @@ def temperature_of_teacher(ensemble, seen, held_out=None):
         unseen = _examples(ensemble, _of_folds(of_members, seen.folds), seen)
     else:
         unseen = _examples(ensemble, _average(ensemble, held_out), held_out)
-    likelihood = temperature.negative_log_likelihood(*unseen, _best_temperature(*unseen))
-    return temperature.temperature_of(likelihood, *_examples(ensemble, _average(ensemble, seen), seen))
+    best = temperature.best_temperature(*unseen)
+    likelihood = temperature.negative_log_likelihood(*unseen, best)
+    of_teacher = temperature.temperature_of(likelihood, *_examples(ensemble, _average(ensemble, seen), seen))
+    if best not in _BOUNDS and of_teacher == temperature.LARGEST:
+        _warn_of_none(of_teacher, "on the training examples", of_teacher)
+    _warn_of_none(best, "on the examples that trained no member", of_teacher)
+    return of_teacher
 
 
 def _of_folds(of_members, folds):
@@ -53,16 +61,18 @@ def _examples(ensemble, logits, held_out):
     return logits, labels, weights
 
 
-def _best_temperature(logits, labels, weights):
-    best = temperature.best_temperature(logits, labels, weights)
-    if best in (temperature.SMALLEST, temperature.LARGEST):
+_BOUNDS = (temperature.SMALLEST, temperature.LARGEST)
+
+
+def _warn_of_none(best, where, found):
+    """Warn if the best temperature is a bound, so that there is none. `found` is the temperature that is set."""
+    if best in _BOUNDS:
         why = "each label is the most probable class" if best < 1 else "the outputs are no better than chance"
         warnings.warn(
-            f"There is no best temperature, because {why} on these data: the temperature is set to {best:g}. Pass more "
+            f"There is no best temperature, because {why} {where}: the temperature is set to {found:g}. Pass more "
             "examples, none of which trained the members.",
             stacklevel=4,
         )
-    return best
 
 
 def ignored_class(ensemble):

@@ -12,6 +12,7 @@ from keras_ban._src.backend.fixed_attributes import FixedAttributes
 from keras_ban._src.backend.fixed_list import fixed
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
+from keras_ban._src.data.kinds import as_data, as_validation_data
 from keras_ban._src.data.model_inputs import declared_specs, inputs_for, task_within
 from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, validation_in_steps
 from keras_ban._src.ensemble.averaging import Averaging
@@ -20,6 +21,7 @@ from keras_ban._src.ensemble.held_out import HeldOut
 from keras_ban._src.ensemble.member_inputs import check_same_inputs
 from keras_ban._src.ensemble.member_outputs import members_give
 from keras_ban._src.ensemble.member_weights import fit_weights, loss_of
+from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.files import model_file, new_optimizer
 from keras_ban._src.losses.base import check_temperature, is_finite_number
 
@@ -171,8 +173,8 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             x: inputs that trained no member, for instance those of validation: data of any kind, see `docs/data.md`.
             y: labels, for arrays. With a softmax: class indices, or probabilities of the classes such as one-hot
                 labels. With a sigmoid: numbers in [0, 1], one for each output. All leading axes of the outputs count.
-            sample_weight: as in `keras.Model.evaluate`, non-negative. Give padding the weight 0. The `ignore_class` of
-                a compiled loss has weight 0.
+            sample_weight: as in `keras.Model.evaluate`, non-negative. Give padding the weight 0. What the Keras mask of
+                the outputs leaves out, and the `ignore_class` of a compiled loss, have weight 0.
             batch_size: as in `keras.Model.predict`.
 
         Returns:
@@ -188,7 +190,8 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
                 is no best temperature. The bound of the temperatures is set.
         """
         self._check_has_temperature("calibrate")
-        held_out = HeldOut(self, x, y, sample_weight, batch_size)
+        data = as_data(x, y, sample_weight, batch_size=batch_size, models=(self,))
+        held_out = HeldOut(self, data, trained_on=[self.trained_on])
         self._averaging.set(self.member_weights, fit_temperature(self, held_out))
         return self.temperature
 
@@ -215,11 +218,12 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         Args:
             x, y, sample_weight: the training examples, as in `calibrate`.
             batch_size: as in `keras.Model.predict`.
-            validation_data: `(x_val, y_val)`, `(x_val, y_val, sample_weight)` or a dataset, which trained no member.
+            validation_data: `(x_val, y_val)`, `(x_val, y_val, sample_weight)` or a dataset, which trained no member:
+                arrays are compared with `x`.
             folds: whole numbers `(n,)`: example `i` did not train the member at place `folds[i]`. `x` must be arrays.
 
         Returns:
-            The temperature, between 1 and 1000.
+            The temperature, between 1 and 1000. At 1 the training examples are no more certain than others.
 
         Raises:
             TypeError, ValueError: as in `calibrate`; or not one of `validation_data` and `folds` is given; or `folds`
@@ -234,12 +238,12 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
                 "`soften` compares training examples with others: pass either `validation_data`, or `folds`, the place "
                 f"of a member for each example. Received {'none' if folds is None else 'both'}."
             )
+        data = as_data(x, y, sample_weight, batch_size=batch_size, models=(self,))
         held_out = None
         if validation_data is not None:
-            x_val, y_val, weights = keras.utils.unpack_x_y_sample_weight(validation_data)
-            held_out = HeldOut(self, x_val, y_val, weights, batch_size)
-        options = {"all_members": folds is not None, "seen": True, "folds": folds}
-        seen = HeldOut(self, x, y, sample_weight, batch_size, **options)
+            others = as_validation_data(validation_data, batch_size, models=(self,))
+            held_out = HeldOut(self, others, trained_on=[self.trained_on, TrainingData.of(data)])
+        seen = HeldOut(self, data, all_members=folds is not None, folds=folds)
         self._averaging.set(self.member_weights, temperature_of_teacher(self, seen, held_out))
         return self.temperature
 
@@ -291,7 +295,8 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         loss_of(self)
         if max_members is not None:
             checks.check_count("max_members", max_members, below=len(self.members) + 1)
-        held_out = HeldOut(self, x, y, sample_weight, batch_size, all_members=True)
+        data = as_data(x, y, sample_weight, batch_size=batch_size, models=(self,))
+        held_out = HeldOut(self, data, all_members=True, trained_on=[self.trained_on])
         self._averaging.set(fit_weights(self, held_out, max_members), 1.0)
         return self.member_weights
 

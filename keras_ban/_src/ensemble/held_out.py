@@ -1,16 +1,22 @@
 """Data, held out or not, as an ensemble is fitted to them: the outputs of its members, labels and weights, in NumPy."""
 
+import numbers
+
 import keras
 import numpy as np
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves, reading
-from keras_ban._src.data.batch import split_targets, unpack, without_key
-from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.any_data import AnyData
+from keras_ban._src.data.arrays import short
+from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
+from keras_ban._src.data.hugging_face import column_as_array
+from keras_ban._src.data.labels import advice_for_texts
 from keras_ban._src.data.leaves import as_array
-from keras_ban._src.data.preprocessing import predict, predict_on_batch
+from keras_ban._src.data.preprocessing import inputs_in_steps, predict, predict_on_batch
 from keras_ban._src.files import model_file
+from keras_ban._src.losses.masks import mask_of
 
 
 class HeldOut:
@@ -18,89 +24,134 @@ class HeldOut:
 
     Args:
         ensemble: an `EnsembleModel`.
-        x, y, sample_weight, batch_size: as in `keras.Model.evaluate`.
+        data: the result of `as_data` or `as_validation_data`.
         all_members: whether members of weight 0 run, too.
-        seen: whether the examples may be those that trained the members.
+        trained_on: the `TrainingData` of which `data` may hold no examples. Each may be `None`.
         folds: `(n,)`, the place of the member that was not trained on each example, or `None`. For arrays.
 
     Attributes:
         outputs: a list of the outputs of all members, in float32 or as they are. `None` for a member that did not run.
-        labels, weights: NumPy arrays. `weights` may be `None`.
+        labels, weights: NumPy arrays. `weights` may be `None`. They are 0 where the mask of the outputs is.
+        names: what messages call labels and weights.
 
     Raises:
         TypeError, ValueError: the data cannot be read, they lack labels, a member gives several outputs or NaN.
     """
 
-    def __init__(
-        self, ensemble, x, y=None, sample_weight=None, batch_size=None, all_members=False, seen=False, folds=None
-    ):
-        y = as_array_of_numbers(y)
-        data = as_data(x, y, sample_weight, batch_size=batch_size, models=(ensemble,))
+    def __init__(self, ensemble, data, all_members=False, trained_on=(), folds=None):
+        of_data, *self.names = (data.name, "y", "sample_weight") if data.yields_batches else data.names
         self.folds = None if folds is None else _check_folds(folds, data, len(ensemble.members))
         members = [
             member if all_members or share > 0 else None
             for member, share in zip(ensemble.members, ensemble.member_weights, strict=True)
         ]
+        self._trained_on = [each for each in trained_on if each is not None]
         read = self._read_batches if data.yields_batches else self._read_arrays
-        self._trained_on = None if seen else ensemble.trained_on
-        self.outputs, labels, weights = read(data, members, batch_size)
-        self.labels, self.weights = _single("y", labels), _single("sample_weight", weights)
+        self.outputs, labels, weights, masks = read(data, members)
+        self.labels, self.weights = (
+            _single(name, part) for name, part in zip(self.names, (labels, weights), strict=True)
+        )
         if self.labels is None:
-            raise ValueError("The data bring no labels: pass `y`, or a dataset that yields `(x, y)`.")
+            raise ValueError(
+                f"`{of_data}` brings no labels: pass `{self.names[0]}`, or a dataset that yields `(x, y)`."
+            )
         for place, outputs in enumerate(self.outputs):
             if outputs is not None:
                 _check_outputs(place, outputs)
+        self._leave_out(masks)
 
-    def _read_arrays(self, data, members, batch_size):
-        def run(member):
-            if member is None:
-                return None
-            local = model_file.on_this_worker(member)
-            with backend.keeping_values(local):
-                return process_group.alone(lambda: predict(local, data, batch_size))
-
-        if self._trained_on is not None:
-            self._trained_on.check([self._trained_on.keys_of(data.x)])
+    def _read_arrays(self, data, members):
+        for trained_on in self._trained_on:
+            trained_on.check([trained_on.keys_of(data.x)])
         if data.labels is None:  # Before the members run.
-            return [], None, None
-        return [run(member) for member in members], data.labels, data.sample_weight
+            return [], None, None, None
+        # One copy of a member at a time.
+        outputs = [None if each is None else _alone(_local(each), predict, data, data.batch_size) for each in members]
+        model = _mask_model(members, outputs, leaves.take(data.x, slice(0, 1)))
+        masks = None if model is None else _alone(model, predict, data, data.batch_size)
+        return outputs, data.labels, data.sample_weight, masks
 
-    def _read_batches(self, data, members, batch_size):
+    def _read_batches(self, data, members):
         data.check_finite()
-        outputs, labels, weights, keys = [[] for _ in members], [], [], []
-        local = [None if member is None else model_file.on_this_worker(member) for member in members]
+        outputs, labels, weights, masks, keys = [[] for _ in members], [], [], [], [[] for _ in self._trained_on]
+        members = [_local(member) for member in members]
         with reading.watched(data) as (data,):
             for batch in data.iterate():
                 x, y, sample_weight = keras.tree.map_structure(leaves.numeric, unpack(batch))
                 y = split_targets(without_key(y))[0]
                 if y is None:
-                    return [], None, None
+                    return [], None, None, None
                 labels.append(y)
                 weights.append(sample_weight)
-                if self._trained_on is not None:
-                    keys.append(self._trained_on.keys_of(x))
-                for member, found in zip(local, outputs, strict=True):
+                for trained_on, found in zip(self._trained_on, keys, strict=True):
+                    found.append(trained_on.keys_of(x))
+                for member, found in zip(members, outputs, strict=True):
                     if member is not None:
-                        found.append(_of_batch(member, x))
+                        found.append(_alone(member, predict_on_batch, x))
+                if len(labels) == 1:
+                    last = [found[-1] if found else None for found in outputs]
+                    model = _mask_model(members, last, leaves.take(x, slice(0, 1)))
+                masks.append(None if model is None else _alone(model, predict_on_batch, x))
         if not labels:
             raise ValueError("The dataset yields no batch: there is nothing to fit to.")
-        if keys:
-            self._trained_on.check(keys)
-        weights = None if any(each is None for each in weights) else _joined(weights)
-        return [_joined(each) if each else None for each in outputs], _joined(labels), weights
+        for trained_on, found in zip(self._trained_on, keys, strict=True):
+            trained_on.check(found)
+        outputs = [_joined(each) if each else None for each in outputs]
+        return outputs, _joined(labels), _joined(weights), _joined(masks)
+
+    def _leave_out(self, masks):
+        """Give the weight 0 to positions that the Keras mask of the outputs leaves out."""
+        if masks is None:
+            return
+        positions = next(each for each in self.outputs if each is not None).shape[:-1]
+        weights = [weights_of(each, positions, self.names[1]) for each in (self.weights, masks)]
+        self.weights = (weights[0] * weights[1]).reshape(positions)
 
 
-def as_array_of_numbers(y):
-    """Return labels, with a list of numbers as an array."""
-    return np.asarray(y) if isinstance(y, list) and not any(hasattr(each, "shape") for each in y) else y
+class _Mask(AnyData, keras.Model):
+    """Gives the Keras mask of a model's outputs."""
+
+    def __init__(self, model):
+        super().__init__(name=model.name, autocast=False)
+        self.model = model
+        self.run_eagerly, self.jit_compile = model.run_eagerly, model.jit_compile
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return mask_of(self.model(inputs_for(self.model, inputs), training=training))
+
+    def models_within(self):
+        return [self.model]
 
 
-def _of_batch(member, x):
-    with backend.keeping_values(member):
-        return process_group.alone(lambda: predict_on_batch(member, x))
+def _mask_model(members, outputs, x):
+    """Return a model that gives the mask of the outputs of the first member that ran. `None` if they have none.
+
+    `x` is one example. Outputs of rank 2 have no positions that a mask could leave out.
+    """
+    member, output = next((_local(m), o) for m, o in zip(members, outputs, strict=True) if m is not None)
+    if keras.tree.is_nested(output) or output.ndim < 3:
+        return None
+    inputs = keras.tree.map_structure(backend.as_tensor, inputs_in_steps(member, x))
+    with backend.without_gradients():
+        mask = _alone(member, lambda model, x: mask_of(model(x, training=False)), inputs)
+    return None if mask is None else _Mask(member)
+
+
+def _local(member):
+    return None if member is None else model_file.on_this_worker(member)
+
+
+def _alone(model, function, *args):
+    """Return `function(model, *args)`, without other workers, and with the model's values kept."""
+    with backend.keeping_values(model):
+        return process_group.alone(lambda: function(model, *args))
 
 
 def _joined(parts):
+    """Return the parts of all batches as one. `None` if one is."""
+    if any(part is None for part in parts):
+        return None
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
@@ -126,15 +177,22 @@ def _check_folds(folds, data, members):
     """Return folds as an array. Raise `ValueError` unless they tell for each example one of at least two members."""
     if data.yields_batches:
         raise ValueError("`folds` are by the place of each example, so `x` must be arrays. Use `validation_data`.")
-    folds, size = as_array(folds), leaves.size_of(data.x)
     if members < 2:
         raise ValueError("`folds` need at least 2 members, each trained without one fold. Use `validation_data`.")
-    if folds.shape != (size,) or folds.dtype.kind not in "iu" or set(np.unique(folds)) != set(range(members)):
-        raise ValueError(
-            f"`folds` must hold, for each of the {size} examples, the place of the member that was not trained on "
-            f"it: whole numbers from 0 to {members - 1}, each at least once. Received the shape {folds.shape}, the "
-            f"dtype {folds.dtype} and the values {np.unique(folds)[:10].tolist()}."
-        )
+    wanted = (
+        f"`folds` must hold, for each of the {leaves.size_of(data.x)} examples, the place of the member that was not "
+        f"trained on it: whole numbers from 0 to {members - 1}, each at least once."
+    )
+    folds = column_as_array(folds)
+    is_list = isinstance(folds, (list, tuple)) and all(isinstance(each, numbers.Number) for each in folds)
+    if not is_list and not leaves.is_array(folds):
+        made = "`for fold, (seen, unseen) in enumerate(KFold(3).split(x)): folds[unseen] = fold`"
+        raise ValueError(f"{wanted} Received: {short(folds)}. With a splitter of scikit-learn: {made}.")
+    folds = as_array(folds)
+    is_whole = folds.shape == (leaves.size_of(data.x),) and folds.dtype.kind in "iu"
+    if not is_whole or set(np.unique(folds)) != set(range(members)):
+        values = short(np.unique(folds.astype(str)).tolist() if folds.dtype.kind == "O" else np.unique(folds).tolist())
+        raise ValueError(f"{wanted} Received the shape {folds.shape}, the dtype {folds.dtype} and the values {values}.")
     return folds
 
 
@@ -147,22 +205,22 @@ def class_targets(held_out, shape, activation, ignore_class=None):
     Raises:
         ValueError: the labels or weights do not fit the outputs.
     """
-    labels = held_out.labels
+    labels, name = held_out.labels, held_out.names[0]
     if labels.dtype.kind not in "biuf":
-        raise ValueError(f"`y` must hold numbers, received dtype {labels.dtype}.")
+        raise ValueError(f"`{name}` must hold numbers, received dtype {labels.dtype}. {advice_for_texts(labels)}")
     if not np.isfinite(labels).all():
-        raise ValueError("`y` holds NaN or inf.")
+        raise ValueError(f"`{name}` holds NaN or inf.")
     positions = shape[:-1] if activation == "softmax" or len(shape) > 1 else shape
-    weights = weights_of(held_out.weights, positions)
+    weights = weights_of(held_out.weights, positions, held_out.names[1])
     if activation == "sigmoid":
-        labels = _yes_or_no(labels, shape)
+        labels = _yes_or_no(labels, shape, name)
         return labels, np.repeat(weights, labels.size // weights.size)
     if len(shape) < 2 or shape[-1] < 2:
         raise ValueError(
             f"The outputs have the shape {shape}, which is no softmax over classes. For one output of a sigmoid, make "
             "the ensemble with `activation='sigmoid'`."
         )
-    labels = _classes(labels, shape)
+    labels = _classes(labels, shape, name)
     if labels.ndim == 1 and ignore_class is not None:
         weights = np.where(labels == ignore_class, 0.0, weights)
         labels = np.where(labels == ignore_class, 0, labels)
@@ -171,50 +229,48 @@ def class_targets(held_out, shape, activation, ignore_class=None):
     if labels.ndim == 1 and (labels.min() < 0 or labels.max() >= shape[-1]):
         wrong = labels[(labels < 0) | (labels >= shape[-1])][0]
         raise ValueError(
-            f"The outputs have {shape[-1]} classes, so labels must lie in [0, {shape[-1] - 1}], but `y` holds {wrong}. "
-            "Give padding the label 0 and the `sample_weight` 0."
+            f"The outputs have {shape[-1]} classes, so labels must lie in [0, {shape[-1] - 1}], but `{name}` holds "
+            f"{wrong}. Give padding the label 0 and the `sample_weight` 0."
         )
     return labels, weights
 
 
-def _classes(labels, shape):
+def _classes(labels, shape, name):
     """Return class indices `(n,)`, or probabilities `(n, classes)`."""
     if labels.shape in (shape[:-1], (*shape[:-1], 1)):
         if (labels != np.floor(labels)).any():
-            raise ValueError("`y` must hold class indices, which are whole numbers, received others.")
+            raise ValueError(f"`{name}` must hold class indices, which are whole numbers, received others.")
         return labels.reshape(-1).astype("int64")
     if labels.shape != shape:
         raise ValueError(
-            f"`y` must hold class indices of the shape {shape[:-1]}, or probabilities of the shape {shape} of the "
+            f"`{name}` must hold class indices of the shape {shape[:-1]}, or probabilities of the shape {shape} of the "
             f"outputs, received the shape {labels.shape}."
         )
     labels = labels.reshape(-1, shape[-1]).astype("float64")
     if (labels < 0).any() or np.abs(labels.sum(axis=-1) - 1).max() > 1e-3:
-        raise ValueError("`y` must hold probabilities that sum to 1 over the classes, such as one-hot labels.")
+        raise ValueError(f"`{name}` must hold probabilities that sum to 1 over the classes, such as one-hot labels.")
     return labels.argmax(axis=-1) if ((labels == 0) | (labels == 1)).all() else labels
 
 
-def _yes_or_no(labels, shape):
+def _yes_or_no(labels, shape, name):
     if labels.shape != shape and labels.size == np.prod(shape) and 1 in (shape[-1], labels.shape[-1]):
         labels = labels.reshape(shape)
     if labels.shape != shape:
-        raise ValueError(f"`y` must have the shape of the outputs, {shape}, received: {labels.shape}.")
+        raise ValueError(f"`{name}` must have the shape of the outputs, {shape}, received: {labels.shape}.")
     if (labels < 0).any() or (labels > 1).any():
-        raise ValueError("`y` must hold numbers in [0, 1] for a sigmoid, received others.")
+        raise ValueError(f"`{name}` must hold numbers in [0, 1] for a sigmoid, received others.")
     return labels.reshape(-1).astype("float64")
 
 
-def weights_of(weights, positions):
+def weights_of(weights, positions, name):
     """Return a weight for each position, as `(n,)`."""
     if weights is None:
         return np.ones(int(np.prod(positions)))
     if weights.ndim > len(positions) and weights.shape[-1] == 1:
         weights = weights[..., 0]
     if weights.shape != positions[: weights.ndim]:
-        raise ValueError(
-            f"`sample_weight` must have the shape {positions}, or {positions[:1]}, received {weights.shape}."
-        )
+        raise ValueError(f"`{name}` must have the shape {positions}, or {positions[:1]}, received {weights.shape}.")
     if (weights < 0).any() or not np.isfinite(weights).all() or weights.sum() == 0:
-        raise ValueError("`sample_weight` must be finite, non-negative and not all 0.")
+        raise ValueError(f"`{name}` must be finite, non-negative and not all 0.")
     weights = weights.reshape(weights.shape + (1,) * (len(positions) - weights.ndim))
     return np.broadcast_to(weights, positions).reshape(-1).astype("float64")

@@ -131,7 +131,7 @@ def _keras_loss(ensemble, held_out, loss):
         with backend.double_precision():
             values = call(keras.ops.convert_to_tensor(labels), keras.ops.convert_to_tensor(outputs))
             values = keras.ops.convert_to_numpy(values).astype("float64")
-        weights = None if values.ndim == 0 else weights_of(held_out.weights, values.shape)
+        weights = None if values.ndim == 0 else weights_of(held_out.weights, values.shape, held_out.names[1])
         value = float(np.average(values.reshape(-1), weights=weights))
         if not np.isfinite(value):
             raise ValueError(f"The loss {name!r} is {value} on these data. Check labels, outputs and weights.")
