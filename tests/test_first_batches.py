@@ -106,6 +106,8 @@ def test_columns_of_numbers_for_a_model_of_one_input_are_to_be_chosen():
     table = datasets.Dataset.from_dict({"x": X, "fold": Y, "label": Y})
     with pytest.raises(ValueError, match=r"columns \['x', 'fold'\] .* takes one input.*select_columns"):
         distiller()[0].fit(table, verbose=0)
+    with pytest.raises(ValueError, match="takes one input"):
+        EnsembleModel([classifier()], from_logits=True).calibrate(table)
 
 
 # --- Texts that no model takes.

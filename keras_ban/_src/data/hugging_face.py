@@ -60,6 +60,8 @@ def _columns(dataset):
 
 
 def _takes_one_array(model):
+    if hasattr(type(model), "models_within"):
+        return any(map(_takes_one_array, model.models_within()))
     return task_within(model) is None and len(getattr(model, "inputs", None) or ()) == 1 and not input_names(model)
 
 
