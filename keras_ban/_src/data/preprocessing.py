@@ -7,6 +7,7 @@ with them keys, soft targets, shuffling and splits, are those of the data as the
 
 import itertools
 
+import keras
 import numpy as np
 
 from keras_ban._src.data import leaves

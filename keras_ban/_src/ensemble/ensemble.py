@@ -18,8 +18,8 @@ from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, val
 from keras_ban._src.ensemble.averaging import Averaging
 from keras_ban._src.ensemble.calibration import fit_temperature, temperature_of_teacher
 from keras_ban._src.ensemble.held_out import HeldOut
-from keras_ban._src.ensemble.member_inputs import check_same_inputs
 from keras_ban._src.ensemble.member_outputs import members_give
+from keras_ban._src.ensemble.member_shapes import check_same_inputs, check_same_outputs
 from keras_ban._src.ensemble.member_weights import fit_weights, loss_of
 from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.files import model_file, new_optimizer
@@ -124,7 +124,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         running = [member for i, member in enumerate(self.members) if i in which or not member.built]
         made = {id(member): member(inputs_for(member, inputs), training=training) for member in running}
         outputs = [made[id(self.members[i])] for i in which]
-        _check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
+        check_same_outputs([keras.tree.map_structure(lambda x: tuple(x.shape), output) for output in outputs])
         return keras.tree.map_structure(lambda *tensors: self._averaging(list(tensors)), *outputs)
 
     @property
@@ -357,25 +357,8 @@ def _check_members(members):
     check_same_inputs(members)
     known = [member for member in members if getattr(member, "outputs", None)]
     # The batch size does not count: a model that was built by a batch has the size of that batch.
-    _check_same_outputs([[(None, *output.shape[1:]) for output in member.outputs] for member in known])
+    check_same_outputs([[(None, *output.shape[1:]) for output in member.outputs] for member in known])
     return list(members)
-
-
-def _check_same_outputs(shapes):
-    for other in shapes[1:]:
-        if not _could_be_equal(shapes[0], other):
-            found = f"one gives {shapes[0]} and another {other}"
-            raise ValueError(f"Members of an ensemble must give outputs of equal shapes, but {found}.")
-
-
-def _could_be_equal(shapes, others):
-    """Whether nested shapes are equal, except for unknown sizes (`None`)."""
-    try:
-        keras.tree.assert_same_structure(shapes, others)
-    except (ValueError, TypeError):
-        return False
-    pairs = zip(keras.tree.flatten(shapes), keras.tree.flatten(others), strict=True)
-    return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _check_weights(weights, count):

@@ -10,10 +10,11 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves, reading
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.arrays import short
-from keras_ban._src.data.batch import inputs_for, split_targets, unpack, without_key
+from keras_ban._src.data.batch import split_targets, unpack, without_key
 from keras_ban._src.data.hugging_face import column_as_array
 from keras_ban._src.data.labels import advice_for_texts
 from keras_ban._src.data.leaves import as_array
+from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import inputs_in_steps, predict, predict_on_batch
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.masks import mask_of

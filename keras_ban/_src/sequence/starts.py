@@ -17,7 +17,6 @@ from keras_ban._src.sequence.clones import pair_layers, reborn
 from keras_ban._src.sequence.output_checks import check_outputs, meaning_of, outputs_of
 from keras_ban._src.sequence.per_generation import use_labels, use_teachers
 
-
 _NO_LABELS = (
     "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a dataset "
     "that yields `(x, y)`; or a trained `teacher` and `label_weight=0`."

@@ -1,4 +1,4 @@
-"""The inputs of an ensemble's members, which all get the same."""
+"""What the members of an ensemble have in common: the shapes of their inputs and outputs."""
 
 import keras
 import numpy as np
@@ -21,6 +21,24 @@ def check_same_inputs(members):
                 f"Members of an ensemble get the same inputs, but {first.name!r} takes inputs of the shape {shapes}, "
                 f"and {other.name!r} of the shape {others}."
             )
+
+
+def check_same_outputs(shapes):
+    """Raise `ValueError` unless the nested shapes of the members' outputs are equal, except for unknown sizes."""
+    for other in shapes[1:]:
+        if not _could_be_equal(shapes[0], other):
+            found = f"one gives {shapes[0]} and another {other}"
+            raise ValueError(f"Members of an ensemble must give outputs of equal shapes, but {found}.")
+
+
+def _could_be_equal(shapes, others):
+    """Whether nested shapes are equal, except for unknown sizes (`None`)."""
+    try:
+        keras.tree.assert_same_structure(shapes, others)
+    except (ValueError, TypeError):
+        return False
+    pairs = zip(keras.tree.flatten(shapes), keras.tree.flatten(others), strict=True)
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _structure(model):
