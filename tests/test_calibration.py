@@ -10,7 +10,7 @@ import oracles
 import pytest
 from helpers import ensembles, soft_targets
 from helpers.data import Batches
-from helpers.ensembles import CLASSES, LABELS, SAMPLE_WEIGHT, YES, X, ensemble, linear, outputs_of
+from helpers.ensembles import CLASSES, LABELS, SAMPLE_WEIGHT, SOFTMAXES, YES, X, ensemble, linear, outputs_of
 from helpers.tables import cases
 from keras import layers, ops
 from scipy import optimize
@@ -37,16 +37,6 @@ def logits_of(model, activation=None):
     if activation == "softmax":
         return np.log(outputs)
     return np.log(outputs) - np.log1p(-outputs) if activation == "sigmoid" else outputs
-
-
-SOFTMAXES = {
-    "logits": {},
-    "averaged logits": {"average": "logits"},
-    "one member": {"count": 1},
-    "weights": {"weights": [1, 0, 3]},
-    "probabilities": {"activation": "softmax"},
-    "averaged logarithms": {"activation": "softmax", "average": "logits"},
-}
 
 
 @cases(

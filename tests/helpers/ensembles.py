@@ -15,6 +15,16 @@ LABELS = (X @ KERNEL + RNG.gumbel(size=(SIZE, CLASSES)) * 2).argmax(axis=-1)
 YES = (X @ KERNEL + RNG.logistic(size=(SIZE, CLASSES)) * 2 > 0).astype("int64")
 SAMPLE_WEIGHT = RNG.uniform(0.1, 2.0, SIZE)
 
+# Arguments of `ensemble` for softmaxes, by name.
+SOFTMAXES = {
+    "logits": {},
+    "averaged logits": {"average": "logits"},
+    "one member": {"count": 1},
+    "weights": {"weights": [1, 0, 3]},
+    "probabilities": {"activation": "softmax"},
+    "averaged logarithms": {"activation": "softmax", "average": "logits"},
+}
+
 
 def linear(seed, activation=None, outputs=CLASSES, noise=1.0, scale=3):
     """A linear model of the first `outputs` classes, and noise of its own."""
