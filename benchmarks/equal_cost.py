@@ -44,11 +44,13 @@ def main():
 
 
 def run(arguments):
+    import keras
     from equal_cost_tasks import border
     from equal_cost_tasks.cells import cells_of, key_of
     from equal_cost_tasks.every import LARGE, SMALL, TASKS
     from equal_cost_tasks.training import Trainer
 
+    keras.config.set_dtype_policy(arguments.dtype)
     names = arguments.tasks or (list(border.TASKS) if arguments.border else LARGE if arguments.gpu else SMALL)
     if arguments.border:
         arguments.recipes, arguments.costs = arguments.recipes or border.RECIPES, border.COSTS
@@ -140,6 +142,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no result after this time")
     parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"], default="jax", help="default: jax")
+    parser.add_argument("--dtype", default="float32", help="the dtype policy of models; default: float32")
     parser.add_argument("--gpu", action="store_true", help="the large tasks")
     parser.add_argument("--border", action="store_true", help="many small tasks, to find where generations pay")
     parser.add_argument("--report", action="store_true", help="make the table and the plot, and train nothing")

@@ -10,6 +10,7 @@ TASKS = {
     "osu_leaf": series.osu_leaf,
     "shakespeare": texts.shakespeare,
     "tiny_imagenet": images.tiny_imagenet,
+    "cifar10_2500": images.cifar10_2500,
     "cifar10_10k": images.cifar10_10k,
     "cifar10_25k": images.cifar10_25k,
     "tiny_imagenet_large": images.tiny_imagenet_large,

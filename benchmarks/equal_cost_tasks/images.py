@@ -16,12 +16,19 @@ from equal_cost_tasks.task import Task, split
 
 # Labeled examples, unlabeled, and the halves of the validation data. There are 25,000 images besides those for tests.
 _TINY_IMAGENET = [5000, 17500, 1250, 1250]
+_CIFAR10_2500 = [2500, 10000, 2000, 2000]
 _CIFAR10_10K = [10000, 10000, 2000, 2000]
 _CIFAR10_25K = [22000, 0, 1500, 1500]
 
 
 def tiny_imagenet(seed, data_folder):
     return _task("tiny_imagenet", data_folder, seed, _TINY_IMAGENET, classes=100, blocks=1, width=1, epochs=36)
+
+
+def cifar10_2500(seed, data_folder):
+    return _task(
+        "cifar10_2500", data_folder, seed, _CIFAR10_2500, classes=10, blocks=1, width=1, epochs=60, batch_size=64
+    )
 
 
 def cifar10_10k(seed, data_folder):
@@ -59,7 +66,7 @@ def cifar10_25k_large(seed, data_folder):
 
 
 def _task(name, data_folder, seed, sizes, classes, blocks, width, epochs, batch_size=128):
-    source = name.split("_10k")[0].split("_25k")[0].removesuffix("_large")
+    source = "cifar10" if name.startswith("cifar10") else "tiny_imagenet"
     x, y = _decoded(pathlib.Path(data_folder) / f"{source}_train.npz")
     train, (unlabeled, _), weights_data, temperature_data = split(x, y, seed, sizes)
     return Task(
@@ -100,7 +107,7 @@ def _wide_residual_network(blocks, width, classes):
         for block in range(blocks):
             x = _block(x, filters * width, first_stride if block == 0 else 1)
     x = layers.Activation("relu")(layers.BatchNormalization(momentum=0.9)(x))
-    return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
+    return keras.Model(inputs, layers.Dense(classes, dtype="float32")(layers.GlobalAveragePooling2D()(x)))
 
 
 def _block(x, filters, stride):

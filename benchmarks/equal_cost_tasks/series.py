@@ -62,7 +62,7 @@ def _model(shape, kernels, classes):
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu")(x)
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling1D()(x))
-    return keras.Model(inputs, layers.Dense(classes)(x))
+    return keras.Model(inputs, layers.Dense(classes, dtype="float32")(x))
 
 
 class TimeShift(keras.layers.Layer):

@@ -65,6 +65,6 @@ def _model(classes):
             layers.Dropout(0.2),
             layers.Dense(128, activation="relu"),
             layers.Dropout(0.2),
-            layers.Dense(classes),
+            layers.Dense(classes, dtype="float32"),
         ]
     )

@@ -17,7 +17,7 @@ class Task:
         weights_data: `(x, y)`, half A of the validation data. Weights of members may be fitted to it.
         temperature_data: `(x, y)`, half B of the validation data. It fits the temperature, and chooses recipes.
         test: `(x, y)`, which is only scored.
-        build: returns a new model that gives logits.
+        build: returns a new model that gives logits, of float32 whatever the dtype policy is.
         optimizer: returns a new optimizer. Its learning rate is the one at the start of a cosine.
         epochs: the length of a plain training.
         batch_size: examples in a step.

@@ -81,7 +81,7 @@ def _verse_model(classes):
     x = layers.Dropout(0.2)(layers.Embedding(WORDS, 64, mask_zero=True)(inputs))
     x = layers.Dropout(0.5)(layers.GlobalAveragePooling1D()(x))
     x = layers.Dropout(0.5)(layers.Dense(128, activation="relu")(x))
-    return keras.Model(inputs, layers.Dense(classes)(x))
+    return keras.Model(inputs, layers.Dense(classes, dtype="float32")(x))
 
 
 def shakespeare(seed, data_folder):
@@ -128,4 +128,4 @@ def _character_model(characters, units, layers):
     x = keras.layers.Embedding(characters, 32)(x)
     for _ in range(layers):
         x = keras.layers.GRU(units, return_sequences=True)(keras.layers.Dropout(0.1)(x))
-    return keras.Model(inputs, keras.layers.Dense(characters)(keras.layers.Dropout(0.2)(x)))
+    return keras.Model(inputs, keras.layers.Dense(characters, dtype="float32")(keras.layers.Dropout(0.2)(x)))

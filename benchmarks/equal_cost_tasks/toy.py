@@ -18,8 +18,13 @@ def toy(seed, data_folder=None):
         weights_data=weights_data,
         temperature_data=temperature_data,
         test=test,
-        build=lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]),
+        build=_model,
         optimizer=lambda: keras.optimizers.Adam(0.05),
         epochs=8,
         batch_size=16,
     )
+
+
+def _model():
+    layers = keras.layers
+    return keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(3, dtype="float32")])

@@ -125,7 +125,7 @@ class Trainer:
         if count not in self._averages:
             models = [self._task.build() for _ in range(count)]
             average = models[0] if count == 1 else keras_ban.EnsembleModel(models, from_logits=True)
-            teacher = keras.Sequential([keras.Input(models[0].input_shape[1:]), average, Softened()])
+            teacher = keras.Sequential([keras.Input(models[0].input_shape[1:]), average, Softened(dtype="float32")])
             self._averages[count] = models, teacher
         models, teacher = self._averages[count]
         for model, each in zip(models, member.teachers, strict=True):

@@ -58,6 +58,23 @@ def test_a_run_continues_after_the_last_line_with_the_same_results(tmp_path):
         assert line["nll_calibrated"] == pytest.approx(other["nll_calibrated"], rel=1e-4)
 
 
+def test_models_may_compute_in_half_precision_and_their_logits_are_of_single_precision(tmp_path):
+    policy = keras.config.dtype_policy()
+    recipes = ["plain", "honest students", "unlabeled students"]
+    try:
+        lines = run(tmp_path, "--dtype", "mixed_bfloat16", "--costs", 1, 2, "--recipes", *recipes)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+    files = list((tmp_path / "members").rglob("*.npz"))
+    assert 3 == len(lines) == len(files)
+    for file in files:
+        outputs = np.load(file)["outputs"]
+        assert "float32" == outputs.dtype
+        # Values of bfloat16 have 16 bits.
+        assert (outputs.view("uint32") % 2**16).any()
+
+
 @pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_recipe_costs_what_its_line_says(method, cost):
