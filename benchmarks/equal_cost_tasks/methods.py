@@ -198,6 +198,11 @@ def unlabeled_students(cost):
     return [Member(number=number, teachers=teachers, lesson=CALIBRATED, unlabeled=True) for number in range(cost // 2)]
 
 
+def unlabeled_one_student(cost):
+    """Plain models for half of the cost. Their average, calibrated, teaches one student for the other half."""
+    return several_teachers_one_student(cost, CALIBRATED, unlabeled=True)[cost // 2 :]
+
+
 def unlabeled_chain(cost):
     return chain(cost, GENTLE, unlabeled=True)
 
@@ -245,6 +250,7 @@ RECIPES = {
         "unlabeled long pair": unlabeled_long_pair,
         "unlabeled several teachers": unlabeled_several_teachers,
         "unlabeled students": unlabeled_students,
+        "unlabeled, one student": unlabeled_one_student,
     },
 }
 
