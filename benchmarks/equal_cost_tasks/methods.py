@@ -203,6 +203,11 @@ def unlabeled_one_student(cost):
     return several_teachers_one_student(cost, CALIBRATED, unlabeled=True)[cost // 2 :]
 
 
+def unlabeled_teachers_and_one_student(cost):
+    """`unlabeled, one student`, and the teachers are averaged with the student."""
+    return several_teachers_one_student(cost, CALIBRATED, unlabeled=True)
+
+
 def unlabeled_chain(cost):
     return chain(cost, GENTLE, unlabeled=True)
 
@@ -251,6 +256,7 @@ RECIPES = {
         "unlabeled several teachers": unlabeled_several_teachers,
         "unlabeled students": unlabeled_students,
         "unlabeled, one student": unlabeled_one_student,
+        "unlabeled, teachers and one student": unlabeled_teachers_and_one_student,
     },
 }
 
