@@ -22,6 +22,7 @@ from keras_ban import BornAgainHistory, BornAgainSequence
 from keras_ban._src.command import command_line, options_file
 from keras_ban._src.history.report import page
 from keras_ban._src.images import data, folder, models, packages, recipe
+from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.epochs import KeepEpochs
 
 TINY = """
@@ -166,19 +167,37 @@ def test_after_ctrl_c_images_are_changed_as_without_it(augmentation, photos, tmp
     assert loss == again
 
 
+def all_nights_alike(photos):
+    return [shutil.copy(photos / "day" / "03.png", each) for each in sorted(photos.glob("night/*"))]
+
+
+NOT_THE_SAME = [
+    "images to train on: 32 as in the run, but not the same ones",
+    "images to validate: 4 as in the run, but not the same ones",
+]
 CHANGES = {
-    # What is done to the folder, and what is said of it.
+    # What is done to the folder, what is said of it, and options of the run.
     "one image less": (
         lambda photos: (photos / "day" / "03.png").unlink(),
         ["images to train on: 32 in the run, 31 now"],
+        [],
     ),
     "one image more": (
         lambda photos: shutil.copy(photos / "day" / "03.png", photos / "day" / "99.png"),
         ["images to train on: 32 in the run, 33 now"],
+        [],
     ),
-    "another image": (
-        lambda photos: [shutil.copy(photos / "day" / "03.png", each) for each in sorted(photos.glob("night/*"))],
-        ["images to train on: 32 as in the run, but not the same ones", "images to validate: 4 as in the run, but not"],
+    "other images": (all_nights_alike, NOT_THE_SAME, []),
+    "other images, mixed": (all_nights_alike, NOT_THE_SAME, ["--augmentation", "mixup"]),
+    "another class, mixed": (
+        lambda photos: shutil.copytree(photos / "day", photos / "dusk"),
+        ["images to train on: 32 in the run, 48 now", "classes: 2 in the .*3"],
+        ["--augmentation", "cutmix"],
+    ),
+    "other images without labels": (
+        lambda photos: shutil.copy(photos / "day" / "03.png", photos.parent / "unlabeled" / "04.png"),
+        ["images without labels: 20 as in the run, but not the same ones"],
+        ["--unlabeled", "{unlabeled}"],
     ),
     "another class": (
         lambda photos: shutil.copytree(photos / "day", photos / "dusk"),
@@ -187,6 +206,7 @@ CHANGES = {
             "images to validate: 4 in the run, 6 now",
             "classes: 2 in the .*3",
         ],
+        [],
     ),
 }
 
@@ -195,8 +215,10 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_resume_with_other_images_says_which_and_what_to_do(change, photos, tmp_path, capsys):
     folder, out = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
-    assert 0 == train(folder, *SHORT, "--epochs", "1", "--image-size", "16", "--out", out)
-    spoil, lines = CHANGES[change]
+    unlabeled = shutil.copytree(photos / "day", tmp_path / "unlabeled")
+    spoil, lines, options = CHANGES[change]
+    options = [each.format(unlabeled=unlabeled) for each in options]
+    assert 0 == train(folder, *SHORT, *options, "--epochs", "1", "--image-size", "16", "--out", out)
     spoil(folder)
     capsys.readouterr()
 
@@ -212,6 +234,18 @@ def test_resume_with_other_images_says_which_and_what_to_do(change, photos, tmp_
     assert "--resume" not in said.err
     assert "--image-size says" not in said.out
     assert 0 == train("--config", out / "options.toml", "--out", f"{out}-2")
+
+
+@pytest.mark.one_backend
+def test_a_run_of_an_older_version_that_does_not_say_which_images_it_mixed_is_continued(photos, tmp_path):
+    options = [*SHORT, "--epochs", "1", "--augmentation", "mixup", "--unlabeled", photos / "day", "--out", tmp_path]
+    assert 0 == train(photos, *options)
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    for name in ("x", "unlabeled"):
+        assert "fingerprint" in manifest["begun_with"]["data"][name].pop("made_of")[0]
+    manifest_file.write(tmp_path, manifest)
+
+    assert 0 == train("--resume", "--out", tmp_path)
 
 
 @pytest.mark.one_backend

@@ -13,7 +13,7 @@ def explained(error, options):
     out = options.out
     config, another = (shlex.quote(str(each)) for each in (out / OPTIONS_FILE, f"{out}-2"))
     other = f"{train_checks.program()} train --config {config} --out {another}"
-    lines = list(_differences(error.there["data"], error.now["data"]))
+    lines = list(_differences(*(_of_arrays(each["data"]) for each in (error.there, error.now))))
     if not lines:
         return f"{error}\nTo begin another run: {other}"
     place = options.data.partition(":")[2] or options.data
@@ -24,12 +24,20 @@ def explained(error, options):
     )
 
 
+def _of_arrays(described):
+    """The description of data, with the arrays that datasets are made of in the place of the datasets."""
+    datasets = {name: each for name, each in described.items() if isinstance(each, dict)}
+    made_of = {name: each["made_of"] for name, each in datasets.items() if "made_of" in each}
+    x, *y = made_of.get("x", [None])
+    return described | made_of | ({"x": [x], "y": y} if y else {})
+
+
 def _differences(there, now):
     """Yield a line for each part of the images that is not what it was."""
     for name, words in _PARTS.items():
         before, after = (_first(each.get(name)) for each in (there, now))
         counts = [0 if each is None else each.get("examples") for each in (before, after)]
-        if before == after:
+        if before == after or None in counts:  # Older versions do not say how many.
             continue
         if counts[0] != counts[1]:
             yield f"images {words}: {counts[0]:,} in the run, {counts[1]:,} now"

@@ -10,7 +10,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import add_soft_targets, is_labeled, pack, split_targets, unpack, weights_like
 from keras_ban._src.data.endless import ShuffledRows
-from keras_ban._src.data.fingerprints import data_fingerprint, example_form, example_keys
+from keras_ban._src.data.fingerprints import described
 from keras_ban._src.data.label_names import check_names
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
@@ -232,7 +232,7 @@ class Arrays:
     def description(self, hashes):
         """Plain data for the run's manifest: fingerprints of each array, of version `hashes`."""
         parts = {"x": self.x, "y": self.y, "sample_weight": self.sample_weight}
-        return {name: None if part is None else _described(part, hashes) for name, part in parts.items()}
+        return {name: None if part is None else described(part, hashes) for name, part in parts.items()}
 
     def _check_sizes(self):
         sizes = {}
@@ -247,17 +247,6 @@ class Arrays:
         if len(set(sizes.values())) > 1:
             holds = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
             raise ValueError(f"All parts of the data must hold the same number of examples, received: {holds}.")
-
-
-def _described(part, hashes):
-    return [
-        {
-            "examples": leaf.shape[0],
-            "dtype_and_shape": example_form(leaf)[0],
-            "fingerprint": data_fingerprint(example_form(leaf), example_keys(leaf, hashes)),
-        }
-        for leaf in leaves_of(part)
-    ]
 
 
 def _from_user(name, part, is_input):

@@ -9,7 +9,7 @@ import numpy as np
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import key_of_batch, unpack
 from keras_ban._src.data.endless import Endless, InTurn
-from keras_ban._src.data.fingerprints import example_form, example_keys
+from keras_ban._src.data.fingerprints import described, example_form, example_keys
 from keras_ban._src.data.model_inputs import input_names
 
 _BATCH_THEM = "use `dataset.batch(32)` of `tf.data` and Grain, or `DataLoader(dataset, batch_size=32)` of torch"
@@ -227,9 +227,14 @@ class Dataset:
         return []
 
     def description(self, hashes):
-        """Plain data for the run's manifest: only the form of the first batch, because the order may change."""
+        """Plain data for the run's manifest: only the form of the first batch, because the order may change.
+
+        A dataset of this package says the arrays `made_of` which it makes its batches. They have fingerprints, too.
+        """
         form = [example_form(part) for part in self.first_batch() if part is not None]
         x = {"dataset": type(self.dataset).__name__, "first_batch": form}
+        if hasattr(self.dataset, "made_of"):
+            x["made_of"] = described(self.dataset.made_of, hashes)
         return {"x": x, "y": None, "sample_weight": None}
 
 

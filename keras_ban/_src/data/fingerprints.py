@@ -67,6 +67,18 @@ def data_fingerprint(form, keys):
     return hashlib.sha256(json.dumps(form).encode() + np.ascontiguousarray(keys).tobytes()).hexdigest()
 
 
+def described(x, hashes):
+    """Plain data of each array in `x`: its size, form and fingerprint. `hashes` is the version of the keys."""
+    return [
+        {
+            "examples": leaf.shape[0],
+            "dtype_and_shape": example_form(leaf)[0],
+            "fingerprint": data_fingerprint(example_form(leaf), example_keys(leaf, hashes)),
+        }
+        for leaf in leaves_of(x)
+    ]
+
+
 def essence(config, names=None, inessential=INESSENTIAL):
     """A serialized layer, as plain data, without the keys in which two of the same kind may differ.
 

@@ -47,6 +47,7 @@ class ChangedBatches(keras.utils.PyDataset):
     Attributes:
         model: how many models were trained before.
         epoch: the current epoch, from 0.
+        made_of: the arrays by which a run directory knows the data again.
     """
 
     model = epoch = 0
@@ -54,6 +55,7 @@ class ChangedBatches(keras.utils.PyDataset):
     def __init__(self, x, y, names, batch_size, seed):
         super().__init__()  # Pillow lets other threads run.
         self._x, self._y, self._batch_size, self._seed = x, y, batch_size, seed
+        self.made_of = x, y
         self._changes_images = "randaugment" in names
         self._mixes = [mix for name, mix in (("mixup", mix_up), ("cutmix", cut_mix)) if name in names]
 

@@ -44,6 +44,7 @@ def begin(training, chosen):
     hashes = HASHES if begun_with is None else begun_with.get("hashes", 1)
     description = _describe(training, chosen, hashes)
     _describe_preprocessors(description, training, begun_with)
+    _describe_datasets_as(description, begun_with)
     run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), training.entropy, versions)
 
 
@@ -113,6 +114,14 @@ def _describe_preprocessors(description, training, begun_with):
         found = None if here is None else preprocessor_fingerprint(model)
         if found is not None and (begun_with is None or "preprocessor" in (there or {})):
             here["preprocessor"] = found
+
+
+def _describe_datasets_as(description, begun_with):
+    """Leave out what datasets are made of where the run that is continued, of an older version, does not say it."""
+    for place in (("data", "x"), ("data", "unlabeled")):
+        here, there = (functools.reduce(_entry, place, each) for each in (description, begun_with))
+        if isinstance(here, dict) and isinstance(there, dict) and "made_of" not in there:
+            here.pop("made_of", None)
 
 
 def _entry(part, name):
