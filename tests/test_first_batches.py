@@ -33,6 +33,10 @@ class Dicts(Batches):
         return dict(zip(("image", "label"), super().__getitem__(index), strict=True))
 
 
+def batches():
+    yield X, Y
+
+
 def distiller(**options):
     made = Distiller(student=classifier(), teacher=classifier())
     made.compile("sgd", crossentropy(), **options)
@@ -96,6 +100,8 @@ def test_what_is_no_dataset_of_batches_is_told_how_to_become_one():
     examples = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
     with pytest.raises(TypeError, match=r"DataLoader\(x, batch_size=32\)"):
         as_data(examples)
+    with pytest.raises(TypeError, match=r"Call the function, .* `x\(\)`"):
+        as_data(batches)
     with pytest.raises(TypeError, match="Pass one dataset"):
         as_data((Batches(X, Y), Batches(X, Y)))
 

@@ -44,6 +44,13 @@ def test_labels_may_be_lists_of_rows_and_inputs_may_not():
         as_data(X[:2].tolist(), [0, 1])
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("x", [list(X), tuple(X), [X[: 8 - i % 2] for i in range(96)]])
+def test_a_list_with_an_array_for_each_example_is_told_how_to_become_one(x):
+    with pytest.raises(ValueError, match=r"several inputs or outputs, here 96\. .* `np\.stack\(x\)`"):
+        as_data(x, Y)
+
+
 @pytest.mark.parametrize("convert", [list, np.ndarray.tolist])
 def test_labels_and_weights_in_lists_train_as_arrays_do(convert):
     weights = []

@@ -206,7 +206,7 @@ def generator():
         ),
         ({"y": Y + 1}, r"outputs have 3 classes, so labels must lie in \[0, 2\], but `y` holds .* 3 for instance"),
         ({"y": Y - 1}, r"labels must lie in \[0, 2\], but `y` holds .* -1 for instance"),
-        ({"y": Y.astype("float32")}, "labels as whole numbers, received `y` of dtype float32"),
+        ({"y": Y.astype("float32") / 2}, "labels as whole numbers, received `y` of dtype float32"),
         ({"y": np.eye(3)[Y]}, "They look one-hot: use `CategoricalCrossentropy`"),
         ({"epochs": 0}, "`epochs` must be a whole number of at least 1, received: 0"),
         ({"epochs": 1.5}, "`epochs` must be a whole number of at least 1, received: 1.5"),

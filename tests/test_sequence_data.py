@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from helpers.data import Batches, make_blobs
-from helpers.models import assert_same, values
+from helpers.models import assert_same, classifier, crossentropy, values
 from helpers.sequences import FIT, by_hand, compiled
+
+import keras_ban
 
 DATASETS = {"verbose": 0, "epochs": 2, "shuffle": False, "monitor": "val_accuracy"}
 
@@ -95,3 +97,39 @@ def test_an_endless_validation_dataset_is_read_for_validation_steps(blobs):
 
     for record in history.records:
         assert record.metrics["val_loss"] == pytest.approx(record.logs["val_loss"][-1], rel=1e-6)  # float32
+
+
+def grain_dataset(blobs):
+    grain = pytest.importorskip("grain")
+    return grain.MapDataset.source(list(zip(*blobs, strict=True))).batch(32)
+
+
+class Endless(Batches):
+    @property
+    def num_batches(self):
+        return None
+
+
+ENDLESS = {
+    "tf.data": lambda blobs: tf_dataset(blobs).repeat(),
+    "Grain": lambda blobs: grain_dataset(blobs).repeat(),
+    "PyDataset": lambda blobs: Endless(*blobs),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_data_without_end_are_refused_unless_it_is_said_how_many_batches_to_read(kind, blobs):
+    data, sequence = ENDLESS[kind](blobs), compiled()
+    distiller = keras_ban.Distiller(student=classifier(), teacher=classifier())
+    distiller.compile("sgd", crossentropy())
+    for made in (sequence, distiller):
+        with pytest.raises(ValueError, match="`x` has no end.* or pass `steps_per_epoch`"):
+            made.fit(data, verbose=0)
+        with pytest.raises(ValueError, match="`validation_data` has no end.* or pass `validation_steps`"):
+            made.fit(*blobs, validation_data=data, verbose=0)
+    for method in (distiller.evaluate, distiller.predict):
+        with pytest.raises(ValueError, match="`x` has no end.* or pass `steps`"):
+            method(data, verbose=0)
+    if kind != "PyDataset":  # There is no batch 3.
+        distiller.fit(data, steps_per_epoch=4, validation_data=data, validation_steps=4, shuffle=False, verbose=0)

@@ -69,7 +69,9 @@ class AnyData:
     def _read(self, method, name, args, kwargs, names):
         arguments = fit_arguments.bound(self, args, kwargs, name)
         given = {name: arguments.pop(name) for name in names if name in arguments}
-        with reading.watched(data_in_steps(self, as_data(**given, models=(self,)))) as (data,):
+        data = as_data(**given, models=(self,))
+        fit_arguments.check_has_end(data, arguments, "steps")
+        with reading.watched(data_in_steps(self, data)) as (data,):
             inputs = {name: value for name, value in data.for_keras().items() if name in names}
             # Keras on JAX takes the weights out of the model, and loses them if it is interrupted.
             with backend.keeping_values(self):

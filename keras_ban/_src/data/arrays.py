@@ -239,14 +239,26 @@ class Arrays:
         for name, part in zip(self.names, (self.x, self.y, self.sample_weight), strict=False):
             found = sorted({int(leaf.shape[0]) for leaf in leaves_of(part)})
             if len(found) > 1:
-                raise ValueError(f"The arrays of `{name}` hold different numbers of examples: {found}.")
+                advice = _advice_for_lists(name, part)
+                raise ValueError(f"The arrays of `{name}` hold different numbers of examples: {found}.{advice}")
             if found == [0]:
                 raise ValueError(f"`{name}` holds no examples.")
             if found:
                 sizes[name] = found[0]
         if len(set(sizes.values())) > 1:
             holds = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
-            raise ValueError(f"All parts of the data must hold the same number of examples, received: {holds}.")
+            advice = _advice_for_lists(self.names[0], self.x)
+            raise ValueError(f"All parts of the data must hold the same number of examples, received: {holds}.{advice}")
+
+
+def _advice_for_lists(name, part):
+    """What to do about a list with an array for each example, as text. Empty for other data."""
+    if not isinstance(part, (list, tuple)):
+        return ""
+    return (
+        f" A list stands for several inputs or outputs, here {len(part)}. Make one array of a list of examples: "
+        f"`np.stack({name})`."
+    )
 
 
 def _from_user(name, part, is_input):

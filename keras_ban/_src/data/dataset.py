@@ -15,6 +15,10 @@ from keras_ban._src.data.model_inputs import input_names
 _BATCH_THEM = "use `dataset.batch(32)` of `tf.data` and Grain, or `DataLoader(dataset, batch_size=32)` of torch"
 
 
+# Grain says that a `MapDataset` without end has `sys.maxsize` examples, divided by the size of a batch.
+_ENDLESS = 2**40
+
+
 class NoBatchesError(TypeError):
     """A dataset yields single examples."""
 
@@ -86,9 +90,10 @@ class Dataset:
     def number_of_batches(self):
         """The number of batches. `None` if it is unknown, infinity if they have no end."""
         try:
-            return len(self.dataset)
+            count = len(self.dataset)
         except TypeError:  # A torch `DataLoader` of an `IterableDataset` may have a `__len__` without an answer.
             return None
+        return count if count < _ENDLESS else math.inf
 
     def first_batch(self):
         """`(x, y, sample_weight)` of the first batch, as NumPy arrays."""

@@ -44,9 +44,19 @@ def read(arguments, models=()):
     data = as_data(x, y, sample_weight, **given, models=models)
     batch_size = options.get("validation_batch_size") or given["batch_size"]
     options["validation_data"] = as_validation_data(options.get("validation_data"), batch_size, models)
-    _check_read_once(arguments, "x", data, "steps_per_epoch")
-    _check_read_once(arguments, "validation_data", options["validation_data"], "validation_steps")
+    for each, steps in ((data, "steps_per_epoch"), (options["validation_data"], "validation_steps")):
+        if each is not None:
+            check_has_end(each, arguments, steps)
+            _check_read_once(arguments, each, steps)
     return data, options
+
+
+def check_has_end(data, arguments, steps):
+    """Raise `ValueError` if data have no end, and the argument named `steps` does not say how many batches to read."""
+    if data.number_of_batches() == math.inf and arguments.get(steps) is None:
+        raise ValueError(
+            f"`{data.name}` has no end, so that Keras would read it forever. Do not repeat it, or pass `{steps}`."
+        )
 
 
 def split_off(data, options):
@@ -131,12 +141,12 @@ def _check_values(arguments):
             raise TypeError(f"Each of `callbacks` must be a `keras.callbacks.Callback`, received: {callback!r}.")
 
 
-def _check_read_once(arguments, name, data, steps):
+def _check_read_once(arguments, data, steps):
     epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)
-    if data is not None and data.read_once and epochs > 1 and arguments.get(steps) is None:
+    if data.read_once and epochs > 1 and arguments.get(steps) is None:
         raise ValueError(
-            f"`{name}` is a generator or an iterator, which is used up after one of {epochs} epochs. Pass arrays, a "
-            f"dataset, `epochs=1`, or `{steps}` and a generator that lasts for all epochs."
+            f"`{data.name}` is a generator or an iterator, which is used up after one of {epochs} epochs. Pass arrays, "
+            f"a dataset, `epochs=1`, or `{steps}` and a generator that lasts for all epochs."
         )
 
 
@@ -147,5 +157,6 @@ def _check_class_weight(class_weight):
     if not is_dict or not all(isinstance(w, numbers.Real) and abs(w) <= LARGEST_WEIGHT for w in class_weight.values()):
         raise ValueError(
             f"`class_weight` must be a dict from whole numbers to finite numbers of {LARGEST_WEIGHT:g} at most, "
-            f"received: {short(class_weight)}."
+            f"received: {short(class_weight)}. Make one of an array with a weight for each class, such as that of "
+            "scikit-learn's `compute_class_weight`: `dict(enumerate(weights))`."
         )

@@ -1,5 +1,7 @@
 """The entrance of all data: what a user passes becomes one of the kinds of data, once."""
 
+import inspect
+
 from keras_ban._src.data import lists
 from keras_ban._src.data.arrays import Arrays, short
 from keras_ban._src.data.dataset import Dataset, Stream
@@ -49,6 +51,8 @@ def _advice(name, x):
     """What to do about a value that is no data, as text."""
     if hasattr(x, "__getitem__") and any(base.__module__.startswith("torch.") for base in type(x).__mro__):
         return f"Let it yield batches: `torch.utils.data.DataLoader({name}, batch_size=32)`."
+    if inspect.isgeneratorfunction(x):
+        return f"Call the function, so that there is a generator: `{name}()`."
     if isinstance(x, (list, tuple)) and any(kind.accepts(each) for each in x for kind in KINDS if kind is not Arrays):
         return "Pass one dataset, for instance the first, and another one as `validation_data`."
     return f"Make an array of a list of numbers: `np.asarray({name})`."

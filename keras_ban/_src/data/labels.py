@@ -8,23 +8,30 @@ from keras_ban._src.data.leaves import as_array, leaves_of
 
 
 def check_labels(labels, loss, model, name):
-    """Raise `ValueError` if labels in memory fit neither the loss nor the model's outputs."""
+    """Raise `ValueError` if labels in memory, or of a first batch, fit neither the loss nor the model's outputs."""
     # For nested labels, Keras pairs labels, losses and outputs, and raises errors itself.
-    if keras.tree.is_nested(labels) or not is_sparse_crossentropy(loss):
+    if labels is None or keras.tree.is_nested(labels):
         return
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biu":
-        advice = "Cast whole numbers that are floats with `y.astype('int32')`."
+    outputs = getattr(model, "outputs", None) or []
+    shape = tuple(outputs[0].shape) if len(outputs) == 1 else None
+    if is_sparse_crossentropy(loss):
+        _check_classes(labels, shape, getattr(loss, "ignore_class", None), name)
+    elif is_of_keras(loss) and advice_for_texts(labels):
+        raise ValueError(f"`{name}` must hold numbers, received texts. {advice_for_texts(labels)}")
+    elif _is_loss(loss, keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy):
+        _check_probabilities(labels, shape, name)
+
+
+def _check_classes(labels, shape, ignored, name):
+    """Raise `ValueError` unless labels number the classes of outputs of a shape. `None`: the outputs are not known."""
+    if not _are_whole(labels) or _has_axis_of_classes(labels, shape):
+        advice = advice_for_texts(labels)
         if is_one_hot(labels):
             advice = "They look one-hot: use `CategoricalCrossentropy`, or `np.argmax(y, -1)`."
-        advice = advice_for_texts(labels) or advice
-        form = f"dtype {getattr(labels, 'dtype', None)} and shape {getattr(labels, 'shape', None)}"
-        raise ValueError(
-            f"A sparse categorical crossentropy wants labels as whole numbers, received `{name}` of {form}. {advice}"
-        )
-    outputs = getattr(model, "outputs", None) or []
-    if len(outputs) != 1 or labels.size == 0:
-        return
-    classes, ignored = _class_count(tuple(outputs[0].shape), labels.shape), getattr(loss, "ignore_class", None)
+        form = f"dtype {getattr(labels, 'dtype', None)} and shape {tuple(getattr(labels, 'shape', ()))}"
+        wanted = "A sparse categorical crossentropy wants labels as whole numbers"
+        raise ValueError(f"{wanted}, received `{name}` of {form}. {advice}".strip())
+    classes = None if shape is None or labels.size == 0 else _class_count(shape, labels.shape)
     if classes is None:
         return
     wrong = (labels < 0) | (labels >= classes)
@@ -37,17 +44,40 @@ def check_labels(labels, loss, model, name):
         )
 
 
-def check_first_labels(labels, loss, model, name):
-    """Raise `ValueError` if the labels of a first batch cannot be right. Floats may be whole numbers."""
-    is_whole = getattr(getattr(labels, "dtype", None), "kind", None) in tuple("biu")
-    if is_whole or is_one_hot(labels) or advice_for_texts(labels):
-        check_labels(labels, loss, model, name)
+def _check_probabilities(labels, shape, name):
+    """Raise `ValueError` if labels number the classes, where one-hot labels are wanted."""
+    received = tuple(np.shape(labels))
+    if shape is None or None in shape[-1:] or shape[-1] < 2 or received[-1:] == shape[-1:]:
+        return
+    if len(received) == len(shape) - 1 or received[-1:] == (1,):
+        raise ValueError(
+            f"A categorical crossentropy wants labels with a number for each of the {shape[-1]} classes, received "
+            f"`{name}` of shape {received}. If they number the classes, use `SparseCategoricalCrossentropy`, or "
+            f"`keras.utils.to_categorical(y, {shape[-1]})`."
+        )
+
+
+def _are_whole(labels):
+    """Whether labels are whole numbers, as floats too."""
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
+        return False
+    return labels.dtype.kind != "f" or bool((labels == np.floor(labels)).all())
+
+
+def _has_axis_of_classes(labels, shape):
+    """Whether labels are one-hot, or have as many axes as outputs of a shape. `None`: the outputs are not known."""
+    if labels.ndim < 2 or labels.shape[-1] == 1:
+        return False
+    return is_one_hot(labels) and labels.dtype.kind == "f" if shape is None else labels.ndim == len(shape)
 
 
 def advice_for_texts(labels):
-    """What to do about labels that are names of classes, as text. Empty for others."""
+    """What to do about labels that are texts, as text. Empty for others."""
     if not hasattr(labels, "dtype") or not leaves.is_texts(labels):
         return ""
+    first = str(as_array(labels).flat[0])
+    if first.strip("+-").replace(".", "", 1).isdigit():
+        return f"Convert them: `y.astype({'float32' if '.' in first else 'int32'!r})`."
     return "Number the classes: `names, y = np.unique(y, return_inverse=True)`."
 
 
@@ -66,9 +96,11 @@ def _class_count(shape, labels_shape):
 
 def is_sparse_crossentropy(loss):
     """Whether a label loss takes classes as whole numbers: a name, an object, a class or a function."""
-    of_keras = keras.losses.SparseCategoricalCrossentropy
-    known = (of_keras, of_keras.__name__, keras.losses.sparse_categorical_crossentropy)
-    return isinstance(loss, of_keras) or loss in (*known, "sparse_categorical_crossentropy")
+    return _is_loss(loss, keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
+
+
+def _is_loss(loss, of_keras, function):
+    return isinstance(loss, of_keras) or loss in (of_keras, of_keras.__name__, function, function.__name__)
 
 
 def is_one_hot(array):

@@ -14,7 +14,7 @@ def is_array(value):
 def from_user(name, leaf, is_input=True):
     """A user's array in the form in which this package reads it.
 
-    - NumPy arrays, and objects on disk that are sliced like them (a memory map, an HDF5 dataset): unchanged.
+    - NumPy arrays, and inputs on disk that are sliced like them (an HDF5 dataset): unchanged.
     - Tensors of TensorFlow, JAX and torch: NumPy arrays.
     - pandas: rows by position, as Keras reads them. A `Series` of inputs gets shape `(examples, 1)`.
     - Sparse matrices and tensors: SciPy CSR for inputs of rank 2, dense arrays for others.
@@ -40,7 +40,7 @@ def from_user(name, leaf, is_input=True):
         raise ValueError(f"`{name}` is a ragged tensor, whose rows differ in length. Pad them: `{name}.to_tensor()`.")
     elif _is_sparse_tensor(leaf):
         leaf = _from_sparse_tensor(leaf, dense=not is_input)
-    elif not _is_sliced_on_disk(leaf) and not (is_input and _is_text_tensor(leaf)):
+    elif not _is_sliced_on_disk(leaf, is_input) and not (is_input and _is_text_tensor(leaf)):
         leaf = as_array(leaf)
     if _is_foreign_float(leaf.dtype):
         return leaf.astype(keras.config.floatx())
@@ -166,10 +166,10 @@ def _from_sparse_tensor(leaf, dense=False):
     return array
 
 
-def _is_sliced_on_disk(leaf):
-    """Whether a leaf is not a tensor, so that rows can be read by slicing it."""
+def _is_sliced_on_disk(leaf, is_input):
+    """Whether a leaf is not a tensor, so that rows can be read by slicing it. Labels are read as a whole."""
     libraries = {library for library, _ in _classes_of(leaf)}
-    return isinstance(leaf, np.ndarray) or libraries.isdisjoint({"tensorflow", "jax", "jaxlib", "torch"})
+    return isinstance(leaf, np.ndarray) or (is_input and libraries.isdisjoint({"tensorflow", "jax", "jaxlib", "torch"}))
 
 
 def _is_foreign_float(dtype):

@@ -14,7 +14,7 @@ from keras_ban._src import backend, checks
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.dataset import NoBatchesError
 from keras_ban._src.data.label_names import check_names
-from keras_ban._src.data.labels import check_first_labels
+from keras_ban._src.data.labels import check_labels
 from keras_ban._src.data.leaves import map_leaves
 
 
@@ -44,7 +44,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     inputs = getattr(getattr(model, "student", model), "inputs", None)
     if isinstance(x, (list, tuple)) and inputs and len(keras.tree.flatten(x)) != len(inputs):
         raise ValueError(f"`{names[0]}` holds {len(x)} arrays, but the model {model.name!r} takes {len(inputs)}.")
-    check_first_labels(labels, getattr(model, "loss", None), getattr(model, "student", model), names[1])
+    check_labels(labels, getattr(model, "loss", None), getattr(model, "student", model), names[1])
     on_values = backend.steps_see_values(model)
     parts = zip((*names, "sample_weight"), (x, labels, sample_weight), strict=True)
     batch = [_converted(backend.as_tensor if on_values else _symbol, name, part) for name, part in parts]

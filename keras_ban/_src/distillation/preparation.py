@@ -7,7 +7,7 @@ import keras
 from keras_ban._src import backend
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.labels import check_first_labels
+from keras_ban._src.data.labels import check_labels
 from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import Preprocessing, batch_in_steps, check_repeatable, data_in_steps
 from keras_ban._src.data.trial import output_spec
@@ -125,7 +125,7 @@ class Preparation:
         x, y, _ = data.first_batch()
         if self._hears_labels:
             # JAX does not see a class that there is not.
-            check_first_labels(split_targets(y)[0], self.loss, student, "y")
+            check_labels(split_targets(y)[0], self.loss, student, "y")
         x, of_teacher = keras.tree.map_structure(backend.as_tensor, (x, inputs_of_teacher(x, y)))
         soft_targets = split_targets(y)[1]
         if is_top_k(soft_targets):
