@@ -107,6 +107,18 @@ def test_what_is_no_dataset_of_batches_is_told_how_to_become_one():
 
 
 @pytest.mark.one_backend
+def test_batches_of_rows_that_differ_in_length_are_to_be_padded():
+    tf = pytest.importorskip("tensorflow")
+    rows = tf.RaggedTensor.from_row_lengths(np.arange(192.0), [1, 3] * 48)
+    ragged = tf.data.Dataset.from_tensor_slices((rows, Y)).batch(32)
+    for use in (sequence()[0].fit, EnsembleModel([classifier()], from_logits=True).calibrate):
+        with pytest.raises(ValueError, match=r"differ in length. Pad them: `padded_batch\(32\)`"):
+            use(ragged)
+    with pytest.raises(ValueError, match=r"differ in length. Pad them: `padded_batch\(32\)`"):
+        SoftTargets.from_teacher(classifier(), ragged, verbose=0)
+
+
+@pytest.mark.one_backend
 def test_columns_of_numbers_for_a_model_of_one_input_are_to_be_chosen():
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_dict({"x": X, "fold": Y, "label": Y})

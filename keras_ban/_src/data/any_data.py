@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_ban._src import backend, hints
-from keras_ban._src.data import fit_arguments, reading
+from keras_ban._src.data import fit_arguments, reading, trial
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps
 
@@ -71,8 +71,13 @@ class AnyData:
         given = {name: arguments.pop(name) for name in names if name in arguments}
         data = as_data(**given, models=(self,))
         fit_arguments.check_has_end(data, arguments, "steps")
-        with reading.watched(data_in_steps(self, data)) as (data,):
-            inputs = {name: value for name, value in data.for_keras().items() if name in names}
-            # Keras on JAX takes the weights out of the model, and loses them if it is interrupted.
-            with backend.keeping_values(self):
-                return method(**{**arguments, **inputs})
+        data = data_in_steps(self, data)
+        try:
+            with reading.watched(data) as (read,):
+                inputs = {name: value for name, value in read.for_keras().items() if name in names}
+                # Keras on JAX takes the weights out of the model, and loses them if it is interrupted.
+                with backend.keeping_values(self):
+                    return method(**{**arguments, **inputs})
+        except Exception:
+            trial.explain_use(self, data, measure=name == "evaluate")
+            raise

@@ -36,7 +36,7 @@ def from_user(name, leaf, is_input=True):
         leaf = np.expand_dims(leaf, -1) if is_input and leaf.ndim == 1 else leaf
     elif hasattr(leaf, "tocsr"):
         leaf = leaf.tocsr() if is_input else leaf.toarray()
-    elif type(leaf).__name__ == "RaggedTensor":
+    elif _is_ragged(leaf):
         raise ValueError(f"`{name}` is a ragged tensor, whose rows differ in length. Pad them: `{name}.to_tensor()`.")
     elif _is_sparse_tensor(leaf):
         leaf = _from_sparse_tensor(leaf, dense=not is_input)
@@ -54,6 +54,8 @@ def as_array(leaf):
         return leaf.toarray()
     if _is_sparse_tensor(leaf):
         return _from_sparse_tensor(leaf, dense=True)
+    if _is_ragged(leaf):
+        raise ValueError("A batch has rows that differ in length. Pad them: `padded_batch(32)`, or `x.to_tensor()`.")
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
         leaf = leaf if str(leaf.layout) == "torch.strided" else leaf.to_dense()
@@ -128,6 +130,10 @@ def _from_pandas(name, table):
             raise ValueError(f"`{name}` has missing values (`pd.NA`). Fill or drop those rows.")
         values = values.astype("float64")
     return values
+
+
+def _is_ragged(leaf):
+    return type(leaf).__name__ == "RaggedTensor"
 
 
 def _is_text_tensor(leaf):

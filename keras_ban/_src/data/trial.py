@@ -38,7 +38,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     An error that the user's own code raises is raised unchanged.
 
     The model is built, and compiled if there is a `y`. `x`, `y` and `sample_weight` are a first batch of arrays, or
-    `None`. `names` are the names of `x` and `y` in messages.
+    `None`. `names` are the names of `x` and `y` in messages. That of `y` is `None` where labels play no part.
     """
     labels, trial = split_targets(y)[0], _Trial(model)
     inputs = getattr(getattr(model, "student", model), "inputs", None)
@@ -62,13 +62,15 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
             raise error from None
         if trial.found.outputs is None:
             name, form, target = names[0], _form(x), f"the model {model.name!r}"
-            if labels is None and isinstance(x, dict):
+            if labels is None and names[1] is not None and isinstance(x, dict):
                 target += " (a dataset that yields dicts brings inputs alone; let it yield `(inputs, labels)`)"
         else:
             weights = "" if sample_weight is None else f", with `sample_weight` {_form(sample_weight)}"
             name, form = names[1], f"{_form(labels)}{weights}"
             student = getattr(model, "student", model)
             check_names(labels, sample_weight, model.loss, student, (name, "sample_weight"), trial.found.outputs)
+            known = types.SimpleNamespace(outputs=keras.tree.flatten(trial.found.outputs))
+            check_labels(labels, model.loss, known, name)
             outputs = keras.tree.map_structure(lambda output: tuple(output.shape), trial.found.outputs)
             target = f"the loss or the metrics for outputs of shape {outputs}"
         raise ValueError(f"`{name}`, of which a first batch is {form}, does not fit {target}: {error}") from error
@@ -114,6 +116,20 @@ def explain(model, data, validation_data=None):
                 "`sample_weight` must hold a number for each example, or for each position with a loss value, received "
                 f"weights of shape {np.shape(leaf)} for outputs of shape {outputs[0].shape}."
             )
+
+
+def explain_use(model, data, name="x", measure=False):
+    """Raise `ValueError` if the form of the data is the reason why a model failed to predict them, or to be evaluated.
+
+    Args:
+        model: a model that is not trained.
+        data: the data as the model's steps take them.
+        name: what messages call the inputs.
+        measure: whether the model's loss and metrics saw the labels.
+    """
+    batch = _first_batch(data)
+    if batch is not None and model.built:
+        check_fits(model, *(batch if measure else batch[:1]), names=(name, "y" if measure else None))
 
 
 def _first_batch(data):

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import leaves, reading
+from keras_ban._src.data import leaves, reading, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.arrays import short
 from keras_ban._src.data.batch import split_targets, unpack, without_key
@@ -15,7 +15,7 @@ from keras_ban._src.data.hugging_face import column_as_array
 from keras_ban._src.data.labels import advice_for_texts
 from keras_ban._src.data.leaves import as_array
 from keras_ban._src.data.model_inputs import inputs_for
-from keras_ban._src.data.preprocessing import inputs_in_steps, predict, predict_on_batch
+from keras_ban._src.data.preprocessing import data_in_steps, inputs_in_steps, predict, predict_on_batch
 from keras_ban._src.files import model_file
 from keras_ban._src.losses.masks import mask_of
 
@@ -48,7 +48,13 @@ class HeldOut:
         ]
         self._trained_on = [each for each in trained_on if each is not None]
         read = self._read_batches if data.yields_batches else self._read_arrays
-        self.outputs, labels, weights, masks = read(data, members)
+        try:
+            self.outputs, labels, weights, masks = read(data, members)
+        except Exception:
+            for member in members:
+                if member is not None and not data.read_once:
+                    trial.explain_use(member, data_in_steps(member, data), of_data)
+            raise
         self.labels, self.weights = (
             _single(name, part) for name, part in zip(self.names, (labels, weights), strict=True)
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import leaves, reading
+from keras_ban._src.data import leaves, reading, trial
 from keras_ban._src.data.batch import split_targets, unpack, without_key
 from keras_ban._src.data.fingerprints import example_keys
 from keras_ban._src.data.leaves import size_of
@@ -76,8 +76,12 @@ class DataPasses:
 
         def run():
             one = average_of(local, self._meaning) if isinstance(model, list) else local[0]
-            with backend.keeping_values(one):
-                found, metrics = self._run(one, with_metrics)
+            try:
+                with backend.keeping_values(one):
+                    found, metrics = self._run(one, with_metrics)
+            except Exception:
+                trial.explain_use(one, self._data)
+                raise
             return self._if_finite(found), metrics
 
         return process_group.alone(run)

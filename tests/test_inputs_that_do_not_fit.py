@@ -1,0 +1,111 @@
+"""Data that models cannot take, wherever they predict, are scored or are fitted: an error names the argument."""
+
+import keras
+import numpy as np
+import pytest
+from helpers.data import Batches, make_blobs
+from helpers.models import classifier, crossentropy
+
+from keras_ban import BornAgainSequence, Distiller, EnsembleModel
+
+X, Y = make_blobs()
+OTHERS = make_blobs(seed=2)
+
+
+def ensemble():
+    made = EnsembleModel([classifier(), classifier()], from_logits=True)
+    made.compile(loss=crossentropy(), metrics=["accuracy"])
+    return made
+
+
+def distiller():
+    made = Distiller(student=classifier(), teacher=classifier())
+    made.compile("sgd", crossentropy())
+    return made
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    made = BornAgainSequence(classifier(), generations=1)
+    made.compile("sgd", crossentropy())
+    made.fit(X, Y, verbose=0)
+    return made
+
+
+class Singles(Batches):
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+
+WRONG = {
+    # The data, and what is said of them.
+    "columns": (lambda: (X[:, :4], Y), r"`x`, of which a first batch is float32\(32, 4\), does not fit the model '"),
+    "one column": (lambda: (X[:, 0], Y), r"`x`, of which a first batch is float32\(32,\), does not fit the model '"),
+    "batches": (lambda: (Batches(X[:, :4], Y),), r"`x`, of which a first batch is float32\(32, 4\), does not fit the"),
+    "single examples": (lambda: (Singles(X, Y),), "`x` must yield batches, it yields single examples"),
+}
+USES = {
+    "EnsembleModel.predict": lambda *data: ensemble().predict(data[0], verbose=0),
+    "EnsembleModel.evaluate": lambda *data: ensemble().evaluate(*data, verbose=0),
+    "EnsembleModel.calibrate": lambda *data: ensemble().calibrate(*data),
+    "EnsembleModel.fit_weights": lambda *data: ensemble().fit_weights(*data),
+    "EnsembleModel.soften": lambda *data: ensemble().soften(*data, validation_data=OTHERS),
+    "Distiller.predict": lambda *data: distiller().predict(data[0], verbose=0),
+    "Distiller.evaluate": lambda *data: distiller().evaluate(*data, verbose=0),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("use", USES)
+def test_data_that_no_member_takes_are_named(use, wrong):
+    build, message = WRONG[wrong]
+    with pytest.raises((ValueError, TypeError), match=message):
+        USES[use](*build())
+
+
+@pytest.mark.parametrize("wrong", ["columns", "batches", "single examples"])
+def test_data_that_no_generation_takes_are_named(wrong, sequence):
+    build, message = WRONG[wrong]
+    with pytest.raises((ValueError, TypeError), match=message):
+        sequence.evaluate(*build())
+
+
+@pytest.mark.one_backend
+def test_validation_data_are_named_too():
+    with pytest.raises(ValueError, match=r"`validation_data\[0\]`, of which a first batch is float32\(32, 4\)"):
+        ensemble().soften(X, Y, validation_data=(X[:, :4], Y))
+
+
+@pytest.mark.parametrize("make", [ensemble, distiller])
+def test_labels_that_cannot_be_evaluated_are_refused_with_what_to_do(make):
+    with pytest.raises(ValueError, match="They look one-hot: use `CategoricalCrossentropy`"):
+        make().evaluate(X, np.eye(3, dtype="int64")[Y], verbose=0)
+    if keras.config.backend() == "torch":  # The others do not see it.
+        with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\]"):
+            make().evaluate(X, Y + 1, verbose=0)
+    with pytest.raises(ValueError, match=r"np\.unique\(y, return_inverse=True\)"):
+        make().evaluate(X, np.array(["cat", "dog", "owl"])[Y], verbose=0)
+
+
+class OwnError(RuntimeError):
+    pass
+
+
+class Failing(keras.layers.Layer):
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def call(self, inputs):
+        raise OwnError("of my own")
+
+
+def test_an_error_of_a_layer_stays_as_it_is():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(Failing()(inputs)))
+    with pytest.raises(OwnError, match="of my own"):
+        EnsembleModel([model], from_logits=True).calibrate(X, Y)
+    with pytest.raises(OwnError, match="of my own"):
+        EnsembleModel([model], from_logits=True).predict(X, verbose=0)
