@@ -1,4 +1,4 @@
-"""Validation data whose inputs are NaN or infinite."""
+"""Data whose inputs are NaN or infinite."""
 
 import keras
 import numpy as np
@@ -48,6 +48,25 @@ def test_a_sequence_stops_after_its_first_epoch_and_names_the_example(blobs, val
         sequence().fit(x, y, epochs=3, validation_data=validation, callbacks=[note], verbose=0, **options)
 
     assert len(epochs) <= 1
+
+
+@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("kind", ["arrays", pytest.param("PyDataset", marks=pytest.mark.one_backend)])
+def test_a_generation_that_training_data_make_nan_names_the_example(blobs, value, kind):
+    x, y = blobs
+    data, place = (
+        ((spoiled(x, value), y), "example 40") if kind == "arrays" else ((Batches(spoiled(x, value), y),), "batch 1")
+    )
+    with pytest.raises(FloatingPointError, match=f"^Generation 0 .* In the data, {place} of `x` .* replace the values"):
+        sequence().fit(*data, epochs=2, verbose=0)
+
+
+@pytest.mark.one_backend
+def test_without_such_an_example_a_lower_learning_rate_is_advised(blobs):
+    made = BornAgainSequence(linear(), generations=1)
+    made.compile(keras.optimizers.SGD(1e38), "mse")
+    with pytest.raises(FloatingPointError, match="Try a lower learning rate"):
+        made.fit(blobs[0], np.eye(3)[blobs[1]], epochs=3, verbose=0)
 
 
 def test_a_distiller_reports_nan_as_keras_does(blobs):

@@ -284,6 +284,8 @@ def _check_weights(name, leaf):
     check_finite(name, leaf)
     if isinstance(leaf, np.memmap):
         return
+    if 0 in leaf.shape[1:]:
+        raise ValueError(f"`{name}` must hold a number for each example, received the shape {tuple(leaf.shape)}.")
     largest = np.abs(as_array(leaf)).max()
     if largest > LARGEST_WEIGHT:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Validation inputs that are NaN or infinite. They may be meant, so they are searched for if the loss is not finite."""
+"""Inputs that are NaN or infinite. They may be meant, so they are searched for if the loss is not finite."""
 
 import itertools
 
@@ -21,12 +21,17 @@ def explain(loss, data):
     """
     if loss is None or checks.is_finite(loss) or data.read_once:
         return
-    place = _first_batch(data) if data.yields_batches else _first_example(data)
+    place = first_place(data)
     if place is not None:
         raise FloatingPointError(
             f"The validation loss is {loss}, and {place} of the validation data (counted from 0) has inputs that are "
             "NaN or infinite. Generations cannot be compared on them. Leave such examples out, or replace the values."
         )
+
+
+def first_place(data):
+    """The first batch of a dataset, or the first example of arrays, that has such inputs, as text; `None`: none has."""
+    return _first_batch(data) if data.yields_batches else _first_example(data)
 
 
 def _first_batch(data):

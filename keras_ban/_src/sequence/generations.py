@@ -243,7 +243,7 @@ class Generations:
         record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
         record.epochs = len(logs.get("loss", []))
         try:
-            check_finite(model, record)
+            check_finite(model, record, self._training.data)
         except FloatingPointError:
             if keeper is not None:
                 keeper.forget()

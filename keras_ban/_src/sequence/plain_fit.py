@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import empty_batches, fit_arguments
+from keras_ban._src.data import empty_batches, fit_arguments, non_finite
 from keras_ban._src.data.preprocessing import method_and_data, validation_in_steps
 from keras_ban._src.history.controls import ControlRecord
 
@@ -30,7 +30,11 @@ def fit(model, data, options):
             raise
 
 
-def check_finite(model, record):
+def check_finite(model, record, data):
+    """Raise `FloatingPointError` if training ended with a loss or weights that are NaN or infinite.
+
+    `data` are the training data, which are then searched for NaN.
+    """
     loss = record.logs.get("loss", [0.0])[-1]
     values = [(w.trainable, keras.ops.convert_to_numpy(w.value)) for w in model.weights]
     # What is not trained may be infinite on purpose: a mask that is added to logits.
@@ -45,8 +49,13 @@ def check_finite(model, record):
         kept = "Nothing was trained before it"
     else:
         kept = f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`"
+    place, advice = non_finite.first_place(data), "Try a lower learning rate, or `clipnorm` in the optimizer."
+    if place is not None:
+        advice = (
+            f"In the data, {place} of `x` (counted from 0) is the first with inputs that are NaN or infinite: leave "
+            "such examples out, or replace the values."
+        )
     raise FloatingPointError(
         f"{what} ended with loss={loss} after epoch {record.epochs}"
-        f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. Try a lower learning "
-        "rate, `clipnorm` in the optimizer, or look for NaN in the data."
+        f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. {advice}"
     )
