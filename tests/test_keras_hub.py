@@ -232,3 +232,22 @@ def test_a_sequence_of_a_task_that_draws_masks_is_evaluated_without_a_paired_tes
     history = sequence.evaluate(TEXTS, batch_size=4)
     assert np.isfinite([record.evaluation["loss"] for record in history.records]).all()
     assert [None, None] == [record.scores.p_value for record in history.records]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("use", ["Distiller", "BornAgainSequence", "SoftTargets"])
+def test_a_dict_that_a_preprocessor_does_not_take_is_told_how_to_be_passed(use):
+    tf = pytest.importorskip("tensorflow")
+    columns = {"text": TEXTS, "label": np.arange(8) % 3}
+    sequence = BornAgainSequence(text_classifier(), generations=1)
+    sequence.compile("sgd", crossentropy())
+    uses = {
+        "Distiller": lambda data: compiled(text_classifier(), text_classifier()).fit(data, verbose=0),
+        "BornAgainSequence": lambda data: sequence.fit(data, verbose=0),
+        "SoftTargets": lambda data: SoftTargets.from_teacher(text_classifier(), data, verbose=0),
+    }
+    for data in (columns, tf.data.Dataset.from_tensor_slices(columns).batch(4)):
+        with pytest.raises(
+            ValueError, match=r"entries \['text', 'label'\]\. .* `\(batch\['text'\], batch\['label'\]\)`"
+        ):
+            uses[use](data)

@@ -188,7 +188,7 @@ def is_finite(value):
     return math.isfinite(float(value))
 
 
-_LIBRARIES = ("keras", "keras_ban", "tensorflow", "jax", "jaxlib", "torch", "numpy")
+_LIBRARIES = ("keras", "keras_ban", "keras_hub", "tensorflow", "jax", "jaxlib", "torch", "numpy")
 
 
 def is_raised_by_user(error):

@@ -10,6 +10,7 @@ import itertools
 import keras
 import numpy as np
 
+from keras_ban._src import checks
 from keras_ban._src.data import leaves
 from keras_ban._src.data.arrays import Arrays
 from keras_ban._src.data.batch import (
@@ -73,7 +74,15 @@ class Preprocessing:
 
 def run(task, x, y=None, sample_weight=None):
     """Return `(x, y, sample_weight)` as a task preprocesses a batch, in NumPy."""
-    made = unpack(task.preprocess_samples(*map(_for_preprocessor, (x, y, sample_weight))))
+    try:
+        made = unpack(task.preprocess_samples(*map(_for_preprocessor, (x, y, sample_weight))))
+    except Exception as error:
+        if not isinstance(x, dict) or checks.is_raised_by_user(error):
+            raise
+        raise ValueError(
+            f"The preprocessor of {task.name!r} does not take `x`, a dict with the entries {list(x)}. Pass the entry "
+            "that it takes, and labels as `y`. A dataset yields both: `(batch['text'], batch['label'])`."
+        ) from error
     return tuple(_as_arrays(task, part) for part in made)
 
 
