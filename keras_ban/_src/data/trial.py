@@ -23,7 +23,9 @@ def output_spec(model, x):
 
     Keras's layers expect symbols here: `Flatten` asks for an attribute that tensors have not.
     """
-    return model.compute_output_spec(keras.tree.map_structure(_symbol, x))
+    # Keras calls `call` with these arguments alone, and `training` may have no default.
+    in_inference = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+    return model.compute_output_spec(keras.tree.map_structure(_symbol, x), **in_inference)
 
 
 def _symbol(leaf):

@@ -26,7 +26,28 @@ def load(path, custom_objects=None):
     Raise `ValueError` if Keras does not know a class of the model, or cannot load it for another reason.
     """
     with _explained(path):
-        return keras.saving.load_model(path, custom_objects, compile=False)
+        model = keras.saving.load_model(path, custom_objects, compile=False)
+        _check_has_weights(model, path)
+        return model
+
+
+def _check_has_weights(model, path):
+    """Raise `ValueError` if the file has weights for layers that Keras could not build. It only warns of that."""
+    unbuilt = [layer.name for layer in backend.flat_layers(model) if not layer.built]
+    if not unbuilt:
+        return
+    # Keras needs it, and imports it when it saves or loads.
+    import h5py
+
+    stored = []
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights, h5py.File(weights) as file:
+        file.visititems(lambda name, each: stored.append(name) if isinstance(each, h5py.Dataset) else None)
+    if len(stored) > len(model.variables):
+        raise ValueError(
+            f"Keras cannot build the layers {unbuilt} from the shapes of inputs, and leaves out their weights. Give "
+            f"the arguments of {type(model).__name__}'s `call` after the inputs a default (`training=None`), or write "
+            "its method `build_from_config(self, config)`, which creates these layers' weights."
+        )
 
 
 def check_form(path):

@@ -1,5 +1,6 @@
 """Create models of the same architecture, and copy layers from a teacher."""
 
+import contextlib
 import difflib
 import random
 import tempfile
@@ -27,8 +28,7 @@ def reborn(model: keras.Model) -> keras.Model:
       the whole model is frozen, as teachers often are, the new model is trainable.
     - The state from `adapt` (`Normalization`, `TextVectorization`, `StringLookup`, `Discretization`) is kept. BatchNorm
       statistics are not.
-    - `model` does not change, and shares nothing with the new model, but for the `preprocessor` of a KerasHub task. The
-      new model is not compiled.
+    - `model` does not change. The new model shares only the `preprocessor` of a KerasHub task, and is not compiled.
 
     Args:
         model: a `keras.Model`: Sequential, functional (also with shared layers, several inputs or nested models), or
@@ -175,9 +175,7 @@ def _rebuild(model):
     except Exception as error:
         raise _cannot_clone(model, f"rebuilding it from its configuration fails: {error}") from error
     if model.built and not clone.built:
-        clone.build_from_config(model.get_build_config())
-        # Keras builds the layers, but its loader sets the flag of the model itself.
-        clone.built = len(clone.weights) == len(model.weights)
+        _build_like(model, clone)
     # Keras forgets the policy of a functional or Sequential model, without which `compile` does not scale losses.
     for old, new in zip(backend.flat_layers(model), backend.flat_layers(clone), strict=False):
         if isinstance(old, keras.Model) and type(new) is type(old) and old.dtype_policy.name == "mixed_float16":
@@ -187,6 +185,20 @@ def _rebuild(model):
         if type(new) is type(old) and new.built and getattr(old, "lora_enabled", False) and not new.lora_enabled:
             new.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
     return clone
+
+
+def _build_like(model, clone):
+    """Build a copy for the shapes of the inputs of `model`. If they do not tell enough, data must build it."""
+    # Shapes of several inputs are in containers of Keras, which JAX does not take.
+    config = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model.get_build_config()))
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        clone.build_from_config(config)
+        if len(clone.weights) < len(model.weights) and "input_shape" in (config or {}):
+            # Keras leaves out `training`, which may be an argument without a default.
+            clone(keras.tree.map_shape_structure(keras.KerasTensor, config["input_shape"]), training=False)
+    # Keras builds the layers, but its loader sets the flag of the model itself.
+    clone.built = len(clone.weights) == len(model.weights)
 
 
 def _own_layers(model):
@@ -366,7 +378,6 @@ def _copy_frozen_weights(model, pairs):
     for place in frozen:
         place.trainable = False
     for weight, place in kept.values():
-        # A copy, as above.
         place.assign(keras.ops.copy(weight.value))
 
 

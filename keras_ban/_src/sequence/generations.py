@@ -260,12 +260,14 @@ class Generations:
         return model
 
     def _bench_for(self, label_weight):
-        """A `Bench` for the label weight; `None` if generations differ in architecture."""
+        """A `Bench` for the label weight; `None` if generations differ in architecture, or the data build them."""
         sequence = self._sequence
         if not isinstance(sequence.model, keras.Model) or not sequence.model.built:
             return None
         if self._bench is None or self._bench.distiller.label_weight != label_weight:
             student = reborn(sequence.model)
+            if not student.built:
+                return None
             self._share_layers(student)
             self._bench = Bench(self._training.distiller(student, None, label_weight))
             self._bench.distiller.compile(**self._compile_arguments.make())

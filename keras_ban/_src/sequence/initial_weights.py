@@ -33,6 +33,12 @@ def new_model(sequence, place):
         model = reborn(sequence.model)
         if sequence.initial_weights != FRESH:
             _check_built(sequence.initial_weights, sequence.model, "`model`")
+            if not model.built:
+                raise ValueError(
+                    f"`initial_weights={sequence.initial_weights!r}` copies weights, but the shapes of inputs are not "
+                    f"enough to build a copy of {sequence.model.name!r} ({type(model).__name__}). Pass `model` as a "
+                    "callable `build(generation)` that returns a model with these weights, called once on a batch."
+                )
             _check_same("`model`", sequence.model, "its copy", model)
             copy_weights(sequence.model, model)
         return model

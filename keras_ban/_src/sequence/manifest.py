@@ -30,7 +30,9 @@ def begin(training, chosen):
     versions = {"keras_ban": keras_ban.__version__, "keras": keras.__version__, "numpy": np.__version__}
     if run.manifest is None:
         for model in training.starts.values():
-            model_file.check_can_be_kept(model)
+            # Of a copy that the data build, the original tells more.
+            original = training.sequence.model if not model.built else None
+            model_file.check_can_be_kept(original if getattr(original, "built", False) else model)
     elif run.manifest["versions"] != versions and not run.finished:
         warnings.warn(
             f"The run in {run.path} was begun with {run.manifest['versions']}, and is continued with {versions}: the "
