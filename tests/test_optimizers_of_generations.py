@@ -80,3 +80,75 @@ def test_a_distiller_moves_as_far_as_plain_keras_moves_a_model_whose_optimizer_i
     assert moved < 3.5 * RATE  # Three steps. From zeros, it moved by the size of the weights.
     if teacher is None:
         np.testing.assert_allclose(student.get_weights()[0], plain.get_weights()[0], rtol=1e-6)
+
+
+# Each step of decay takes a tenth of a weight. The gradients move it by less than 1e-5.
+DECAY = {"learning_rate": 1e-6, "weight_decay": 1e5}
+DECAYING = {
+    "SGD": lambda: keras.optimizers.SGD(**DECAY),
+    "AdamW": lambda: keras.optimizers.AdamW(**DECAY),
+    "a schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(1e-6, 1000), weight_decay=1e5),
+    "LossScaleOptimizer": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(**DECAY), initial_scale=1.0),
+}
+
+
+def named_ones(seed=0):
+    ones = {"kernel_initializer": "ones", "bias_initializer": "ones"}
+    return keras.Sequential([keras.Input((8,)), layers.Dense(3, **ones)])
+
+
+def without_decay(make, **names):
+    optimizer = make()
+    getattr(optimizer, "inner_optimizer", optimizer).exclude_from_weight_decay(**names)
+    return optimizer
+
+
+class KeepLast(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):
+        type(self).trained = self.model
+
+
+def assert_only_the_kernel_decayed(model):
+    kernel, bias = model.get_weights()
+    assert kernel.max() < 0.95
+    np.testing.assert_allclose(bias, 1.0, atol=1e-3)  # A decay would have taken a tenth.
+
+
+@pytest.mark.parametrize("soft_targets", ["cached", "online"])
+@pytest.mark.parametrize("make", DECAYING.values(), ids=list(DECAYING))
+def test_what_is_excluded_from_weight_decay_is_excluded_in_each_generation_and_after_loading(
+    make, soft_targets, tmp_path
+):
+    sequence = BornAgainSequence(
+        named_ones(), generations=2, seed=1, soft_targets=soft_targets, directory=tmp_path, controls=("longer",)
+    )
+    sequence.compile(without_decay(make, var_names=["bias", "gamma"]), crossentropy())
+    sequence.fit(X, Y, epochs=1, batch_size=48, verbose=0, validation_data=(X, Y), callbacks=[KeepLast()])
+    assert all(KeepLast.trained is not model for model in sequence.models)  # The control is trained last.
+    for model in [*sequence.models, KeepLast.trained]:
+        assert_only_the_kernel_decayed(model)
+    loaded = BornAgainSequence.load(tmp_path).models[0]
+    loaded.fit(X, Y, batch_size=48, verbose=0)
+    assert_only_the_kernel_decayed(loaded)
+
+
+@pytest.mark.one_backend
+def test_a_run_is_not_continued_with_other_exclusions_from_weight_decay(tmp_path):
+    def trained(**names):
+        sequence = BornAgainSequence(named_ones(), generations=1, seed=1, directory=tmp_path)
+        sequence.compile(without_decay(DECAYING["SGD"], **names), crossentropy())
+        sequence.fit(X, Y, epochs=1, batch_size=48, verbose=0)
+
+    trained(var_names=["bias"])
+    trained(var_names=["bias"])
+    with pytest.raises(ValueError, match="excluded_from_weight_decay"):
+        trained(var_names=["kernel"])
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("make", DECAYING.values(), ids=list(DECAYING))
+def test_variables_of_one_model_are_not_excluded_from_the_weight_decay_of_others(make):
+    model = named_ones()
+    optimizer = without_decay(make, var_list=[model.layers[0].bias])
+    with pytest.raises(ValueError, match=r"`exclude_from_weight_decay\(var_list=...\)` .* use `var_names`"):
+        BornAgainSequence(model).compile(optimizer, crossentropy())

@@ -36,6 +36,33 @@ def leave_unbuilt(model):
         setattr(model, name, functools.partial(_call_with_unbuilt, model, optimizer, name))
 
 
+def without_decay(optimizer):
+    """Return what no configuration holds: the names that an optimizer and those within exclude from weight decay.
+
+    They are one pattern for each optimizer, or `None`. A metric has no such names.
+    """
+    # Private, because Keras has no public way to read what `exclude_from_weight_decay` was given.
+    found = [getattr(each, "_exclude_from_weight_decay_pattern", None) for each in [optimizer, *_within(optimizer)]]
+    return [None if pattern is None else pattern.pattern for pattern in found]
+
+
+def leave_without_decay(optimizer, names):
+    """Exclude the result of `without_decay` from the weight decay of a new optimizer, and return it."""
+    for each, pattern in zip([optimizer, *_within(optimizer)], names, strict=False):
+        if pattern is not None:
+            each.exclude_from_weight_decay(var_names=[pattern])
+    return optimizer
+
+
+def check_without_decay(optimizer):
+    """Raise `ValueError` if an optimizer excludes the variables of one model from weight decay."""
+    if any(getattr(each, "_exclude_from_weight_decay", None) for each in [optimizer, *_within(optimizer)]):
+        raise ValueError(
+            "`optimizer`: `exclude_from_weight_decay(var_list=...)` is about the variables of one model, and each "
+            "generation has variables of its own: use `var_names`, for instance `var_names=['bias', 'gamma', 'beta']`."
+        )
+
+
 def from_config(config, custom_objects=None):
     """As `keras.saving.deserialize_keras_object` of a model, whose optimizer is left unbuilt if it is compiled."""
     model = keras.saving.deserialize_keras_object({**config, "compile_config": None}, custom_objects)

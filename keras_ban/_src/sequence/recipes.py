@@ -9,7 +9,7 @@ import warnings
 import keras
 
 from keras_ban._src import checks
-from keras_ban._src.files.new_optimizer import leave_unbuilt
+from keras_ban._src.files import new_optimizer
 from keras_ban._src.losses import schedules
 from keras_ban._src.sequence import callback_paths
 
@@ -25,9 +25,11 @@ class Recipe:
         lost = lost_arguments(self._class, self._config) if is_custom else []
         if lost:
             raise ValueError(f"it does not hold the constructor's arguments {lost}, which would become their defaults")
+        self._without_decay = new_optimizer.without_decay(original)
 
     def make(self):
-        return self._class.from_config(copy.deepcopy(self._config))
+        made = self._class.from_config(copy.deepcopy(self._config))
+        return new_optimizer.leave_without_decay(made, self._without_decay)
 
 
 def lost_arguments(cls, known):
@@ -41,6 +43,7 @@ def as_recipe(name, value):
     """Return a `Recipe` for an optimizer or a metric. Return a value without state (a name, a function) unchanged."""
     if not isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
         return value
+    new_optimizer.check_without_decay(value)
     try:
         recipe = Recipe(value)
         recipe.make()
@@ -88,11 +91,14 @@ class CompileArguments:
     def compile(self, model):
         """Compile a trained model with a new optimizer, which has no variables for the weights yet."""
         model.compile(**self.make())
-        leave_unbuilt(model)
+        new_optimizer.leave_unbuilt(model)
 
     def to_config(self):
         """Return the arguments as plain data, by name. See `as_config`."""
-        return {name: as_config(value) for name, value in self.make().items()}
+        made = self.make()
+        config = {name: as_config(value) for name, value in made.items()}
+        names = new_optimizer.without_decay(made["optimizer"])
+        return config | ({_WITHOUT_DECAY: names} if any(names) else {})
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -100,10 +106,15 @@ class CompileArguments:
         lost = [f"`{name}` ({value[_UNWRITTEN]})" for name, value in config.items() if _is_unwritten(value)]
         if lost:
             raise ValueError(f"{', '.join(lost)} could not be written down")
-        return cls(**{name: from_config(name, value, custom_objects) for name, value in config.items()})
+        names = config.get(_WITHOUT_DECAY, [])
+        config = {name: value for name, value in config.items() if name != _WITHOUT_DECAY}
+        arguments = {name: from_config(name, value, custom_objects) for name, value in config.items()}
+        new_optimizer.leave_without_decay(arguments["optimizer"], names)
+        return cls(**arguments)
 
 
 _UNWRITTEN = "cannot be written down"
+_WITHOUT_DECAY = "excluded_from_weight_decay"
 
 
 def as_config(value):
@@ -151,7 +162,7 @@ def keep_students(callbacks, model):
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and model.built and not optimizer.built:
-        leave_unbuilt(model)
+        new_optimizer.leave_unbuilt(model)
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             callback.set_model = functools.partial(_set_student, callback, model)

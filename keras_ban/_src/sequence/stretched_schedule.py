@@ -2,6 +2,8 @@
 
 import copy
 
+from keras_ban._src.files.new_optimizer import leave_without_decay, without_decay
+
 # Keras's schedules with an end, and those without one. (`CosineDecayRestarts` begins again and again.)
 _WITH_END = ("CosineDecay", "PiecewiseConstantDecay", "PolynomialDecay")
 _WITHOUT_END = ("CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay")
@@ -14,7 +16,8 @@ def stretched(compile_arguments, ratio):
     for schedule in _schedules(config):
         if schedule["class_name"] in _WITH_END:
             _stretch(schedule["config"], ratio)
-    return compile_arguments.with_optimizer(type(optimizer).from_config(config))
+    stretched = leave_without_decay(type(optimizer).from_config(config), without_decay(optimizer))
+    return compile_arguments.with_optimizer(stretched)
 
 
 def of_unknown_length(compile_arguments):
