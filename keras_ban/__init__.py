@@ -15,8 +15,9 @@ from keras_ban._src.export.export import export
 from keras_ban._src.history.controls import ControlRecord, Controls
 from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
 from keras_ban._src.losses.schedules import OverTraining
-from keras_ban._src.sequence.clones import reborn, share_layers
+from keras_ban._src.sequence.clones import reborn
 from keras_ban._src.sequence.sequence import BornAgainSequence
+from keras_ban._src.sequence.shared_layers import share_layers
 from keras_ban._src.targets.soft_targets import SoftTargets
 
 __version__ = "0.1.0"

@@ -314,6 +314,44 @@ def test_a_custom_layer_without_get_config_keeps_its_arguments():
 
 
 @ONE_BACKEND
+def cubed(x):
+    return x**3
+
+
+def sum_of_squares(weights):
+    return 0.1 * keras.ops.sum(weights**2)
+
+
+def all_threes(shape, dtype=None):
+    return 3 * keras.ops.ones(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.Dense(8, activation=cubed),
+        lambda: layers.Activation(cubed),
+        lambda: layers.Lambda(cubed),
+        lambda: layers.Dense(8, kernel_initializer=all_threes),
+        lambda: layers.Dense(8, kernel_regularizer=sum_of_squares),
+    ],
+    ids=["activation", "Activation", "Lambda", "initializer", "regularizer"],
+)
+def test_functions_that_are_not_registered_are_kept_also_in_a_directory(layer, tmp_path):
+    x, y = np.random.default_rng(0).standard_normal((8, 8)).astype("float32"), np.arange(8) % 2
+    model = keras.Sequential([keras.Input((8,)), layer(), layers.Dense(2)])
+    copy = keras_ban.reborn(model)
+    copy.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model.predict(x, verbose=0), copy.predict(x, verbose=0))
+    runs = []
+    for generations in (1, 2):  # The second continues the first.
+        sequence = keras_ban.BornAgainSequence(model, generations=generations, directory=tmp_path, seed=0)
+        sequence.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        sequence.fit(x, y, verbose=0)
+        runs.append(sequence.models[0].evaluate(x, y, verbose=0))
+    assert runs[0] == runs[1]
+
+
 def test_a_subclass_without_get_config_and_without_arguments_is_reborn():
     class Plain(keras.Model):
         def __init__(self, **kwargs):

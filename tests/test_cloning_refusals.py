@@ -132,6 +132,22 @@ def of_lambda():
     return keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: 2 * x), layers.Dense(2)])
 
 
+def of_functions(*functions):
+    return keras.Sequential([keras.Input((3,)), *(layers.Dense(2, activation=each) for each in functions)])
+
+
+def leaky_relu(x):
+    """Keras has another of this name."""
+    return keras.ops.leaky_relu(x, 0.5)
+
+
+def slope(negative):
+    def sloping(x):
+        return keras.ops.leaky_relu(x, negative)
+
+    return sloping
+
+
 LOST = "does not hold the constructor's arguments ['units', 'rate']"
 REFUSED = {
     "no_get_config": (lambda: Needing(3), ["its class has no `get_config`"]),
@@ -146,6 +162,11 @@ REFUSED = {
     "from kwargs": (lambda: called(Taking(units=7)), ["weights of other shapes than it has"]),
     "layers twice": (lambda: called(Stack(7)), []),
     "lambda": (of_lambda, ["rebuilding it from its configuration fails", "`Lambda` layer"]),
+    "a function with a name of Keras's": (
+        lambda: of_functions(leaky_relu),
+        ["'leaky_relu' of its layer", "another name"],
+    ),
+    "two functions": (lambda: of_functions(slope(0.1), slope(0.2)), ["Could not locate function 'sloping'"]),
     "other layers": (
         lambda: changed(called(Perceptron(4)), batch_norm=True),
         ["its configuration gives other layers than it has"],
@@ -196,3 +217,12 @@ def test_a_model_around_one_that_cannot_be_rebuilt_is_refused(arguments, built):
 def test_what_is_no_model_is_refused(wrong):
     with pytest.raises(TypeError, match=re.escape("`model` must be a `keras.Model`, received: ")):
         keras_ban.reborn(wrong)
+
+
+@pytest.mark.one_backend
+def test_a_function_that_a_file_does_not_hold_is_refused_with_a_directory(tmp_path):
+    x, y = np.ones((4, 3), "float32"), np.zeros(4, "int32")
+    sequence = keras_ban.BornAgainSequence(lambda generation: of_functions(leaky_relu), directory=tmp_path)
+    sequence.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="cannot be kept in a directory: the function 'leaky_relu' of its layer"):
+        sequence.fit(x, y, verbose=0)

@@ -5,6 +5,7 @@ import inspect
 import json
 import pathlib
 import tempfile
+import types
 import zipfile
 
 import keras
@@ -134,7 +135,7 @@ def _uncompiled_config(model):
 
 
 def classes_of(model):
-    """Return the custom classes of a model and its layers, by the names that Keras writes for them.
+    """Return the custom classes and functions of a model and its layers, by the names that Keras writes for them.
 
     Keras finds its own classes by their modules. By name, its layer `Add` and the operation of `+` would be one.
 
@@ -156,8 +157,32 @@ def classes_of(model):
                 "with `@keras.saving.register_keras_serializable(package=...)`, or give it another name."
             )
         classes[name] = each
+    functions = {}
+    for each in (each for layer in layers for each in _functions_of(layer).values()):
+        functions.setdefault(keras.saving.get_registered_name(each), {})[id(each)] = each
+    # Keras knows functions by name alone.
+    functions = {name: each for name, found in functions.items() if len(found) == 1 for each in found.values()}
     # Files from before a class was registered hold its own name.
-    return {each.__name__: each for each in custom if each.__name__ not in taken} | classes
+    return functions | {each.__name__: each for each in custom if each.__name__ not in taken} | classes
+
+
+def _functions_of(layer):
+    """Return the functions of a layer that are not Keras's, such as its activation, by the names of its attributes."""
+    found = {name: each for name, each in vars(layer).items() if isinstance(each, types.FunctionType)}
+    return {name: each for name, each in found.items() if each.__module__.split(".")[0] != "keras"}
+
+
+def changed_functions(model, copy):
+    """Return a sentence about a function of a layer that is another in the copy. `None` if there is none."""
+    for old, new in zip(backend.flat_layers(model), backend.flat_layers(copy), strict=False):
+        for name, function in _functions_of(old).items():
+            found = vars(new).get(name)
+            if isinstance(found, types.FunctionType) and found.__code__ is not function.__code__:
+                return (
+                    f"the function {function.__name__!r} of its layer {old.name!r} would become Keras's own of this "
+                    "name. Give it another name"
+                )
+    return None
 
 
 def on_this_worker(model):
@@ -182,11 +207,14 @@ def check_can_be_kept(model):
         if model.built:
             with tempfile.TemporaryDirectory() as folder, writing(folder):
                 save(model, pathlib.Path(folder, "model.keras"))
-                load(pathlib.Path(folder, "model.keras"), classes_of(model))
+                loaded = load(pathlib.Path(folder, "model.keras"), classes_of(model))
         else:
             with _bare(model):
                 config = keras.saving.serialize_keras_object(model)
-            keras.saving.deserialize_keras_object(config, classes_of(model))
+            loaded = keras.saving.deserialize_keras_object(config, classes_of(model))
+        changed = changed_functions(model, loaded)
+        if changed:
+            raise ValueError(changed)
     except OSError:
         raise
     except Exception as error:

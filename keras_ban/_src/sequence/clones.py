@@ -1,7 +1,6 @@
-"""Create models of the same architecture, and copy layers from a teacher."""
+"""Create models of the same architecture."""
 
 import contextlib
-import difflib
 import random
 import tempfile
 import warnings
@@ -9,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban._src import backend, checks, hints
+from keras_ban._src import backend, checks
 from keras_ban._src.data.model_inputs import is_task
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.recipes import lost_arguments
@@ -56,109 +55,9 @@ def reborn(model: keras.Model) -> keras.Model:
     _warn_of_same_starts(model, pairs)
     for old, new in pairs:
         if hasattr(old, "adapt"):
-            _copy_adapted_state(old, new)
+            copy_adapted_state(old, new)
     _copy_frozen_weights(model, pairs)
     return clone
-
-
-def share_layers(student: keras.Model, teacher: keras.Model, layers: hints.LayerNames) -> keras.Model:
-    """Copy the weights of a teacher's layers to a student, and freeze them there.
-
-    In the paper, ResNet students share the first and last layers of their DenseNet teachers (BAN, table 5).
-
-    The student's layers are set to `trainable=False`. As in Keras, a frozen BatchNormalization uses the copied
-    statistics, also in training, and does not update them. The state from `adapt` is copied, too. Teacher and student
-    share no variables, and the teacher does not change. Recompile the student if it was already compiled.
-
-    Example:
-
-    ```python
-    # If both models have layers of these names: keras_ban.share_layers(student, teacher, ["stem", "head"])
-    names = {student.layers[0].name: teacher.layers[0].name}  # the first layer of each model
-    keras_ban.share_layers(student, teacher, names)
-    ```
-
-    Args:
-        student: a built `keras.Model`. It is changed.
-        teacher: a built and trained `keras.Model`.
-        layers: layer names that both models have, or a dict `{student's layer name: teacher's layer name}`. Layers of
-            nested models are found, too, if their name is unique in the model.
-
-    Returns:
-        The student.
-
-    Raises:
-        TypeError: if `student` or `teacher` is not a `keras.Model`, or `layers` is neither a list of names nor a dict.
-        ValueError: if a model has no layer or several layers of a name (the message suggests similar names), a layer is
-            not built, the weights of two layers differ in shape, or both are the same layer. Nothing is changed then.
-    """
-    checks.check_model("student", student)
-    checks.check_model("teacher", teacher)
-    pairs = pair_layers(student, teacher, layers)
-    of_teacher = {id(layer) for layer in backend.flat_layers(teacher)}
-    same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in backend.flat_layers(own))]
-    if same:
-        raise ValueError(
-            f"The layers {same} of the student are the teacher's own, so freezing them would change the teacher. "
-            "Create the student with its own layers, for instance with `keras_ban.reborn(teacher)`."
-        )
-    for own, teachers in pairs:
-        for place, weight in zip(own.weights, teachers.weights, strict=True):
-            # A copy, because JAX deletes the buffers of trained variables.
-            place.assign(keras.ops.copy(weight.value))
-        for new, old in zip(backend.flat_layers(own), backend.flat_layers(teachers), strict=False):
-            if hasattr(old, "adapt") and type(new) is type(old):
-                _copy_adapted_state(old, new)
-        # One by one, as in `reborn`.
-        for layer in backend.flat_layers(own):
-            layer.trainable = False
-    return student
-
-
-def pair_layers(student, teacher, layers):
-    """Return `[(student's layer, teacher's layer), ...]` with the checks of `share_layers`. Change nothing."""
-    pairs = []
-    for name, teachers_name in check_shared("layers", layers).items():
-        own = _find_layer("student", student, name)
-        teachers = _find_layer("teacher", teacher, teachers_name)
-        shapes, theirs = ([(w.path.split("/")[-1], tuple(w.shape)) for w in layer.weights] for layer in (own, teachers))
-        if [shape for _, shape in shapes] != [shape for _, shape in theirs]:
-            raise ValueError(
-                f"The student's layer {name!r} has the weights {shapes}, the teacher's layer {teachers_name!r} has "
-                f"{theirs}: to be shared, they must have the same shapes in the same order."
-            )
-        pairs.append((own, teachers))
-    return pairs
-
-
-def check_shared(argument, layers):
-    """Return the layers to share as a dict `{student's layer name: teacher's layer name}`."""
-    names = checks.layer_names(layers)
-    if not names:
-        raise TypeError(
-            f"`{argument}` must be a list of layer names, or a dict {{student's layer name: teacher's layer name}}, "
-            f"with at least one name, received: {layers!r}."
-        )
-    return names
-
-
-def _find_layer(whose, model, name):
-    layers = backend.flat_layers(model, include_self=False)
-    found = [layer for layer in model.layers if layer.name == name] or [layer for layer in layers if layer.name == name]
-    if len(found) != 1:
-        # Layers that Keras creates for inputs and operations have no weights.
-        names = list(dict.fromkeys(layer.name for layer in layers if layer.weights))
-        near = difflib.get_close_matches(name, names)
-        raise ValueError(
-            f"The {whose} {model.name!r} has {f'{len(found)} layers' if found else 'no layer'} named {name!r}. "
-            f"{f'Did you mean one of {near}? ' if near else ''}Its layers with weights are {names}. (Name your "
-            "layers, as in `Dense(10, name='head')`: Keras numbers unnamed layers anew in each model.)"
-        )
-    if not found[0].built:
-        raise ValueError(
-            f"The {whose}'s layer {name!r} has no weights yet: start the {whose} with a `keras.Input`, or call it once."
-        )
-    return found[0]
 
 
 def _rebuild(model):
@@ -229,6 +128,9 @@ def _pair_layers(model, clone):
             "(`get_config` must return `keras.saving.serialize_keras_object(layer)`, and `from_config` must read it)",
         )
     pairs = list(zip(old_layers, new_layers, strict=True))
+    changed = model_file.changed_functions(model, clone)
+    if changed:
+        raise _cannot_clone(model, changed)
     for old, new in pairs:
         if old.built and new.built and [w.shape for w in old.weights] != [w.shape for w in new.weights]:
             raise _cannot_clone(model, "its configuration gives weights of other shapes than it has")
@@ -338,7 +240,7 @@ def _seeds(layer):
     return {name: seed for name, seed in seeds.items() if type(seed) is int}
 
 
-def _copy_adapted_state(old, new):
+def copy_adapted_state(old, new):
     """Copy the state from `adapt`, with the methods by which Keras saves it."""
     state = {}
     old.save_own_variables(state)

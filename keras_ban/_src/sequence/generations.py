@@ -22,12 +22,13 @@ from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.bench import Bench
-from keras_ban._src.sequence.clones import reborn, share_layers
+from keras_ban._src.sequence.clones import reborn
 from keras_ban._src.sequence.output_checks import gives_logits, meaning_of
 from keras_ban._src.sequence.per_generation import taught_by
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.progress import Progress
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
+from keras_ban._src.sequence.shared_layers import share_layers
 from keras_ban._src.sequence.soft_target_choice import soft_targets_for_training
 from keras_ban._src.sequence.starts import wrapped
 from keras_ban._src.targets import augmented_views

@@ -19,12 +19,12 @@ from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import told
 from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import control_models, manifest, requirements
-from keras_ban._src.sequence.clones import check_shared
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
 from keras_ban._src.sequence.output_checks import meaning_of
 from keras_ban._src.sequence.per_generation import check_epochs, check_label_weights, longest, use_labels
 from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
+from keras_ban._src.sequence.shared_layers import check_shared
 from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.starts import check_fit_data, create_starts, wrapped
 from keras_ban._src.sequence.stored_models import StoredModels

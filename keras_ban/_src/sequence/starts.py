@@ -13,9 +13,10 @@ from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
 from keras_ban._src.history.scores import ENSEMBLE
 from keras_ban._src.sequence import initial_weights
-from keras_ban._src.sequence.clones import pair_layers, reborn
+from keras_ban._src.sequence.clones import reborn
 from keras_ban._src.sequence.output_checks import check_outputs, meaning_of, outputs_of
 from keras_ban._src.sequence.per_generation import use_labels, use_teachers
+from keras_ban._src.sequence.shared_layers import pair_layers
 
 _NO_LABELS = (
     "The data brings no labels, which generation 0 and students with a label weight need: pass `y`, or a dataset "
