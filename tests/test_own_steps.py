@@ -10,7 +10,7 @@ from helpers.data import CLASSES, make_blobs
 from helpers.models import classifier, crossentropy
 from keras import layers, ops
 
-from keras_ban import Distiller
+from keras_ban import BornAgainSequence, Distiller
 
 X, Y = make_blobs()
 ON_JAX = "jax" == keras.config.backend()
@@ -38,6 +38,23 @@ def test_all_of_them_are_named_and_others_are_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Distiller(student=functional(call_again=None), teacher=classifier())
+
+
+def compile_with_two_losses(self, box_loss=None, class_loss=None, **arguments):
+    keras.Model.compile(self, loss={"box": box_loss, "class": class_loss}, **arguments)
+
+
+def compile_with_few_arguments(self, optimizer, loss_fn):
+    keras.Model.compile(self, optimizer)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("own", [compile_with_two_losses, compile_with_few_arguments])
+def test_a_model_that_compiles_in_another_way_is_refused_by_a_sequence_before_training(own):
+    sequence = BornAgainSequence(lambda generation: functional(compile=own))
+    sequence.compile("sgd", crossentropy())
+    with pytest.raises(ValueError, match=r"Own\) has its own `compile`, .* a subclass of `Distiller` that overrides"):
+        sequence.fit(X, Y, verbose=0)
 
 
 @keras.saving.register_keras_serializable(package="test_own_steps")

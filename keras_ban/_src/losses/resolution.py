@@ -216,16 +216,22 @@ def _choose(output, assumptions):
         assumptions.append(
             f"`distillation_loss=None` takes the student's outputs for those of a softmax, since {_unknown(output)}. "
             "Pass `keras_ban.losses.KnowledgeDistillation()` if that is so, or else another `distillation_loss`, for "
-            "instance `keras.losses.MeanSquaredError()` for a regression."
+            "instance `keras.losses.MeanSquaredError()` for a regression. (For several outputs: a list or dict, with "
+            "`None` for an output that is not distilled.)"
         )
     return KnowledgeDistillation(activation=activation)
 
 
 def _unknown(output):
-    layer = output.student.name or type(output.student).__name__
-    layer = "it is not known which layer is the last" if output.student.name is None else f"its last layer, {layer!r},"
-    loss = "there is no label loss" if output.label_loss is None else f"the label loss, {output.label_loss!r},"
-    return f"{layer} and {loss} do not tell what they are"
+    """Say why it is not known what the student's outputs are. It follows "since"."""
+    layer, loss = output.student.name, output.label_loss
+    of_layer = (
+        "the last layer is not known" if layer is None else f"its last layer, {layer!r}, does not tell what they are"
+    )
+    of_loss = "there is no label loss" if loss is None else f"neither does the label loss, {loss!r}"
+    if layer is None and loss is not None:
+        of_loss = f"the label loss, {loss!r}, does not tell what they are"
+    return f"{of_layer}, and {of_loss}"
 
 
 def _from_logits(output, assumptions):

@@ -7,7 +7,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.preprocessing import data_in_steps
-from keras_ban._src.distillation.requirements import check_loss_weights, check_own_loss
+from keras_ban._src.distillation.requirements import NO_HOOK, check_loss_weights, check_own_loss
 from keras_ban._src.distillation.teacher import Teaching
 from keras_ban._src.distillation.weights_trial import check_weights_act
 from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
@@ -86,7 +86,7 @@ def check_fit_data(training):
     model, batch = starts[training.first], None
     arguments = training.compile_arguments.make()
     check_loss_weights(arguments.get("loss_weights"), training.compile_arguments.loss, model)
-    model.compile(**arguments)
+    _compile(model, arguments)
     if model.built:  # Otherwise the data build it.
         batch = in_steps[training.first].first_batch()
         if split_targets(batch[1])[1] is not None:
@@ -103,6 +103,19 @@ def check_fit_data(training):
     _check_values(training, in_steps)
     if training.unlabeled is not None and training.example.built:
         _check_labels_alone_count(training, in_steps[max(starts)])
+
+
+def _compile(model, arguments):
+    """Compile a model. Raise `ValueError` if its class has a `compile` that takes other arguments than Keras's."""
+    try:
+        model.compile(**arguments)
+    except TypeError as error:
+        if type(model).compile is keras.Model.compile:
+            raise
+        raise ValueError(
+            f"The model {model.name!r} (of type {type(model).__name__}) has its own `compile`, which does not take the "
+            f"arguments of `keras.Model.compile` that a sequence passes: {error}. {NO_HOOK}"
+        ) from error
 
 
 def _check_labels(training, data):
