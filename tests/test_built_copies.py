@@ -8,6 +8,7 @@ from helpers.models import assert_same, crossentropy
 from keras import layers
 
 from keras_ban import BornAgainSequence, reborn
+from keras_ban._src.files import model_file
 
 X, Y = make_blobs()
 
@@ -105,6 +106,26 @@ def test_a_model_whose_file_keras_reads_without_its_weights_is_not_kept_in_a_dir
     message = rf"cannot be kept in a directory: .*leaves out their weights.* {cls.__name__}'s `call`"
     with pytest.raises(ValueError, match=message):
         trained(built(cls, inputs), inputs, directory=tmp_path)
+
+
+@keras.saving.register_keras_serializable(package="test_built_copies")
+class WithUnusedLayer(Sums):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.unused = layers.Dense(2)
+
+
+@pytest.mark.filterwarnings("ignore:.* was called on layer .*unbuilt state")
+def test_a_file_with_a_layer_that_was_never_used_and_an_optimizer_is_read(tmp_path):
+    model = built(WithUnusedLayer, X)
+    model.compile("adam", crossentropy())
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "model.keras")
+
+    loaded = model_file.load(tmp_path / "model.keras")
+
+    assert not loaded.unused.built
+    np.testing.assert_array_equal(model.predict(X, verbose=0), loaded.predict(X, verbose=0))
 
 
 @pytest.mark.filterwarnings("ignore:Model .* had a build config")

@@ -43,7 +43,7 @@ def _check_has_weights(model, path):
     stored = []
     with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights, h5py.File(weights) as file:
         file.visititems(lambda name, each: stored.append(name) if isinstance(each, h5py.Dataset) else None)
-    if len(stored) > len(model.variables):
+    if sum(not name.startswith("optimizer/") for name in stored) > len(model.variables):
         raise ValueError(
             f"Keras cannot build the layers {unbuilt} from the shapes of inputs, and leaves out their weights. Give "
             f"the arguments of {type(model).__name__}'s `call` after the inputs a default (`training=None`), or write "
