@@ -207,6 +207,7 @@ def comparisons(results):
         ("ours single - independent averaged", (OURS, False), (INDEPENDENT, True)),
         ("ours unlabeled averaged - independent", (UNLABELED, True), (INDEPENDENT, True)),
         ("ours unlabeled single - longer", (UNLABELED, False), (LONGER, False)),
+        ("ours unlabeled single - independent averaged", (UNLABELED, False), (INDEPENDENT, True)),
     ]
     for task in results.tasks:
         plain = results.of(task, PLAIN, "plain", 1, False)
