@@ -7,6 +7,7 @@ from helpers.data import CLASSES, Batches, make_blobs
 from helpers.models import assert_same, classifier, values
 
 from keras_ban import BornAgainSequence, Distiller
+from keras_ban._src.data import leaves
 from keras_ban.losses import KnowledgeDistillation, PermutedDarkKnowledge
 
 X, Y = make_blobs()
@@ -77,6 +78,13 @@ def on_disk(labels, folder):
     with h5py.File(folder / "labels.h5", "w") as file:
         file["y"] = labels
     return h5py.File(folder / "labels.h5")["y"]
+
+
+@pytest.mark.one_backend
+def test_labels_on_disk_that_are_as_large_as_inputs_stay_there(tmp_path):
+    images = on_disk(np.zeros((4, 3, 3)), tmp_path)
+
+    assert images is leaves.from_user("y", images, is_input=False)
 
 
 TAKEN = {

@@ -14,7 +14,8 @@ def is_array(value):
 def from_user(name, leaf, is_input=True):
     """A user's array in the form in which this package reads it.
 
-    - NumPy arrays, and inputs on disk that are sliced like them (an HDF5 dataset): unchanged.
+    - NumPy arrays, and what is on disk and sliced like them (an HDF5 dataset; labels only of rank 3 and more):
+      unchanged.
     - Tensors of TensorFlow, JAX and torch: NumPy arrays.
     - pandas: rows by position, as Keras reads them. A `Series` of inputs gets shape `(examples, 1)`.
     - Sparse matrices and tensors: SciPy CSR for inputs of rank 2, dense arrays for others.
@@ -173,9 +174,10 @@ def _from_sparse_tensor(leaf, dense=False):
 
 
 def _is_sliced_on_disk(leaf, is_input):
-    """Whether a leaf is not a tensor, so that rows can be read by slicing it. Labels are read as a whole."""
+    """Whether a leaf is not a tensor, so that rows can be read by slicing it. Small labels are read as a whole."""
     libraries = {library for library, _ in _classes_of(leaf)}
-    return isinstance(leaf, np.ndarray) or (is_input and libraries.isdisjoint({"tensorflow", "jax", "jaxlib", "torch"}))
+    is_tensor = not libraries.isdisjoint({"tensorflow", "jax", "jaxlib", "torch"})
+    return isinstance(leaf, np.ndarray) or (not is_tensor and (is_input or len(leaf.shape) > 2))
 
 
 def _is_foreign_float(dtype):
