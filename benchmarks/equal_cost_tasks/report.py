@@ -198,8 +198,8 @@ def _count(equivalent, independents, cost=1):
 def comparisons(results):
     """Paired differences: ours averaged against independents, ours single against one longer model and against them."""
     lines = [
-        "| task | cost | compared | error, points | error, relative % | calibrated NLL, relative % | seeds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| task | cost | compared | error, points | error, relative % | calibrated NLL, relative % | seeds | NLL |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     pairs = [
         ("ours averaged - independent", (OURS, True), (INDEPENDENT, True)),
@@ -221,13 +221,15 @@ def comparisons(results):
 
 
 def _comparison(task, cost, name, found, others):
-    error, nll = paired(found, others, "error"), paired(found, others, "nll_calibrated")
-    if error is None:
+    keys = ("error", "nll_calibrated", "nll")
+    differences = [paired(found, others, key) for key in keys]
+    if differences[0] is None:
         return []
-    base_error, base_nll = (np.mean([line[key] for line in others.values()]) for key in ("error", "nll_calibrated"))
-    points = _with_interval(*error[:2], 1, 2)
-    relative = [_with_interval(mean, half, base, 1) for (mean, half, _), base in ((error, base_error), (nll, base_nll))]
-    return [f"| {task} | {cost} | {name} | {points} | {relative[0]} | {relative[1]} | {error[2]} |"]
+    bases = [np.mean([line[key] for line in others.values()]) for key in keys]
+    points, seeds = _with_interval(*differences[0][:2], 1, 2), differences[0][2]
+    pairs = zip(differences, bases, strict=True)
+    error, calibrated, nll = (_with_interval(mean, half, base, 1) for (mean, half, _), base in pairs)
+    return [f"| {task} | {cost} | {name} | {points} | {error} | {calibrated} | {seeds} | {nll} |"]
 
 
 def _with_interval(mean, half, base, digits):

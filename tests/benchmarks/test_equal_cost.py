@@ -284,7 +284,7 @@ def test_the_table_divides_the_equivalent_by_the_cost(tmp_path):
         "error": 0.27,
     }
     path = tmp_path / "results.jsonl"
-    single = {**ours, "averaged": False, "nll_calibrated": 1.0, "error": 0.24}
+    single = {**ours, "averaged": False, "nll_calibrated": 1.0, "error": 0.24, "nll": 0.9}
     path.write_text("".join(json.dumps(each) + "\n" for each in [*independents(), line(**ours), line(**single)]))
 
     text = report.write_report(path)
@@ -293,6 +293,7 @@ def test_the_table_divides_the_equivalent_by_the_cost(tmp_path):
     assert ["6.00", "1.50"] == [cell.strip() for cell in row.split("|")][8:10]
     assert "| a | 4 | ours averaged - independent | -3.00 | -10.0 | -6.7 | 1 |" in text
     assert "| a | 4 | ours single - independent averaged | -6.00 | -20.0 | -20.0 | 1 |" in text
+    assert "| -20.0 | -20.0 | 1 | -10.0 |" in text
     assert (tmp_path / "results.png").exists() and (tmp_path / "results.md").read_text().startswith(text)
 
 
