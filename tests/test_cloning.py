@@ -720,3 +720,9 @@ def test_a_model_frozen_as_a_whole_comes_back_trainable(model):
     assert_all_differ(kernels(model), kernels(clone))
     assert not model.trainable
     assert [] == model.trainable_variables
+
+
+def test_the_variables_of_a_copy_have_the_paths_by_which_optimizers_tell_them_apart(model):
+    paths = [variable.path for variable in model.variables]
+    clone = keras_ban.reborn(model)
+    assert paths == [variable.path for variable in clone.variables]

@@ -57,6 +57,10 @@ def reborn(model: keras.Model) -> keras.Model:
         if hasattr(old, "adapt"):
             copy_adapted_state(old, new)
     _copy_frozen_weights(model, pairs)
+    for old, new in zip(model.variables, clone.variables, strict=False):
+        # Private, because a path is fixed where the variable is made, which the two may differ in. Optimizers tell
+        # variables apart by it: `exclude_from_weight_decay(var_names=...)`, or a map from patterns to optimizers.
+        new._path = old.path
     return clone
 
 
