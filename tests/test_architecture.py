@@ -129,7 +129,15 @@ def test_files_and_functions_are_short():
 
 
 # Keras has no public names for these. A comment beside each says what it is used for.
-PRIVATE_OF_KERAS = {"_flatten_layers", "_functional", "_initial_epoch", "_metrics", "_nodes_by_depth", "_path", "_value"}
+PRIVATE_OF_KERAS = {
+    "_flatten_layers",
+    "_functional",
+    "_initial_epoch",
+    "_metrics",
+    "_nodes_by_depth",
+    "_path",
+    "_value",
+}
 
 
 def test_no_object_reaches_into_private_attributes_of_others():

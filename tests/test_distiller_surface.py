@@ -406,6 +406,28 @@ def test_probabilities_where_logits_are_declared_give_one_warning(blobs):
     assert 1 == len([w for w in warned if "look like probabilities" in str(w.message)])
 
 
+@pytest.mark.parametrize("jit_compile", ["auto", False])
+def test_on_jax_the_teacher_of_a_compiled_step_runs_compiled_before_it_too(blobs, jit_compile):
+    saw_values = []
+
+    class Watched(OwnCall):
+        def call(self, inputs, training=None, mask=None):
+            try:
+                keras.ops.convert_to_numpy(inputs)
+                saw_values.append(True)
+            except Exception:  # Each backend has its own, for a tensor without values.
+                saw_values.append(False)
+            return super().call(inputs, training=training, mask=mask)
+
+    teacher = Watched(classifier().layers)
+    teacher(blobs[0])
+    saw_values.clear()
+    compiled(teacher=teacher, jit_compile=jit_compile).fit(*blobs, verbose=0)
+
+    expected = not (keras.config.backend() == "jax" and jit_compile == "auto")
+    assert expected == any(saw_values)
+
+
 def test_a_teacher_whose_outputs_are_not_finite_is_refused(blobs):
     teacher = classifier()
     teacher.set_weights([w * np.nan for w in teacher.get_weights()])

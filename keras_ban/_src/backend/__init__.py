@@ -65,6 +65,9 @@ as_texts = _chosen.as_texts
 double_precision = _chosen.double_precision
 # Returns the error raised while JAX traces a function. `None` without an error, and on the other backends.
 error_of_tracing = _chosen.error_of_tracing
+# Returns what `function(x, values)` returns, in the way that costs least for one call. `values` pairs `variables` with
+# their values; without them, the variables have the values that they have.
+call_once = _chosen.call_once
 # Whether Keras shuffles arrays in a new order in each epoch, and alike on all of several workers.
 shuffles_each_epoch_anew = _chosen.shuffles_each_epoch_anew
 

@@ -127,6 +127,15 @@ def error_of_tracing(function, x):
     return None
 
 
+def call_once(function, x, variables):
+    """Compile the function. One by one, JAX would compile each operation, and keep what it returns for longer."""
+
+    def run(x, values):
+        return function(x, list(zip(variables, values, strict=True)))
+
+    return jax.jit(run)(x, [v.value for v in variables])
+
+
 def shuffles_each_epoch_anew(workers=1):
     """Return `True`: the random numbers continue from epoch to epoch, and are common to the workers."""
     return True

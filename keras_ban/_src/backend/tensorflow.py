@@ -137,6 +137,11 @@ def error_of_tracing(function, x):
     return None
 
 
+def call_once(function, x, variables):
+    """Call the function, operation by operation."""
+    return function(x)
+
+
 def shuffles_each_epoch_anew(workers=1):
     """Return whether there are several replicas, of one worker.
 

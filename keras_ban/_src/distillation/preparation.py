@@ -133,7 +133,7 @@ class Preparation:
         if soft_targets is None and teacher is not None:
             if must_build:
                 teacher(inputs_for(teacher, of_teacher))
-            soft_targets, _ = split_observed(self._teaching.outputs(of_teacher))
+            soft_targets, _ = split_observed(self._teaching.look(of_teacher, compiled=self.jit_compile))
         if soft_targets is None:
             return False
         nested = keras.tree.is_nested(soft_targets) and student.built

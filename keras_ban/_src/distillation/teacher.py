@@ -40,6 +40,10 @@ class Teaching:
             self._constants = backend.StepConstants(self.teacher.variables)
         return self.outputs(x, self._constants.in_step(state[0][1] if state else None))
 
+    def look(self, x, compiled):
+        """Return the outputs, or `Observed`, of a batch outside of a training step."""
+        return backend.call_once(self.outputs, x, self.teacher.variables) if compiled else self.outputs(x)
+
     def outputs(self, x, values=()):
         # The scope drops all updates of variables by the teacher's layers.
         with backend.without_gradients(), keras.StatelessScope(state_mapping=values):
