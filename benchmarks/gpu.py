@@ -3,13 +3,15 @@
     python benchmarks/gpu.py
 
 It needs a GPU, JAX or torch (or TensorFlow), Keras, and neither network nor data. Each backend and model has a process
-of its own. A ratio is the median over rounds of wall time against a plain fit of the same round, and rounds rotate the
-order. A short fit has one epoch; a long one has `--long` epochs, so that what each fit costs once counts less. Peak
-memory is what the device's allocator reports, of one process for each kind; on a CPU it is that of the process. After
-`--minutes` no new measurement begins, and what was left out is named.
+of its own, alone on the GPU. A ratio is the median over rounds of wall time against a plain fit of the same round, and
+rounds rotate the order. A short fit has one epoch; a long one has `--long` epochs, so that what each fit costs once
+counts less. Peak memory is what the device's allocator reports, of one process for each kind, `--workers` side by side;
+on a CPU it is that of the process. Before all of it, JAX's steps are compiled in such processes. After `--minutes` no
+new measurement begins, and what was left out is named.
 """
 
 import argparse
+import concurrent.futures
 import importlib
 import json
 import os
@@ -30,6 +32,8 @@ SETTINGS = (
     ("WRN", "mixed_bfloat16", 1024),
     ("ResNet50", "mixed_bfloat16", 64),
 )
+# The steps of an epoch, at most, where a step takes long.
+FEWER_STEPS = dict.fromkeys(SETTINGS[2:], 10)
 # The largest batch of each model.
 OF_MEMORY = SETTINGS[1::2] + SETTINGS[4:]
 
@@ -39,33 +43,47 @@ def main():
     if arguments.measure:
         return print(json.dumps(measure(arguments)))
     end = time.monotonic() + 60 * arguments.minutes
-    # The processes that measure memory find there what was compiled before.
+    # All processes find there what one of them compiled.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
-    rows, memory, left_out, device = [], [], [], None
-    jobs = [(backend, setting, None) for setting in SETTINGS for backend in arguments.backends]
-    jobs += [(backend, setting, kind) for setting in OF_MEMORY for backend in arguments.backends for kind in KINDS]
-    for backend, setting, kind in jobs:
-        name = " ".join(map(str, (backend, *setting, *([] if kind is None else ["memory of", kind]))))
-        if setting[0] not in arguments.models or (kind and arguments.no_memory):
-            continue
-        if time.monotonic() > end:
-            left_out.append(name)
-            continue
-        result = in_process(backend, setting, kind, arguments)
-        device = device or result["device"]
-        print(f"# {name}: {json.dumps(result)}", file=sys.stderr, flush=True)
-        (memory if kind else rows).append((backend, setting, kind, result))
+    settings = [setting for setting in SETTINGS if setting[0] in arguments.models]
+    timed = [(backend, setting, None) for setting in settings for backend in arguments.backends]
+    single = [(backend, setting, kind) for backend, setting, _ in timed for kind in KINDS]
+    of_memory = [job for job in single if job[1] in OF_MEMORY and not arguments.no_memory]
+    left_out = []
+    run_all([job for job in single if job[0] == "jax"], arguments, end, [], workers=arguments.workers)
+    rows = run_all(timed, arguments, end, left_out, workers=1)
+    memory = run_all(of_memory, arguments, end, left_out, workers=arguments.workers)
     report(rows, memory)
+    device = rows[0][1]["device"] if rows else "no device"
     print(f"{device} | {platform.platform()} | Python {platform.python_version()} | {versions(arguments.backends)}")
-    print(f"seed 0 | {arguments.rounds} rounds | {arguments.steps} steps an epoch | long: {arguments.long} epochs")
+    steps = f"{arguments.steps} steps an epoch (WRN, ResNet50: {min(arguments.steps, FEWER_STEPS[SETTINGS[-1]])})"
+    print(f"seed 0 | {arguments.rounds} rounds | {steps} | long: {arguments.long} epochs")
     if left_out:
         print(f"Left out after {arguments.minutes} minutes: {'; '.join(left_out)}")
     return 0
 
 
+def run_all(jobs, arguments, end, left_out, workers):
+    """Run jobs, `workers` at once. Return the jobs that began before `end`, each with its result."""
+
+    def run(job):
+        backend, setting, kind = job
+        name = " ".join(map(str, (backend, *setting, *([] if kind is None else ["memory of", kind]))))
+        if time.monotonic() > end:
+            left_out.append(name)
+            return None
+        result = in_process(backend, setting, kind, arguments)
+        print(f"# {name}: {json.dumps(result)}", file=sys.stderr, flush=True)
+        return job, result
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return [each for each in pool.map(run, jobs) if each is not None]
+
+
 def in_process(backend, setting, kind, arguments):
     command = [sys.executable, __file__, "--measure", *map(str, setting), str(kind), "--rounds", str(arguments.rounds)]
-    command += ["--steps", str(arguments.steps), "--long", str(arguments.long)]
+    steps = min(arguments.steps, FEWER_STEPS.get(setting, arguments.steps))
+    command += ["--steps", str(steps), "--long", str(arguments.long)]
     # JAX allocates most of the device's memory at once otherwise, and then reports the same peak for all.
     environment = os.environ | {"KERAS_BACKEND": backend, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -85,8 +103,8 @@ def measure(arguments):
         fit_of(kind, build, teacher, x, y, int(batch_size))(1)
         return {"device": device_name(), "peak_mebibytes": peak_bytes() / 2**20}
     fits = {kind: fit_of(kind, build, teacher, x, y, int(batch_size)) for kind in KINDS}
-    for fit in fits.values():
-        fit(1)  # compiles
+    for fit in (*fits.values(), *fits.values()):
+        fit(1)  # Compiles, and then warms up.
     result = {"device": device_name(), "step_ms": None}
     for name, epochs in (("short", 1), ("long", arguments.long)):
         spent = {kind: [] for kind in KINDS}
@@ -198,14 +216,14 @@ def peak_bytes():
 def report(rows, memory):
     print("| backend, model, precision, batch size | plain step, ms | fit | keras.distillation | online | cached |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for backend, setting, _, result in rows:
+    for (backend, setting, _), result in rows:
         for length in ("short", "long"):
             ratios = " | ".join(f"{result[length][kind]:.2f}" for kind in KINDS[1:])
             print(f"| {backend}, {', '.join(map(str, setting))} | {result['step_ms']:.1f} | {length} | {ratios} |")
     if memory:
         print("\n| peak memory, MiB | plain | keras.distillation | online | cached |\n| --- | --- | --- | --- | --- |")
-        for backend, setting in dict.fromkeys((backend, setting) for backend, setting, _, _ in memory):
-            peaks = {k: r["peak_mebibytes"] for b, s, k, r in memory if (b, s) == (backend, setting)}
+        for backend, setting in dict.fromkeys(job[:2] for job, _ in memory):
+            peaks = {job[2]: result["peak_mebibytes"] for job, result in memory if job[:2] == (backend, setting)}
             cells = " | ".join(f"{peaks[kind]:.0f}" if kind in peaks else "" for kind in KINDS)
             print(f"| {backend}, {', '.join(map(str, setting))} | {cells} |")
 
@@ -220,10 +238,11 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backends", nargs="+", choices=["jax", "torch", "tensorflow"], default=["jax", "torch"])
     parser.add_argument("--models", nargs="+", choices=["MLP", "WRN", "ResNet50"], default=["MLP", "WRN", "ResNet50"])
-    parser.add_argument("--rounds", type=int, default=5, help="fits of each kind")
-    parser.add_argument("--steps", type=int, default=50, help="steps of an epoch")
-    parser.add_argument("--long", type=int, default=4, help="epochs of a long fit")
+    parser.add_argument("--rounds", type=int, default=4, help="fits of each kind")
+    parser.add_argument("--steps", type=int, default=50, help="steps of an epoch; the large models have at most 10")
+    parser.add_argument("--long", type=int, default=3, help="epochs of a long fit")
     parser.add_argument("--minutes", type=float, default=7, help="after which no measurement begins")
+    parser.add_argument("--workers", type=int, default=8, help="processes at once that measure memory")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -255,6 +255,8 @@ class Softened(keras.layers.Layer):
 class Count(keras.callbacks.Callback):
     """Counts the examples that pass through a training."""
 
+    async_safe = True  # It reads no logs, so no step waits for them.
+
     def __init__(self, batch_size, of_epoch):
         super().__init__()
         self._batch_size = batch_size
