@@ -330,6 +330,7 @@ def test_labels_are_short_and_tell_runs_apart():
 def test_what_is_no_run_ends_in_one_line_with_exit_code_1(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
+    shutil.copytree(run, tmp_path / "runs" / "wide")
     damaged = [shutil.copytree(run, tmp_path / f"damaged-{number}") for number in range(4)]
     flip_a_bit(damaged[0] / "run.json")
     (damaged[1] / "run.json").write_text('{"format": 99, "versions": {"keras_ban": "9"}}')
@@ -338,7 +339,8 @@ def test_what_is_no_run_ends_in_one_line_with_exit_code_1(run, tmp_path, capsys)
     wrong = [
         ("missing", "missing does not exist"),
         ("file", "file is not a directory"),
-        ("empty", "empty holds no run"),
+        ("empty", "empty holds no run: it does not contain run.json."),
+        ("runs", "runs holds no run: it does not contain run.json. Name a run in it: wide."),
         ("damaged-0", "damaged"),
         ("damaged-1", "is of format 99"),
         ("damaged-2", "holds no run"),

@@ -216,7 +216,7 @@ def files(*names):
         (folders("cat", "dog"), "images/cat holds no images: their files must end in .bmp, .gif, .*, .webp."),
         (files("cat/a.heic", "dog/a.png"), "images/cat holds no images: their files must end in"),
         (files("cat/a.png", "dog/a.png"), r"image of 2 of its 2 classes: cat, dog \(cat/a.png: cannot identify image"),
-        (folders("train/cat", "train/dog", "test/cow"), "test has folders that .*train has not: cow"),
+        (folders("train/cat", "train/dog", "test/cow"), "test has folders that .*train has not: cow. .* Add them, or"),
         (folders("val/cat", "test/cat"), "must hold a folder train/ beside .*images/test, .*images/val"),
         (folders("train/cat", "val/cat", "valid/cat"), "val and .*valid both hold validation images: leave one out"),
     ],

@@ -233,6 +233,9 @@ def test_resume_with_other_images_says_which_and_what_to_do(change, photos, tmp_
     assert "fingerprint" not in said.err
     assert "--resume" not in said.err
     assert "--image-size says" not in said.out
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert 1 == train(other, "--resume", "--out", out)
+    assert f"To continue it, name {folder}, with which it was begun. To begin" in capsys.readouterr().err
     assert 0 == train("--config", out / "options.toml", "--out", f"{out}-2")
 
 

@@ -13,6 +13,11 @@ _NOT_WRITTEN = ("command", "folder", "out", "resume", "config")
 
 def read_options(path):
     """Return the options of a file as arguments of the command line. Raise `ValueError` if it is no such file."""
+    return [as_argument(name, value) for name, value in read(path).items()]
+
+
+def read(path):
+    """Return the options of a file as a dict. Raise `ValueError` if it is no such file."""
     try:
         with open_to_read(path) as file:
             content = tomllib.loads(file.read().decode("utf-8"))
@@ -26,7 +31,7 @@ def read_options(path):
         said = error.strerror if isinstance(error, OSError) else " ".join(str(error).removeprefix(f"{path} ").split())
         said = "its values are nested too deeply" if isinstance(error, RecursionError) else said[:200]
         raise ValueError(f"{path} must be a TOML file of options, as {OPTIONS_FILE} in every run: {said}") from error
-    return [as_argument(name, value) for name, value in content.items()]
+    return content
 
 
 def as_argument(name, value):

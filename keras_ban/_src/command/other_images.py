@@ -3,24 +3,26 @@
 import shlex
 
 from keras_ban._src.command import train_checks
-from keras_ban._src.command.options_file import OPTIONS_FILE
+from keras_ban._src.command.options_file import OPTIONS_FILE, read
 
 _PARTS = {"x": "to train on", "validation_data": "to validate", "unlabeled": "without labels"}
 
 
 def explained(error, options):
     """Return the text of an `OtherSettings` error for the command line: which images differ, and what to do."""
-    out = options.out
-    config, another = (shlex.quote(str(each)) for each in (out / OPTIONS_FILE, f"{out}-2"))
+    out, path = options.out, options.out / OPTIONS_FILE
+    config, another = (shlex.quote(str(each)) for each in (path, f"{out}-2"))
     other = f"{train_checks.program()} train --config {config} --out {another}"
     lines = list(_differences(*(_of_arrays(each["data"]) for each in (error.there, error.now))))
     if not lines:
         return f"{error}\nTo begin another run: {other}"
-    place = options.data.partition(":")[2] or options.data
+    at_first = read(path)["data"] if path.exists() else options.data
+    place = at_first.partition(":")[2] or at_first
+    how = f"restore the images in {place}" if at_first == options.data else f"name {place}, with which it was begun"
     listed = "".join(f"- {line}\n" for line in lines)
     return (
         f"{out} holds a run that was begun with other images:\n{listed}"
-        f"To continue it, restore the images in {place}. To begin another run with those that are there: {other}"
+        f"To continue it, {how}. To begin another run with those that are there: {other}"
     )
 
 

@@ -46,6 +46,8 @@ def run(arguments):
 
 def _train(arguments):
     print(f"keras {keras.__version__} on {arguments.backend}. Reading {arguments.data}", flush=True)
+    if arguments.resume and not (arguments.out / "run.json").exists():
+        _say([f"{arguments.out} holds no run to continue: a new one begins there."])
     images = data.load(arguments)
     arguments.image_size = images.size
     _say(data.describe(images))

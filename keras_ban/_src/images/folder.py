@@ -65,7 +65,10 @@ class Folder:
             unknown = {each.name for each in subfolders(folder)} - set(self.classes)
             if unknown:
                 some = ", ".join(sorted(unknown)[:5])
-                raise ValueError(f"{folder} has folders that {of_train} has not: {some}.")
+                raise ValueError(
+                    f"{folder} has folders that {of_train} has not: {some}. Each class needs a folder there. Add "
+                    "them, or remove the others."
+                )
         self.files = {name: self._labeled(name, folder) for name, folder in splits.items()}
         loose = sum(is_image(each) for folder in {self.path, *splits.values()} for each in folder.iterdir())
         if loose:

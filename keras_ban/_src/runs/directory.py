@@ -119,7 +119,9 @@ class RunDirectory:
             raise FileNotFoundError(f"{self.path} is a file. Pass the directory of a run, which contains {MANIFEST}.")
         self._read()
         if self.manifest is None:
-            raise FileNotFoundError(f"{self.path} holds no run: it does not contain {MANIFEST}.")
+            runs = sorted(manifest.parent.name for manifest in self.path.glob(f"*/{MANIFEST}"))
+            hint = f" Name a run in it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}." if runs else ""
+            raise FileNotFoundError(f"{self.path} holds no run: it does not contain {MANIFEST}.{hint}")
         return self
 
     @property
