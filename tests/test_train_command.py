@@ -212,6 +212,16 @@ CHANGES = {
 
 
 @pytest.mark.one_backend
+def test_resume_without_a_run_says_that_a_new_one_begins(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+
+    assert 1 == train(tmp_path / "photos", "--resume", "--out", tmp_path / "run")
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'run'} holds no run to continue: a new one begins there." in said
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize("change", CHANGES)
 def test_resume_with_other_images_says_which_and_what_to_do(change, photos, tmp_path, capsys):
     folder, out = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
