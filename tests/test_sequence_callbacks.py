@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import pytest
 from helpers.models import assert_same, classifier, crossentropy, values
+from helpers.runs import assert_same_run, run
 from helpers.sequences import FIT, compiled
+from helpers.training import interrupted_after
 
 from keras_ban import BornAgainSequence
 
@@ -119,6 +121,34 @@ def test_the_metrics_given_are_left_as_they_were_and_weighted_ones_see_the_sampl
         assert record.metrics["val_top_2"] == pytest.approx(expected, abs=1e-6)
         expected = np.average(outputs.argmax(-1) == y, weights=weights)
         assert record.metrics["val_weighted"] == pytest.approx(expected, abs=1e-6)  # summed in float32
+
+
+def test_metrics_of_several_values_are_recorded_shown_and_resumed(blobs, tmp_path):
+    x, y = blobs
+    data = x, np.eye(3, dtype="float32")[y]
+    # `F1Score` has a value for each class, unless it is told to average them.
+    metrics = [keras.metrics.F1Score(), keras.metrics.Recall(thresholds=[0.0, 0.5])]
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    arguments = {"generations": 1, "loss": loss, "metrics": metrics, "controls": ["longer"], "fitting": {"epochs": 2}}
+
+    whole = run(tmp_path / "whole", data, **arguments)
+    with interrupted_after(1):
+        run(tmp_path / "interrupted", data, **arguments)
+    again = run(tmp_path / "interrupted", data, **arguments)
+
+    assert_same_run(whole, again)
+    loaded = BornAgainSequence.load(tmp_path / "whole")
+    assert whole.history.to_dict() == loaded.history.to_dict()
+    for model, record in zip(whole.models, loaded.history.records, strict=True):
+        predicted = np.eye(3)[model.predict(x, verbose=0).argmax(-1)]
+        expected = 2 * (predicted * data[1]).sum(0) / (predicted + data[1]).sum(0)
+        assert record.metrics["val_f1_score"] == pytest.approx(expected, abs=1e-6)  # summed in float32
+        assert record.metrics["val_f1_score"] == record.logs["val_f1_score"][-1]
+        assert ((2, 3), (2, 2)) == (np.shape(record.logs["f1_score"]), np.shape(record.logs["recall"]))
+    assert f"{np.mean(expected):.4g} (mean of 3)" in whole.history.summary(width=200)
+    assert [2, 2] == [len(record.metrics["val_recall"]) for record in whole.history.records]
+    with pytest.raises(ValueError, match=r"`monitor` must be one of \['val_loss'\].* average, as `F1Score\(average="):
+        run(None, data, **{**arguments, "fitting": {"monitor": "val_f1_score"}})
 
 
 # Callbacks

@@ -25,7 +25,8 @@ class GenerationRecord:
         epochs: number of epochs trained.
         seconds: wall time of training, in seconds.
         metrics: results of `evaluate` on the validation data after training. Names start with `val_`, as in Keras.
-        logs: Keras's `History.history`: for each name, a list with a value for each epoch.
+        logs: Keras's `History.history`: for each name, a list with a value for each epoch. (The value of a metric with
+            several, as `F1Score()` has for the classes, is itself a list, also in `metrics`.)
         scores: `Scores` of a classifier, `LossScores` of another model, or a dict of them with the names of several
             outputs. `None` without data to score on, or if the `notes` of the history say why.
         distilled: whether this is the student distilled from the ensemble (`distill_ensemble`). Its `generation` is the

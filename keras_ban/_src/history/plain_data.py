@@ -5,7 +5,15 @@ import numbers
 import types
 import typing
 
+import keras
+
 _MORE_GENERAL = {int: numbers.Integral, float: numbers.Real}
+
+
+def plain(value):
+    """Return what a metric gave: a float, or a list of floats if it has several values, as one for each class."""
+    is_array = not isinstance(value, str) and value is not None
+    return keras.ops.convert_to_numpy(value).astype("float64").tolist() if is_array else value
 
 
 def entry(where, data, name, default=dataclasses.MISSING):

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from keras_ban._src.history import controls, intervals
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import ENSEMBLE, SIGNIFICANCE, Scores, by_output, has_scipy, in_words, p_in_words
@@ -200,6 +202,8 @@ def _verdict(gain, p_value):
 
 
 def _number(value):
+    if isinstance(value, list):
+        return f"{np.mean(value):.4g} (mean of {np.size(value)})"  # As Keras's progress bar shows it.
     return "" if value is None else f"{value:.4g}"
 
 

@@ -29,6 +29,7 @@ from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.files.regular_file import open_to_read
 from keras_ban._src.files.writing import replacing
+from keras_ban._src.history.plain_data import plain
 from keras_ban._src.runs import callback_state
 
 # The end of a file: the SHA-256 of what is before, and these letters. Programs that read `.npz` skip it.
@@ -101,7 +102,7 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
-            self.logs.setdefault(name, []).append(float(value))
+            self.logs.setdefault(name, []).append(plain(value))
         if process_group.is_chief():
             self._write(epoch)
         self.epochs_kept = epoch + 1

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_ban._src.data.leaves import size_of
+from keras_ban._src.history.plain_data import plain
 from keras_ban._src.losses.masks import with_mask
 
 
@@ -48,9 +49,8 @@ class LabelMetrics:
         self._logs = self._model.compute_metrics(None, y, outputs, sample_weight)
 
     def result(self):
-        """Return the loss and the metrics of all batches, as floats by Keras's names."""
-        logs = {name: float(keras.ops.convert_to_numpy(value)) for name, value in self._logs.items()}
-        return logs | {"loss": float(keras.ops.convert_to_numpy(self._loss.result()))}
+        """Return the loss and the metrics of all batches, as plain data by Keras's names."""
+        return {name: plain(value) for name, value in {**self._logs, "loss": self._loss.result()}.items()}
 
 
 class _OutputsAlone(keras.Model):

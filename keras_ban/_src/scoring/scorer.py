@@ -6,6 +6,7 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.data import reading
 from keras_ban._src.data.preprocessing import method_and_data
+from keras_ban._src.history.plain_data import plain
 from keras_ban._src.history.scores import ENSEMBLE
 from keras_ban._src.scoring.data_passes import DataPasses
 from keras_ban._src.scoring.measurement import OfClasses
@@ -54,7 +55,7 @@ class Scorer:
         with backend.keeping_values(model), reading.watched(data) as (data,):
             arguments = data.for_keras() | ({} if data.yields_batches else {"batch_size": self._batch_size})
             logs = evaluate(**arguments, **options)
-        return {f"val_{name}": float(value) for name, value in logs.items()}
+        return {f"val_{name}": plain(value) for name, value in logs.items()}
 
     def score(self, model, taught_by=None, earlier=(), distilled=False):
         """Return the scores of the next generation, as in `GenerationRecord`, or `None`.

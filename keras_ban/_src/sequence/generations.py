@@ -16,6 +16,7 @@ from keras_ban._src.distillation.shuffling import in_order_of_epoch
 from keras_ban._src.ensemble.ensemble import average_of
 from keras_ban._src.files import model_file
 from keras_ban._src.history.history import GenerationRecord
+from keras_ban._src.history.plain_data import plain
 from keras_ban._src.history.scores import ENSEMBLE, better, in_words, take_answers
 from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
@@ -241,7 +242,7 @@ class Generations:
             logs, record.seconds = keeper.logs, keeper.seconds()
         if bench is not None:
             bench.take_out(model)
-        record.logs = {name: [float(value) for value in values] for name, values in logs.items()}
+        record.logs = {name: [plain(value) for value in values] for name, values in logs.items()}
         record.epochs = len(logs.get("loss", []))
         try:
             check_finite(model, record, self._training.data)
@@ -287,9 +288,9 @@ class Generations:
         if process_group.count() > 1:
             here = model_file.on_this_worker(model)
             record.metrics, record.scores = process_group.alone(lambda: self._measure_here(here, score))
-            measured = process_group.chiefs([record.seconds, *record.metrics.values()], "agree on what was measured")
-            record.seconds = float(measured[0])
-            record.metrics = dict(zip(record.metrics, measured[1:].tolist(), strict=True))
+            found = [record.seconds, record.metrics]
+            measured = process_group.chiefs(keras.tree.flatten(found), "agree on what was measured")
+            record.seconds, record.metrics = keras.tree.pack_sequence_as(found, measured.tolist())
             return
         # With a bench, both models are compiled already.
         record.metrics = self._evaluate(trained)

@@ -113,10 +113,14 @@ def check_weights(sequence, data, class_weight):
 
 
 def check_monitor(monitor, probe, scorer):
-    """Raise `ValueError` if `evaluate` does not report the monitor."""
-    known = sorted(scorer.evaluate(probe, steps=1))
+    """Raise `ValueError` if `evaluate` does not report the monitor, or reports several values."""
+    found = scorer.evaluate(probe, steps=1)
+    known = sorted(name for name, value in found.items() if isinstance(value, float))
     if monitor not in known:
-        raise ValueError(f"`monitor` must be one of {known}, received: {monitor!r}.")
+        several = " It has several values: give the metric an average, as `F1Score(average='macro')`."
+        raise ValueError(
+            f"`monitor` must be one of {known}, received: {monitor!r}.{several if monitor in found else ''}"
+        )
 
 
 def resolve_mode(mode, monitor):
