@@ -145,7 +145,7 @@ def test_validation_data_do_not_change_what_is_learnt(blobs, expected):
 
 
 @pytest.mark.one_backend
-def test_summary_and_count_params_are_the_students(blobs, capsys):
+def test_summary_count_params_and_layers_are_the_students(blobs, capsys):
     student = classifier()
     model = compiled(student, classifier(units=100))
 
@@ -156,6 +156,8 @@ def test_summary_and_count_params_are_the_students(blobs, capsys):
 
     assert expected == lines
     assert student.count_params() == model.count_params()
+    assert student.layers[-1] is model.get_layer(student.layers[-1].name)
+    assert student.layers[0] is model.get_layer(index=0)
     assert [v.path for v in student.trainable_variables] == [v.path for v in model.trainable_variables]
     assert len(student.weights) == len(model.weights)
 

@@ -131,12 +131,16 @@ def test_the_wrapper_of_scikit_learn_trains_with_the_weights_of_the_teacher():
     assert_same(values(distiller.teacher), values(estimator.model_.teacher))
 
 
-@pytest.mark.parametrize("soft_targets", ["cached", "online"])
-def test_a_model_checkpoint_of_a_sequence_keeps_the_student(tmp_path, soft_targets):
+@pytest.mark.parametrize(("soft_targets", "save_freq"), [("cached", "epoch"), ("online", "epoch"), ("cached", 2)])
+def test_a_model_checkpoint_of_a_sequence_keeps_the_student(tmp_path, soft_targets, save_freq):
     sequence = BornAgainSequence(classifier(), generations=2, soft_targets=soft_targets, seed=0)
     sequence.compile("sgd", crossentropy())
     paths = [tmp_path / f"{generation}.keras" for generation in range(3)]
-    sequence.fit(X, Y, verbose=0, callbacks=lambda generation: [keras.callbacks.ModelCheckpoint(paths[generation])])
+
+    def checkpoint(generation):
+        return [keras.callbacks.ModelCheckpoint(paths[generation], save_freq=save_freq)]
+
+    sequence.fit(X, Y, batch_size=len(X) // 4, verbose=0, callbacks=checkpoint)
     for path, model in zip(paths, sequence.models, strict=True):
         kept = keras.saving.load_model(path)
         assert type(model) is type(kept)

@@ -46,8 +46,8 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     `compile`, `fit`, callbacks, `sample_weight`, `class_weight`, masks, `loss_weights` and mixed precision work as in
     Keras, and apply to the distillation loss as they do to the label loss. `fit` reports `loss`, `label_loss`,
     `distillation_loss` and the metrics. Validation reports the student on the labels, as the student's own `evaluate`
-    would. `evaluate`, `predict`, `summary`, `count_params` and `export` are about the student. `distiller.student` is
-    the model itself, which can be saved and loaded without keras_ban.
+    would. `evaluate`, `predict`, `summary`, `count_params`, `get_layer` and `export` are about the student.
+    `distiller.student` is the model itself, which can be saved and loaded without keras_ban.
 
     The teacher runs in inference mode and without gradients, on the batch that the student sees. Nothing in it changes.
     It does not run if a batch's `y` is `{"labels": ..., "soft_targets": ...}`, which brings the teacher's outputs (with

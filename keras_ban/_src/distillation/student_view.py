@@ -45,6 +45,10 @@ class StudentView:
         """As `keras.Model.count_params`, for the student."""
         return self.student.count_params()
 
+    def get_layer(self, *args: Any, **kwargs: Any) -> keras.layers.Layer:
+        """As `keras.Model.get_layer`, for the student. A callback finds the same layers in each generation."""
+        return self.student.get_layer(*args, **kwargs)
+
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.export`, for the student."""
         return self.student.export(*args, **kwargs)

@@ -229,7 +229,7 @@ class Generations:
             callbacks = [*callbacks, keeper]
             options = keeper.resumed(options)
         if trained is not model:
-            keep_students(callbacks, trained.student)
+            callbacks = keep_students(callbacks, trained.student)
         options = {**options, "callbacks": [*callbacks, StopOnNonFiniteLoss()]}
         data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)

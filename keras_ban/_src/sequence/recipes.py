@@ -155,21 +155,31 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class AttachValues(keras.callbacks.Callback):
+    """After each batch, attaches the values of the trained model to it. Within an epoch, JAX keeps them elsewhere."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        _ = self.model  # Keras attaches them.
+
+
 def keep_students(callbacks, model):
-    """Let each `ModelCheckpoint` save this model, the student, in place of the Distiller that trains it.
+    """Return callbacks of which each `ModelCheckpoint` saves this model, the student, not the Distiller that trains it.
 
     Your own callbacks can save it, too, and Keras loads the file without a warning.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and model.built and not optimizer.built:
         new_optimizer.leave_unbuilt(model)
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.ModelCheckpoint):
-            callback.set_model = functools.partial(_set_student, callback, model)
+    checkpoints = [each for each in callbacks if isinstance(each, keras.callbacks.ModelCheckpoint)]
+    for callback in checkpoints:
+        callback.set_model = functools.partial(_set_student, callback, model)
+    in_epoch = any(callback.save_freq != "epoch" for callback in checkpoints)
+    return [AttachValues(), *callbacks] if in_epoch else callbacks
 
 
 def _set_student(callback, student, model):
-    type(callback).set_model(callback, student)
+    del callback.set_model  # The same callback may be used again, to train another model.
+    callback.set_model(student)
 
 
 def callback_maker(callbacks, directory):

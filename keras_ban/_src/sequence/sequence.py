@@ -249,7 +249,8 @@ class BornAgainSequence(TrainedGenerations):
                 `callbacks(generation)` that returns a list: for callbacks that cannot be copied, or whose state you
                 need afterwards. Copies of `TensorBoard("logs")`, `CSVLogger("log.csv")`, `ModelCheckpoint` and
                 `BackupAndRestore` write to a path for each generation: `logs/generation-00`, `log-generation-00.csv`,
-                or where `{generation}` stands in the path. A `ModelCheckpoint` keeps the student, not its Distiller.
+                or where `{generation}` stands in the path. A `ModelCheckpoint` keeps the student, not its Distiller,
+                which your own callbacks have as `self.model` after generation 0 (`self.model.student`: the student).
             validation_split: as in `keras.Model.fit`: the last part of the arrays is used for validation.
             validation_data: as in `keras.Model.fit`, no generator. Each generation is evaluated on it at its end, and
                 compared with its teacher, and so is the ensemble. See `docs/scores.md`.
