@@ -179,3 +179,24 @@ def test_logits_where_probabilities_are_declared_are_refused():
         compiled(labels, **arguments).fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match="takes probabilities .* they range from"):
         compiled(labels, **arguments, teacher=OwnCall(classifier().layers)).fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "sparse_crossentropy"}, "^Could not interpret loss identifier: sparse_crossentropy"),
+        ({"metrics": ["acuracy"]}, "^Could not interpret metric identifier: acuracy"),
+        ({"weighted_metrics": ["acuracy"]}, "^Could not interpret metric identifier: acuracy"),
+    ],
+)
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_name_that_keras_does_not_know_is_named_before_training(arguments, message, eager):
+    sequence, distiller = keras_ban.BornAgainSequence(classifier(), generations=1), made()
+    before = values(distiller.student)
+    for each in (sequence, distiller):
+        with pytest.raises(ValueError, match=message):
+            each.compile(**{"optimizer": "sgd", "loss": crossentropy(), "run_eagerly": eager, **arguments})
+            each.fit(X, Y, verbose=0)
+
+    assert_same(before, values(distiller.student))
+    assert [] == sequence.models

@@ -123,6 +123,15 @@ def test_the_metrics_given_are_left_as_they_were_and_weighted_ones_see_the_sampl
         assert record.metrics["val_weighted"] == pytest.approx(expected, abs=1e-6)  # summed in float32
 
 
+@pytest.mark.one_backend
+def test_a_metric_given_as_a_class_has_one_name_in_all_generations(blobs):
+    sequence = compiled(metrics=[keras.metrics.SparseTopKCategoricalAccuracy])
+
+    history = sequence.fit(*blobs, **FIT, validation_data=blobs)
+
+    assert 1 == len({tuple(record.metrics) for record in history.records})
+
+
 def test_metrics_of_several_values_are_recorded_shown_and_resumed(blobs, tmp_path):
     x, y = blobs
     data = x, np.eye(3, dtype="float32")[y]

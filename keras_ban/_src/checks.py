@@ -75,6 +75,13 @@ def check_keywords(call, keywords, *functions):
             raise TypeError(f"`{call}` takes no argument `{keyword}`: {advice}.")
 
 
+def check_loss_names(losses):
+    """Raise Keras's `ValueError` if it does not know the name of a loss, which it looks up only at the first step."""
+    for loss in keras.tree.flatten(losses):
+        if isinstance(loss, str) and loss.lower() not in ("crossentropy", "ce"):
+            keras.losses.get(loss)
+
+
 def check_model_or_builder(name, build):
     """Raise `TypeError` unless it is a `keras.Model`, or can be called with the number of a generation."""
     if isinstance(build, keras.Model):

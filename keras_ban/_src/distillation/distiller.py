@@ -217,6 +217,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 `distillation_loss` can be chosen.
         """
         checks.check_keywords("compile", kwargs, keras.Model.compile)
+        checks.check_loss_names(loss)
         if not self._has_own_label_loss:
             requirements.check_label_loss(loss, self.label_weight, self.augmentation)
             requirements.check_loss_weights(loss_weights, loss, self.student)

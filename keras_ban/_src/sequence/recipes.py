@@ -41,6 +41,8 @@ def lost_arguments(cls, known):
 
 def as_recipe(name, value):
     """Return a `Recipe` for an optimizer or a metric. Return a value without state (a name, a function) unchanged."""
+    if isinstance(value, type) and issubclass(value, keras.metrics.Metric):
+        value = value()  # Once, because Keras numbers the names of metrics: `auc`, `auc_1`, ...
     if not isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
         return value
     new_optimizer.check_without_decay(value)
@@ -61,6 +63,7 @@ class CompileArguments:
     def __init__(self, optimizer, metrics, weighted_metrics, **others):
         if optimizer is None:
             raise ValueError("`compile` needs an `optimizer`, received None. Pass a name such as 'adam', or an object.")
+        checks.check_loss_names(others.get("loss"))
         self._arguments = {
             "optimizer": as_recipe("optimizer", keras.optimizers.get(optimizer)),
             "metrics": keras.tree.map_structure(lambda metric: as_recipe("metrics", metric), metrics),
