@@ -288,9 +288,10 @@ class Generations:
         if process_group.count() > 1:
             here = model_file.on_this_worker(model)
             record.metrics, record.scores = process_group.alone(lambda: self._measure_here(here, score))
-            found = [record.seconds, record.metrics]
+            found = [record.seconds, *record.metrics.values()]  # A list, because a dict may come back in another order.
             measured = process_group.chiefs(keras.tree.flatten(found), "agree on what was measured")
-            record.seconds, record.metrics = keras.tree.pack_sequence_as(found, measured.tolist())
+            record.seconds, *values = keras.tree.pack_sequence_as(found, measured.tolist())
+            record.metrics = dict(zip(record.metrics, values, strict=True))
             return
         # With a bench, both models are compiled already.
         record.metrics = self._evaluate(trained)
