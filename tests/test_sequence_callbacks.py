@@ -125,9 +125,11 @@ def test_the_metrics_given_are_left_as_they_were_and_weighted_ones_see_the_sampl
 
 @pytest.mark.one_backend
 def test_a_metric_given_as_a_class_has_one_name_in_all_generations(blobs):
-    sequence = compiled(metrics=[keras.metrics.SparseTopKCategoricalAccuracy])
+    sequence = BornAgainSequence(classifier(activation="softmax"), generations=1)
+    sequence.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.Recall])
+    x, y = blobs[0], np.eye(3)[blobs[1]]
 
-    history = sequence.fit(*blobs, **FIT, validation_data=blobs)
+    history = sequence.fit(x, y, **FIT, validation_data=(x, y))
 
     assert 1 == len({tuple(record.metrics) for record in history.records})
 
