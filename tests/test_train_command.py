@@ -212,13 +212,11 @@ CHANGES = {
 
 
 @pytest.mark.one_backend
-def test_resume_without_a_run_says_that_a_new_one_begins(tmp_path, capsys):
-    (tmp_path / "photos").mkdir()
+def test_resume_without_a_run_says_that_a_new_one_begins(photos, tmp_path, capsys):
+    assert 0 == train(photos, *SHORT, "--resume", "--out", tmp_path / "run")
 
-    assert 1 == train(tmp_path / "photos", "--resume", "--out", tmp_path / "run")
-
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{tmp_path / 'run'} holds no run to continue: a new one begins there." in said
+    said = "".join(capsys.readouterr().out.split())  # A long path is broken.
+    assert f"{tmp_path / 'run'} holds no run to continue: a new one begins there.".replace(" ", "") in said
 
 
 @pytest.mark.one_backend
