@@ -175,8 +175,10 @@ class Trainer:
         x, y = self._task.train
         if self._task.augmentation is not None:
             x, y = np.concatenate([x] * 4), np.concatenate([y] * 4)
+            # In parts, because a layer that runs outside of a step needs many times the memory of its inputs.
             for layer in self._task.augmentation():
-                x = keras.ops.convert_to_numpy(layer(x, training=True))
+                parts = (layer(x[start : start + 1000], training=True) for start in range(0, len(x), 1000))
+                x = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
         return x, y
 
     def _distiller_of(self, member):
