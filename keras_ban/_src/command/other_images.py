@@ -16,7 +16,7 @@ def explained(error, options):
     lines = list(_differences(*(_of_arrays(each["data"]) for each in (error.there, error.now))))
     if not lines:
         return f"{error}\nTo begin another run: {other}"
-    at_first = read(path)["data"] if path.exists() else options.data
+    at_first = read(path).get("data", options.data) if path.exists() else options.data
     place = at_first.partition(":")[2] or at_first
     how = f"restore the images in {place}" if at_first == options.data else f"name {place}, with which it was begun"
     listed = "".join(f"- {line}\n" for line in lines)
