@@ -107,6 +107,16 @@ def deep_ensemble_equivalent(nll, independents):
     return float(1 / np.interp(nll, nlls[::-1], [1 / count for count in counts[::-1]]))
 
 
+def limit_of_independents(independents):
+    """Return the calibrated NLL of ever more independent models: that of a line in `1 / m`, at 0.
+
+    Args:
+        independents: a dict from the number of models to their calibrated NLL, of two numbers or more.
+    """
+    counts = np.array(sorted(independents))
+    return float(np.polyfit(1 / counts, [independents[count] for count in counts], 1)[1])
+
+
 def interval(values):
     """Return the mean and the half width of its 95% interval (t distribution)."""
     from scipy import stats
@@ -133,7 +143,7 @@ def write_report(path):
     if not lines:
         sys.exit(f"There are no results in {path} yet: run without --report first.")
     results = Results(lines)
-    text = "\n\n".join([table(results), comparisons(results), recipes_table(results)])
+    text = "\n\n".join([table(results), comparisons(results), limits_table(results), recipes_table(results)])
     path.with_suffix(".md").write_text(text + "\n")
     plot(results, path.with_suffix(".png"))
     return text
@@ -236,6 +246,21 @@ def _with_interval(mean, half, base, digits):
     """Return a difference in hundredths of a base, with its interval if there is one: one seed has none."""
     text = f"{100 * mean / base:+.{digits}f}"
     return text if np.isnan(half) else f"{text} ± {100 * half / base:.{digits}f}"
+
+
+def limits_table(results):
+    """What more independent models would gain: their calibrated NLL by their number, and its limit."""
+    numbers = " | ".join(map(str, COSTS))
+    lines = [f"| task | {numbers} | limit | limit - 4, relative % |", "| --- " * (len(COSTS) + 3) + "|"]
+    for task in results.tasks:
+        found = results.independents(task, results.of(task, INDEPENDENT, INDEPENDENT, 4, True))
+        if len(found) < 2:
+            continue
+        limit = limit_of_independents(found)
+        cells = [f"{found[count]:.4f}" if count in found else "" for count in COSTS]
+        lines.append(f"| {task} | {' | '.join(cells)} | {limit:.4f} | {100 * (limit / found[4] - 1):+.1f} |")
+    explained = "Calibrated NLL of independent models, averaged, by their number. Limit: of a line in 1 / number, at 0."
+    return explained + "\n\n" + "\n".join(lines)
 
 
 def recipes_table(results):

@@ -274,6 +274,13 @@ def test_the_deep_ensemble_equivalent_is_the_number_of_models_of_that_likelihood
     np.testing.assert_allclose(report.deep_ensemble_equivalent(nll, of_counts), expected)
 
 
+def test_the_limit_of_independent_models_is_that_of_a_line_in_one_over_their_number():
+    results = report.Results(independents())
+
+    np.testing.assert_allclose(report.limit_of_independents(results.independents("a", [0])), 1.0)
+    assert "| a | 2.0000 | 1.5000 | 1.2500 | 1.1250 | 1.0000 | -20.0 |" in report.limits_table(results)
+
+
 def test_the_table_divides_the_equivalent_by_the_cost(tmp_path):
     ours = {
         "method": "ours",
