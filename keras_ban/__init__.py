@@ -4,7 +4,7 @@ from keras_ban._src.command import command_line
 
 # Importing Keras chooses its backend, so a command line is read first. `--help` needs no backend.
 if command_line.is_running():
-    command_line.begin()
+    command_line.start()
 
 from keras_ban import losses
 from keras_ban._src.distillation.decomposition import GradientDecomposition, gradient_decomposition

@@ -97,7 +97,7 @@ def test_signals_are_left_to_who_handles_them_already_to_workers_and_to_the_main
         pass
 
     def inside():
-        with interruptions.told(str):
+        with interruptions.noting_what_is_kept(str):
             return signal.getsignal(signal.SIGTERM)
 
     assert inside() not in (signal.SIG_DFL, handler)
@@ -115,7 +115,7 @@ def test_signals_are_left_to_who_handles_them_already_to_workers_and_to_the_main
 
 def test_a_worker_that_was_forked_ends_by_sigterm_as_ever(monkeypatch):
     killed = []
-    with interruptions.told(str):
+    with interruptions.noting_what_is_kept(str):
         stop = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(os, "getpid", lambda: 1)
         monkeypatch.setattr(os, "kill", lambda *args: killed.append(args))
@@ -171,7 +171,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(whole, blob
     assert "Make room" in str(error.value)
     kept = "no finished generation" if first else "generation 0"
     assert error.value.__notes__[0].startswith(f"{tmp_path} keeps {kept}")
-    assert "Mend what it says, then call `fit` as before" in error.value.__notes__[0]
+    assert "Fix the cause, then call `fit` as before" in error.value.__notes__[0]
     assert not [left for left in names(tmp_path) if left.endswith(".partial")]
     assert (0 if first else 1) == len(RunDirectory(tmp_path).read().entries)
     # Its folder has its name already.

@@ -34,7 +34,7 @@ def directory(tmp_path):
 
 def use(directory):
     with RunDirectory(directory) as run:
-        run.begin({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
+        run.start({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
         run.history()
         run.commit(record_of(2), write_model)
 
@@ -102,7 +102,7 @@ from keras_ban import GenerationRecord
 from keras_ban._src.runs.directory import RunDirectory
 assert open(sys.argv[1] + ".txt", "w").encoding.lower() not in ("utf-8", "utf8")
 with RunDirectory(sys.argv[1]) as run:
-    run.begin({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
+    run.start({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
     logs = {"pr\u00e9cision": [0.5], "\udcff": [1.0]}
     run.commit(GenerationRecord(0, logs=logs), lambda path: path.write_bytes(b"model"))
 assert logs == run.history().records[0].logs

@@ -82,7 +82,7 @@ def record_of(generation):
 @contextlib.contextmanager
 def begun(path):
     with RunDirectory(path) as directory:
-        directory.begin({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
+        directory.start({"fit": {"monitor": "val_loss", "mode": "min"}}, seed=1, versions={"keras_ban": "0"})
         yield directory
 
 

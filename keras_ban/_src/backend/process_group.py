@@ -63,12 +63,12 @@ def is_chief():
     return index() == 0
 
 
-def gather(values, what):
+def gather(values, task):
     """Return the values of all workers.
 
     Args:
         values: a number or an array, of the same dtype and shape in each worker.
-        what: the purpose, for error messages. It completes the sentence "The workers wait for each other to ...".
+        task: for error messages. It completes the sentence "The workers wait for each other to ...".
 
     Returns:
         A NumPy array `(count, ...)`.
@@ -83,23 +83,23 @@ def gather(values, what):
     # JAX has no 64-bit types by default, and no engine supports all dtypes of NumPy. All of them support bytes.
     data = np.frombuffer(np.ascontiguousarray(values).tobytes(), "uint8")
     gather_bytes = backend.byte_gatherer()
-    found = _bounded(lambda: gather_bytes(data), what)
+    found = _bounded(lambda: gather_bytes(data), task)
     return np.frombuffer(np.ascontiguousarray(found, "uint8").tobytes(), values.dtype).reshape(workers, *values.shape)
 
 
-def chiefs(values, what):
+def chiefs(values, task):
     """Return the values of the chief in all workers. See `gather`."""
-    return gather(values, what)[0]
+    return gather(values, task)[0]
 
 
 @contextlib.contextmanager
-def together(what):
+def together(task):
     """Return a context that all workers leave together. If one of them fails in it, all of them raise an error.
 
     Code in the context must not wait for another worker.
 
     Args:
-        what: as in `gather`.
+        task: as in `gather`.
 
     Raises:
         RuntimeError: if another worker fails in the context, or does not leave it within `WAIT_SECONDS`.
@@ -113,18 +113,18 @@ def together(what):
     except Exception:
         # Notify the other workers. This error is more important than an error of the notification.
         with contextlib.suppress(RuntimeError):
-            gather(True, what)
+            gather(True, task)
         raise
-    failed = np.flatnonzero(gather(False, what))
+    failed = np.flatnonzero(gather(False, task))
     if len(failed):
         raise RuntimeError(
-            f"Worker {failed[0]} of {workers} (counted from 0) failed to {what}: see its own message. {_START_AGAIN}"
+            f"Worker {failed[0]} of {workers} (counted from 0) failed to {task}: see its own message. {_START_AGAIN}"
         )
 
 
-def wait_for_all(what):
+def wait_for_all(task):
     """Wait until all workers call this function. See `together`."""
-    with together(what):
+    with together(task):
         pass
 
 
@@ -211,7 +211,7 @@ def alone(function):
         _by_itself.clear()
 
 
-def _bounded(function, what):
+def _bounded(function, task):
     """Call a function and return its result. Raise an error after `WAIT_SECONDS`."""
     future = concurrent.futures.Future()
 
@@ -229,6 +229,6 @@ def _bounded(function, what):
         failed = f"the engine failed ({type(error).__name__}, see above)"
         reason = failed if future.done() else f"not all came within {WAIT_SECONDS} seconds"
         raise RuntimeError(
-            f"Worker {index()} of {count()} (counted from 0) waited for the others to {what}, and {reason}. One has "
+            f"Worker {index()} of {count()} (counted from 0) waited for the others to {task}, and {reason}. One has "
             f"ended, or does something else. {_START_AGAIN}"
         ) from error

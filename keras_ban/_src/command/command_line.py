@@ -71,7 +71,7 @@ def is_running():
     return pathlib.PurePath(program).stem == "keras-ban"
 
 
-def begin():
+def start():
     """Read the command line and import Keras with its backend. End the process if it asks for help, or that fails."""
     chosen = None
     try:

@@ -13,7 +13,7 @@ def explained(error, options):
     out, path = options.out, options.out / OPTIONS_FILE
     config, another = (shlex.quote(str(each)) for each in (path, f"{out}-2"))
     other = f"{train_checks.program()} train --config {config} --out {another}"
-    lines = list(_differences(*(_of_arrays(each["data"]) for each in (error.there, error.now))))
+    lines = list(_differences(*(_of_arrays(each["data"]) for each in (error.stored, error.given))))
     if not lines:
         return f"{error}\nTo begin another run: {other}"
     at_first = read(path).get("data", options.data) if path.exists() else options.data
@@ -34,10 +34,10 @@ def _of_arrays(described):
     return described | made_of | ({"x": [x], "y": y} if y else {})
 
 
-def _differences(there, now):
+def _differences(stored, given):
     """Yield a line for each part of the images that is not what it was."""
     for name, words in _PARTS.items():
-        before, after = (_first(each.get(name)) for each in (there, now))
+        before, after = (_first(each.get(name)) for each in (stored, given))
         counts = [0 if each is None else each.get("examples") for each in (before, after)]
         if before == after or None in counts:  # Older versions do not say how many.
             continue
@@ -45,7 +45,7 @@ def _differences(there, now):
             yield f"images {words}: {counts[0]:,} in the run, {counts[1]:,} now"
         else:
             yield f"images {words}: {counts[0]:,} as in the run, but not the same ones"
-    classes = [_classes(each) for each in (there, now)]
+    classes = [_classes(each) for each in (stored, given)]
     if None not in classes and classes[0] != classes[1]:
         yield f"classes: {classes[0]} in the run, {classes[1]} now"
 

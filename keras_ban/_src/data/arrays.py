@@ -124,11 +124,13 @@ class Arrays:
         if not (whole and size >= batch_size) and not last:
             return
         if whole and size >= batch_size:
-            what, advice = f"batch_size={batch_size}", f"Use a multiple of {shares} as `batch_size`"
+            culprit, advice = f"batch_size={batch_size}", f"Use a multiple of {shares} as `batch_size`"
         else:
-            what = f"the last batch of each epoch, of {size % batch_size} examples,"
+            culprit = f"the last batch of each epoch, of {size % batch_size} examples,"
             advice = f"Leave out {last} of the {size} examples, or choose another `batch_size`"
-        raise ValueError(f"Each batch is divided evenly over {shares} devices, but {what} does not divide. {advice}.")
+        raise ValueError(
+            f"Each batch is divided evenly over {shares} devices, but {culprit} does not divide. {advice}."
+        )
 
     def with_parts(self, x, y, sample_weight):
         """Other arrays with the same options."""

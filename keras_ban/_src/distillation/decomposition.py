@@ -129,7 +129,7 @@ def gradient_decomposition(
         raise ValueError(f"This is for one output `(batch, ..., classes)` of a softmax, the student gives: {shapes}.")
     if isinstance(teacher, SoftTargets):
         teacher.check(data.x)
-    of_student, of_teacher = _forms(student, teacher, temperature, from_logits)
+    student_form, teacher_form = _forms(student, teacher, temperature, from_logits)
     if isinstance(teacher, keras.Model):
         soft_targets = _predict(teacher, data)
     elif isinstance(teacher, SoftTargets):
@@ -140,7 +140,7 @@ def gradient_decomposition(
         shapes = f"shape {np.shape(soft_targets)}, the student's {outputs.shape}"
         raise ValueError(f"The teacher's outputs have {shapes}: they must be equal.")
     is_target = _one_hot(_array("y", y), outputs.shape)
-    q, p = _softened(outputs, temperature, of_student), _softened(soft_targets, temperature, of_teacher)
+    q, p = _softened(outputs, temperature, student_form), _softened(soft_targets, temperature, teacher_form)
     gradient = temperature * (q - p)
     return GradientDecomposition(gradient[is_target].reshape(outputs.shape[:-1]), np.where(is_target, 0.0, gradient))
 

@@ -72,8 +72,10 @@ class DistillerFile:
         return super().save(*args, **kwargs)
 
     def _refuse_shared_layers(self):
-        of_teacher = set() if self.teacher is None else {id(layer) for layer in backend.flat_layers(self.teacher)}
-        layers = [layer for layer in backend.flat_layers(self.student) if id(layer) in of_teacher and layer.variables]
+        teacher_layers = set() if self.teacher is None else {id(layer) for layer in backend.flat_layers(self.teacher)}
+        layers = [
+            layer for layer in backend.flat_layers(self.student) if id(layer) in teacher_layers and layer.variables
+        ]
         if layers:
             raise ValueError(
                 f"The layers {[layer.name for layer in layers]} are in both student and teacher. Keras would save them "

@@ -126,14 +126,14 @@ class Preparation:
         if self._hears_labels:
             # JAX does not see a class that there is not.
             check_labels(split_targets(y)[0], self.loss, student, "y")
-        x, of_teacher = keras.tree.map_structure(backend.as_tensor, (x, inputs_of_teacher(x, y)))
+        x, teacher_inputs = keras.tree.map_structure(backend.as_tensor, (x, inputs_of_teacher(x, y)))
         soft_targets = split_targets(y)[1]
         if is_top_k(soft_targets):
             return False  # `SoftTargets` were checked when they were created.
         if soft_targets is None and teacher is not None:
             if must_build:
-                teacher(inputs_for(teacher, of_teacher))
-            soft_targets, _ = split_observed(self._teaching.look(of_teacher, compiled=self.jit_compile))
+                teacher(inputs_for(teacher, teacher_inputs))
+            soft_targets, _ = split_observed(self._teaching.look(teacher_inputs, compiled=self.jit_compile))
         if soft_targets is None:
             return False
         nested = keras.tree.is_nested(soft_targets) and student.built
@@ -146,7 +146,7 @@ class Preparation:
         if self.teacher is None or has_soft_targets:
             self._teaching.end()
         else:
-            self._teaching.begin(self.student)
+            self._teaching.prepare(self.student)
 
     def make_train_function(self, force: bool = False) -> None:
         # Keras calls this when all variables are built, just before the first step.
@@ -156,4 +156,4 @@ class Preparation:
         backend.build_optimizer(self)
         self._hidden.before_training = backend.values_before_training(self)
         if self._hidden.workers is not None:
-            self._hidden.workers.begin(self)
+            self._hidden.workers.synchronize(self)

@@ -21,8 +21,8 @@ def check_independent(student, teacher):
     trained = {id(v) for v in student.trainable_variables}
     shared = [v.path for v in teacher.variables if id(v) in trained]
     # A layer that is trained may also change variables without gradients, as BatchNorm does.
-    of_teacher = {id(layer) for layer in backend.flat_layers(teacher)}
-    layers = [layer for layer in backend.flat_layers(student) if id(layer) in of_teacher]
+    teacher_layers = {id(layer) for layer in backend.flat_layers(teacher)}
+    layers = [layer for layer in backend.flat_layers(student) if id(layer) in teacher_layers]
     shared += [f"{layer.name} (layer)" for layer in layers if layer.trainable and layer.variables]
     if shared:
         raise ValueError(
@@ -37,8 +37,8 @@ def check_augmentation(augmentation, teacher, distillation_loss):
     `distillation_loss` is `None` if there is none.
     """
     augmentation = augmented_views.check_augmentation(augmentation)
-    of_teacher = {id(v) for v in getattr(teacher, "variables", [])}
-    if any(id(weight) in of_teacher for weight in augmentation.weights):
+    teacher_variables = {id(v) for v in getattr(teacher, "variables", [])}
+    if any(id(weight) in teacher_variables for weight in augmentation.weights):
         raise ValueError("`augmentation` and `teacher` share weights, and the teacher must not change.")
     losses = keras.tree.flatten(distillation_loss)
     for loss in losses if label_mix.mixes(augmentation) else []:

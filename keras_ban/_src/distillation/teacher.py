@@ -23,7 +23,7 @@ class Teaching:
         """The variables that a step needs at the end of its non-trainable state."""
         return [] if self._constants is None else self._constants.in_state
 
-    def begin(self, student):
+    def prepare(self, student):
         """Prepare the teacher's variables for training."""
         if self._constants is None or not self._constants.are_current():
             backend.separate(student.variables, self.teacher.variables)

@@ -49,7 +49,7 @@ class Workers:
     def in_step(self):
         return self._sizes is not None
 
-    def begin(self, distiller):
+    def synchronize(self, distiller):
         """Give all workers the variables of the first worker, and its random numbers if batches are whole."""
         if not distiller.optimizer.built:
             distiller.optimizer.build(distiller.trainable_variables)

@@ -32,11 +32,11 @@ def temperature_of_teacher(ensemble, seen, held_out=None):
         unseen = _examples(ensemble, _average(ensemble, held_out), held_out)
     best = temperature.best_temperature(*unseen)
     likelihood = temperature.negative_log_likelihood(*unseen, best)
-    of_teacher = temperature.temperature_of(likelihood, *_examples(ensemble, _average(ensemble, seen), seen))
-    if best not in _BOUNDS and of_teacher == temperature.LARGEST:
-        _warn_of_none(of_teacher, "on the training examples", of_teacher)
-    _warn_of_none(best, "on the examples that trained no member", of_teacher)
-    return of_teacher
+    honest = temperature.temperature_of(likelihood, *_examples(ensemble, _average(ensemble, seen), seen))
+    if best not in _BOUNDS and honest == temperature.LARGEST:
+        _warn_of_none(honest, "on the training examples", honest)
+    _warn_of_none(best, "on the examples that trained no member", honest)
+    return honest
 
 
 def _of_folds(of_members, folds):

@@ -54,12 +54,12 @@ def write_saved_model(served, specs, path):
 
 def users_objects(model):
     """Return the classes and functions of a model that are neither of Keras nor of keras_ban."""
-    ours = {"keras", "keras_ban"}
+    known_packages = {"keras", "keras_ban"}
     found = [
         *dict.fromkeys(map(type, backend.flat_layers(model))),
         *_registered(keras.saving.serialize_keras_object(model)),
     ]
-    return [each for each in found if each.__module__.split(".")[0] not in ours]
+    return [each for each in found if each.__module__.split(".")[0] not in known_packages]
 
 
 def _registered(config):
@@ -104,7 +104,7 @@ def litert_from(saved_model, representative=None):
 
 
 def _mend_onnx(path, names):
-    """Mend what tf2onnx writes: the names of inputs, which TensorFlow has in lower case, and batches of no rows."""
+    """Correct what tf2onnx writes: the names of inputs, which TensorFlow has in lower case, and batches of no rows."""
     # Optional: for this format alone.
     import onnx
 

@@ -168,8 +168,8 @@ def _remove_leftovers(path):
                 leftover.unlink(missing_ok=True)
 
 
-def _differs_between_workers(data, what):
-    return len(set(process_group.gather(zlib.crc32(data), what).tolist())) > 1
+def _differs_between_workers(data, task):
+    return len(set(process_group.gather(zlib.crc32(data), task).tolist())) > 1
 
 
 def check_may_replace(path):
@@ -286,8 +286,8 @@ def _header(shape, dtype):
     return b"\x93NUMPY\x01\x00" + (length - 10).to_bytes(2, "little") + text.ljust(length - 11).encode() + b"\n"
 
 
-def _damaged(path, what):
+def _damaged(path, fault):
     return ValueError(
-        f"{path} does not hold soft targets as keras_ban writes them: {what}. Compute them again with "
+        f"{path} does not hold soft targets as keras_ban writes them: {fault}. Compute them again with "
         "`SoftTargets.from_teacher(teacher, x, path=...)`."
     )

@@ -255,11 +255,11 @@ def _about_changes(scores):
 
 def _defeats(record):
     """Return a line for each output in which a generation did not beat its teacher."""
-    what = "the distilled student" if record.distilled else f"generation {record.generation}"
+    subject = "the distilled student" if record.distilled else f"generation {record.generation}"
     for output, scores in by_output(record.scores).items():
         if scores.change is not None and not _gain(scores) > 0:
             teacher = in_words(scores.compared_with, record.generation)
-            yield f"{what} did not beat its teacher, {teacher}{'' if output is None else f', in {output!r}'}"
+            yield f"{subject} did not beat its teacher, {teacher}{'' if output is None else f', in {output!r}'}"
 
 
 def _gain(scores):

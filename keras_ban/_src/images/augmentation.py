@@ -103,6 +103,6 @@ def cut_mix(x, y, rng):
 def _stretch(rng, length, size):
     """Return which of `size` pixels lie in a stretch of a relative length, for each example."""
     pixels = np.rint(length * size).astype(int)
-    begin = rng.integers(size - pixels + 1)[:, None]
+    start = rng.integers(size - pixels + 1)[:, None]
     position = np.arange(size)
-    return (begin <= position) & (position < begin + pixels[:, None])
+    return (start <= position) & (position < start + pixels[:, None])

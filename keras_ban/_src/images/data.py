@@ -175,5 +175,5 @@ def describe(data):
 def about(data):
     """Return what was done to the images, and all files that could not be read, as sentences for the report."""
     skipped = [f"{path}: {reason}" for path, reason in data.skipped]
-    told = f"{len(skipped):,} files could not be read, and were skipped:"
-    return [*data.notes, *([told, *skipped] if skipped else [])]
+    heading = f"{len(skipped):,} files could not be read, and were skipped:"
+    return [*data.notes, *([heading, *skipped] if skipped else [])]

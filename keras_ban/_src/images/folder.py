@@ -50,10 +50,12 @@ class Folder:
         self.classes = [folder.name for folder in subfolders(of_train)]
         if not self.classes:
             count = len(os.listdir(of_train))
-            what = (
+            contents = (
                 f"It holds {count:,} {'entry' if count == 1 else 'entries'}, and no folder" if count else "It is empty"
             )
-            raise ValueError(f"{of_train} must hold a folder of images for each class, named as the class is. {what}.")
+            raise ValueError(
+                f"{of_train} must hold a folder of images for each class, named as the class is. {contents}."
+            )
         if len(self.classes) == 1:
             inner = of_train / self.classes[0]
             hint = f" If the classes are the folders in {inner}, name that folder." if subfolders(inner) else ""

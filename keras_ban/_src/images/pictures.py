@@ -120,10 +120,10 @@ def of_eight_bits(images, source):
             return (images * 255).round().astype("uint8")
         if least >= 0 and most <= 255:
             return images.round().astype("uint8")
-        what = f"of {images.dtype} from {least} to {most}"
+        values = f"of {images.dtype} from {least} to {most}"
     else:
-        what = f"of {images.dtype}"
-    raise ValueError(f"{source} must hold images as numbers from 0 to 255, or from 0 to 1. These are {what}.")
+        values = f"of {images.dtype}"
+    raise ValueError(f"{source} must hold images as numbers from 0 to 255, or from 0 to 1. These are {values}.")
 
 
 def in_colour(images, notes, source):

@@ -19,21 +19,21 @@ def make_sequence(options, data):
     if options.mixed_precision != "none":
         keras.config.set_dtype_policy(f"mixed_{options.mixed_precision}")
     input_shape, classes = data.train[0].shape[1:], len(data.classes)
-    of_teacher = options.teacher_backbone or options.backbone
+    teacher_backbone = options.teacher_backbone or options.backbone
     own = [name for name in models.names(options) if name not in BACKBONES[options.library]]
-    for role, name in (("teacher", of_teacher), ("students", options.backbone)):
+    for role, name in (("teacher", teacher_backbone), ("students", options.backbone)):
         model = models.build(name, input_shape, classes, options.library, options.weights)
         if name in own:
             models.check_probabilities(name, model, input_shape)
         print(f"{role}: {name}, {model.count_params():,} weights")
 
     def build(generation):
-        name = of_teacher if generation == 0 else options.backbone
+        name = teacher_backbone if generation == 0 else options.backbone
         made = models.build(name, input_shape, classes, options.library, options.weights)
         return reborn(made) if options.initial_weights == "fresh" else made
 
     # Of a model the sequence makes copies, which share one compiled step. One's own functions may build what has none.
-    alike = of_teacher == options.backbone and not own and options.weights is None
+    alike = teacher_backbone == options.backbone and not own and options.weights is None
     # Without: fresh weights, or those with which `build` makes the models.
     chosen = {} if options.initial_weights is None else {"initial_weights": options.initial_weights}
     sequence = BornAgainSequence(

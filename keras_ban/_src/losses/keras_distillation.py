@@ -35,11 +35,11 @@ def check_of_keras_distillation(loss, student=None, teacher=None):
         loss.validate_model_compatibility(teacher, student)
 
 
-def cannot_act(loss, what):
+def cannot_act(loss, argument):
     """Return the message that weights or masks have no effect on such a loss."""
     return (
-        f"`{type(loss).__name__}` of keras.distillation gives one number for a whole batch, so {what} cannot act on "
-        "it. Take `keras_ban.losses.KnowledgeDistillation(temperature=...)`, or write a `keras.losses.Loss`."
+        f"`{type(loss).__name__}` of keras.distillation gives one number for a whole batch, so {argument} cannot act "
+        "on it. Take `keras_ban.losses.KnowledgeDistillation(temperature=...)`, or write a `keras.losses.Loss`."
     )
 
 

@@ -193,17 +193,17 @@ def resolve(output, stored=None):
 
 def _choose(output, assumptions):
     """Return a distillation loss that suits what the output means."""
-    activation, of_teacher = output.meaning.activation, output.meaning_of_teacher.activation
-    if LINEAR == (activation or of_teacher):
+    activation, teacher_activation = output.meaning.activation, output.meaning_of_teacher.activation
+    if LINEAR == (activation or teacher_activation):
         return keras.losses.MeanSquaredError()
-    of_teacher = output.teacher.meaning.activation if of_teacher == LINEAR else of_teacher
-    if None not in (activation, of_teacher) and activation != of_teacher:
+    teacher_activation = output.teacher.meaning.activation if teacher_activation == LINEAR else teacher_activation
+    if None not in (activation, teacher_activation) and activation != teacher_activation:
         raise ValueError(
             f"No `distillation_loss` can be chosen: the student gives outputs of a {activation}, the teacher of a "
-            f"{of_teacher}. Pass one, for instance `keras_ban.losses.KnowledgeDistillation(activation='{activation}')"
-            "`, or use models of the same kind."
+            f"{teacher_activation}. Pass one, for instance `keras_ban.losses.KnowledgeDistillation(activation="
+            f"'{activation}')`, or use models of the same kind."
         )
-    activation = activation or of_teacher
+    activation = activation or teacher_activation
     if activation is None:
         if output.shape is not None and output.shape[-1] == 1:
             raise ValueError(

@@ -111,9 +111,9 @@ def check_schedule(name, check, value):
         except Exception as error:
             if checks.is_raised_by_user(error):
                 raise
-            what = "a training step" if kind == "step" else "a fraction of the training"
+            argument = "a training step" if kind == "step" else "a fraction of the training"
             raise ValueError(
-                f"`{name}` must be a number, or a callable that returns a number for {what}, received: {value!r}. "
+                f"`{name}` must be a number, or a callable that returns a number for {argument}, received: {value!r}. "
                 f"For {kind} {place} it fails: {error!r}."
             ) from error
         check(number)

@@ -8,36 +8,36 @@ class OtherSettings(ValueError):
     """A run was begun with other settings than those of now.
 
     Attributes:
-        there, now: plain data, the settings in the directory and those of now.
+        stored, given: plain data, the settings in the directory and those of this call.
     """
 
-    def __init__(self, message, there, now):
+    def __init__(self, message, stored, given):
         super().__init__(message)
-        self.there, self.now = there, now
+        self.stored, self.given = stored, given
 
 
-def differences(there, now, name=""):
+def differences(stored, given, name=""):
     """Yield a line with the name and both values for each value that differs."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        keys = [*there, *(key for key in now if key not in there)]
-        registered = there.get("registered_name")
-        if registered is not None and registered == now.get("registered_name"):
+    if isinstance(stored, dict) and isinstance(given, dict):
+        keys = [*stored, *(key for key in given if key not in stored)]
+        registered = stored.get("registered_name")
+        if registered is not None and registered == given.get("registered_name"):
             # Keras finds a registered class by its name, in any module.
             keys = [key for key in keys if key != "module"]
         for key in keys:
-            yield from differences(there.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
-        for index, pair in enumerate(zip(there, now, strict=True)):
+            yield from differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        for index, pair in enumerate(zip(stored, given, strict=True)):
             yield from differences(*pair, f"{name}[{index}]")
     elif (
-        there != now
-        and not (there != there and now != now)
-        and not (name.endswith(".name") and _unnumbered(there) == _unnumbered(now))
+        stored != given
+        and not (stored != stored and given != given)
+        and not (name.endswith(".name") and _unnumbered(stored) == _unnumbered(given))
     ):
-        if _is_hash(there) and _is_hash(now):
+        if _is_hash(stored) and _is_hash(given):
             yield f"{name}: other values than in the directory"
         else:
-            yield f"{name}: {_short(there)} in the directory, {_short(now)} now"
+            yield f"{name}: {_short(stored)} in the directory, {_short(given)} now"
 
 
 def _is_hash(value):

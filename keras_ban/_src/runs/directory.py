@@ -143,17 +143,17 @@ class RunDirectory:
     def finished(self):
         return self.manifest is not None and self.manifest["finished"]
 
-    def begin(self, description, seed, versions):
+    def start(self, description, seed, versions):
         """Write the manifest of a new run. Raise `ValueError` if there is a run with other settings.
 
         `description` is plain data: everything that the result depends on, except the seed. `versions` may differ.
         """
         description = json.loads(json.dumps(description))
-        self._by_chief("start the run", lambda: self._begin(description, seed, versions))
+        self._by_chief("start the run", lambda: self._start(description, seed, versions))
         with process_group.together("compare the run's settings"):
             self._check_same(self.manifest["begun_with"], description, seed)
 
-    def _begin(self, description, seed, versions):
+    def _start(self, description, seed, versions):
         if self.holds_nothing:
             manifest = {"run": uuid.uuid4().hex, "versions": versions, "seed": seed, "finished": False}
             self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
@@ -168,15 +168,15 @@ class RunDirectory:
             self._write_manifest({**manifest, "begun_with": description, "finished": False, "ensemble": None})
 
     def _check_same(self, begun_with, description, seed):
-        there, now = {"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}
-        found = list(differences(there, now))
+        stored, given = {"seed": self.manifest["seed"], **begun_with}, {"seed": seed, **description}
+        found = list(differences(stored, given))
         if found:
             raise OtherSettings(
                 f"{self.path} holds a run with other settings:\n"
                 + "".join(f"- {line}\n" for line in found)
                 + f"Continue it with the same settings, {ELSEWHERE}",
-                there,
-                now,
+                stored,
+                given,
             )
 
     def commit(self, record, write_model):
@@ -268,13 +268,13 @@ class RunDirectory:
         for generation in range(len(self.entries) - 1 if process_group.is_chief() else 0):
             self.soft_targets_file(generation).unlink(missing_ok=True)
 
-    def _by_chief(self, what, write):
+    def _by_chief(self, task, write):
         """Run `write` on the chief. Then read the manifest on the other workers (rule 9)."""
-        with process_group.together(what):
+        with process_group.together(task):
             if process_group.is_chief():
                 write()
         # The chief waits, so that all workers see the same files.
-        with process_group.together(f"{what}, and read it"):
+        with process_group.together(f"{task}, and read it"):
             if not process_group.is_chief():
                 if not (self.path / LOCK).exists():
                     raise ValueError(
@@ -285,14 +285,14 @@ class RunDirectory:
 
     def _checked(self, entry, name):
         path = self.path / entry["folder"] / name
-        what = stored_file.fault(path, entry["files"][name])
-        if what is None:
+        fault = stored_file.fault(path, entry["files"][name])
+        if fault is None:
             return path
         generation = entry.get("generation", len(self.entries))
         intact = f"Generations 0 to {generation - 1} are whole" if generation > 1 else "Generation 0 is whole"
         intact = intact if generation else "It is the first generation"
         raise ValueError(
-            f"{path} {what}. Restore the file from a copy, {ELSEWHERE} {intact}: a new run can start from a whole "
+            f"{path} {fault}. Restore the file from a copy, {ELSEWHERE} {intact}: a new run can start from a whole "
             "model, with `fit(teacher=keras.saving.load_model(...))`."
         )
 
@@ -370,11 +370,11 @@ def _move_files(folder, to):
         folder.rmdir()
 
 
-def _longer(before, now, added):
+def _longer(before, given, added):
     """Return a setting of each generation with the values that `now`, if it is a list, has for those `added`."""
-    if not isinstance(now, list):
+    if not isinstance(given, list):
         return before
-    return [*(before if isinstance(before, list) else [before] * (len(now) - added)), *now[len(now) - added :]]
+    return [*(before if isinstance(before, list) else [before] * (len(given) - added)), *given[len(given) - added :]]
 
 
 def _write_logs(path, logs):

@@ -8,7 +8,7 @@ import threading
 
 
 @contextlib.contextmanager
-def told(kept):
+def noting_what_is_kept(kept):
     """Return a context for training that adds a note about what is kept to errors, Ctrl-C and SIGTERM.
 
     SIGTERM ends the process without a traceback, so its note is written to stderr. A `FloatingPointError` gets no note,
@@ -20,8 +20,8 @@ def told(kept):
     except FloatingPointError:
         raise
     except BaseException as error:
-        mend = "Mend what it says, then call" if isinstance(error, Exception) else "Call"
-        note = f"{kept()}. {mend} `fit` as before, in this process or another, to continue from there."
+        advice = "Fix the cause, then call" if isinstance(error, Exception) else "Call"
+        note = f"{kept()}. {advice} `fit` as before, in this process or another, to continue from there."
         error.add_note(note)
         if isinstance(error, SystemExit):
             print(f"Training was stopped. {note}", file=sys.stderr, flush=True)

@@ -154,12 +154,12 @@ _SETTINGS = (
 _FIT: tuple[dict, dict] = ({"monitor": str, "mode": str}, {})
 
 
-def _check_values(what, values, required, optional):
+def _check_values(source, values, required, optional):
     """Raise `ValueError` if a value in a dict has another type, or is missing."""
     missing = sorted(set(required) - set(values))
     if missing:
-        raise ValueError(f"{what} lacks {missing}")
+        raise ValueError(f"{source} lacks {missing}")
     for name, expected in (required | optional).items():
         value = values.get(name)
         if name in values and (not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)):
-            raise ValueError(f"{what} has a {name!r} of another type: {value!r}")
+            raise ValueError(f"{source} has a {name!r} of another type: {value!r}")

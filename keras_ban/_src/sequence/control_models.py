@@ -110,10 +110,10 @@ class ControlModels:
 
     def _announcement(self, record, is_stored):
         if record.control == LONGER:
-            what = f"Control: one model of {self._epochs_of_all()} epochs"
+            title = f"Control: one model of {self._epochs_of_all()} epochs"
         else:
-            what = f"Control: independent model {record.number} of {len(self._history.members)}"
-        return f"{what}, {f'already in {self._sequence.directory}' if is_stored else 'on labels alone'}"
+            title = f"Control: independent model {record.number} of {len(self._history.members)}"
+        return f"{title}, {f'already in {self._sequence.directory}' if is_stored else 'on labels alone'}"
 
     def _load(self, record):
         if record.control == INDEPENDENT and self._scorer.data is not None:

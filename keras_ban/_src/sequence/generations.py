@@ -89,17 +89,17 @@ class Generations:
 
     def _add(self, distilled=False):
         """Load a generation from the run directory, or train it and put it there."""
-        sequence, training, number, begin = self._sequence, self._training, len(self._models), time.perf_counter()
+        sequence, training, number, start = self._sequence, self._training, len(self._models), time.perf_counter()
         place = training.last if distilled else number
         record = GenerationRecord(number, distilled=distilled)
         by = taught_by(sequence.teach_from, record)
         loaded = number < len(self._finished)
         if training.options["verbose"] != 0 and (loaded or number > 0 or training.teacher is None):
-            what = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
+            title = "The ensemble's student" if distilled else f"Generation {number} of {sequence.generations}"
             alone = by is None or training.label_weight(place) == 1
             about = "on labels alone" if alone else f"taught by {in_words(by, number)}"
             about += f", {training.epochs(place)} epochs" if isinstance(training.options["epochs"], list) else ""
-            print(f"{what}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
+            print(f"{title}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
             model = self._load(record, place, by)
@@ -111,7 +111,7 @@ class Generations:
                     self._run.remove_soft_targets()
         self._models.append(model)
         self._history.records.append(record)
-        self._progress.end(self._history, place, None if loaded else time.perf_counter() - begin)
+        self._progress.end(self._history, place, None if loaded else time.perf_counter() - start)
 
     def _commit(self, record, model):
         self._run.commit(record, functools.partial(model_file.save, model))
@@ -124,8 +124,8 @@ class Generations:
         controls = len(self._run.controls)
         whole += f" and {controls} control{'s' * (controls > 1)}" if controls else ""
         epochs = 0 if self._keeper is None else self._keeper.epochs_kept
-        what = f"{whole}, and the next one up to the end of epoch {epochs}" if epochs else whole
-        return f"{self._run.path} keeps {what}"
+        title = f"{whole}, and the next one up to the end of epoch {epochs}" if epochs else whole
+        return f"{self._run.path} keeps {title}"
 
     @functools.cached_property
     def _finished(self):
@@ -234,9 +234,9 @@ class Generations:
         data.check_shares(options.get("steps_per_epoch"))
         data, options = attach(data, options, soft_targets)
         data, options = in_order_of_epoch(data, options, record.seed)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         logs = (fit(model, data, options) if trained is model else trained.fit(data, **options)).history
-        record.seconds = time.perf_counter() - begin
+        record.seconds = time.perf_counter() - start
         backend.release_gradients(model)
         if keeper is not None:
             logs, record.seconds = keeper.logs, keeper.seconds()

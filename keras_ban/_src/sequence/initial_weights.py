@@ -137,12 +137,12 @@ def _check_built(choice, model, name):
 
 
 def _check_same(name, model, others_name, other):
-    ours, theirs = _architecture(model), _architecture(other)
-    if ours != theirs:
-        place = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-        found = f"{len(ours)} and {len(theirs)} layers with weights"
+    expected, received = _architecture(model), _architecture(other)
+    if expected != received:
+        place = next((i for i, pair in enumerate(zip(expected, received, strict=False)) if pair[0] != pair[1]), None)
+        found = f"{len(expected)} and {len(received)} layers with weights"
         if place is not None:
-            found = f"{ours[place]} and {theirs[place]} as layer {place} of those with weights"
+            found = f"{expected[place]} and {received[place]} as layer {place} of those with weights"
         raise ValueError(
             f"`initial_weights` copies the weights of {name} to {others_name}, so both need the same architecture. "
             f"They have {found}. Use models of one architecture, or `initial_weights='fresh'`."

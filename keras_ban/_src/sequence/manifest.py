@@ -20,7 +20,7 @@ from keras_ban._src.sequence.recipes import as_config
 _NOT_COMPARED = {"module", *INESSENTIAL} - {"seed"}
 
 
-def begin(training, chosen):
+def start_run(training, chosen):
     """Start a run, or check that the run in the directory has the same settings.
 
     `chosen` are the arguments of `BornAgainSequence.fit` that choose the best generation. Raise `ValueError` if the run
@@ -47,7 +47,7 @@ def begin(training, chosen):
     description = _describe(training, chosen, hashes)
     _describe_preprocessors(description, training, begun_with)
     _describe_datasets_as(description, begun_with)
-    run.begin(description | ({} if hashes == 1 else {"hashes": hashes}), training.entropy, versions)
+    run.start(description | ({} if hashes == 1 else {"hashes": hashes}), training.entropy, versions)
 
 
 def _warn_of_order(run, data):
@@ -112,18 +112,18 @@ def _describe_preprocessors(description, training, begun_with):
     places = {("model", str(place)): model for place, model in training.starts.items()}
     places[("teacher",)] = training.teacher
     for place, model in places.items():
-        here, there = (functools.reduce(_entry, place, each) for each in (description, begun_with))
-        found = None if here is None else preprocessor_fingerprint(model)
-        if found is not None and (begun_with is None or "preprocessor" in (there or {})):
-            here["preprocessor"] = found
+        entry, stored_entry = (functools.reduce(_entry, place, each) for each in (description, begun_with))
+        found = None if entry is None else preprocessor_fingerprint(model)
+        if found is not None and (begun_with is None or "preprocessor" in (stored_entry or {})):
+            entry["preprocessor"] = found
 
 
 def _describe_datasets_as(description, begun_with):
     """Leave out what datasets are made of where the run that is continued, of an older version, does not say it."""
     for place in (("data", "x"), ("data", "unlabeled")):
-        here, there = (functools.reduce(_entry, place, each) for each in (description, begun_with))
-        if isinstance(here, dict) and isinstance(there, dict) and "made_of" not in there:
-            here.pop("made_of", None)
+        entry, stored_entry = (functools.reduce(_entry, place, each) for each in (description, begun_with))
+        if isinstance(entry, dict) and isinstance(stored_entry, dict) and "made_of" not in stored_entry:
+            entry.pop("made_of", None)
 
 
 def _entry(part, name):

@@ -23,9 +23,9 @@ def check_epochs(epochs, generations, first, distill_ensemble):
     elif isinstance(epochs, (list, tuple)):
         count = generations + 1 - first
         if len(epochs) != count:
-            begin = "0 first" if first == 0 else "1 first, because the `teacher` is generation 0 and is not trained"
+            numbering = "0 first" if first == 0 else "1 first, because the `teacher` is generation 0 and is not trained"
             raise ValueError(
-                f"`epochs` must hold one number for each generation, generation {begin}: with generations="
+                f"`epochs` must hold one number for each generation, generation {numbering}: with generations="
                 f"{generations} that are {count}, received {len(epochs)}: {epochs!r}."
             )
         epochs = [*epochs, *epochs[-1:] * distill_ensemble]

@@ -42,7 +42,7 @@ def check_finite(model, record, data):
     if weights_finite and checks.is_finite(loss):
         return
     is_control = isinstance(record, ControlRecord)
-    what = f"The control {record.name!r}" if is_control else f"Generation {record.generation}"
+    subject = f"The control {record.name!r}" if is_control else f"Generation {record.generation}"
     if is_control:
         kept = "The generations are kept: see `models`, `history` and `ensemble()`"
     elif record.generation == 0:
@@ -56,6 +56,6 @@ def check_finite(model, record, data):
             "such examples out, or replace the values."
         )
     raise FloatingPointError(
-        f"{what} ended with loss={loss} after epoch {record.epochs}"
+        f"{subject} ended with loss={loss} after epoch {record.epochs}"
         f"{'' if weights_finite else ', and with weights that are NaN or infinite'}. {kept}. {advice}"
     )

@@ -42,12 +42,12 @@ class Progress:
     def line(self, history, place):
         """Return the line. It is empty if nothing is known."""
         record, parts = history.records[-1], [result.in_one_line(history)]
-        what = "The ensemble's student" if record.distilled else f"Generation {record.generation}"
+        subject = "The ensemble's student" if record.distilled else f"Generation {record.generation}"
         seconds = self.seconds_left(place)
         if seconds:
             parts.append(("" if self._patience is None else "at most ") + f"about {_in_words(seconds)} left")
         parts = [part for part in parts if part]
-        return f"{what}: {'; '.join(parts)}" if parts else ""
+        return f"{subject}: {'; '.join(parts)}" if parts else ""
 
     def seconds_left(self, place):
         """Return the seconds for what comes after a place. `None`: not known."""

@@ -16,7 +16,7 @@ from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
-from keras_ban._src.runs.interruptions import told
+from keras_ban._src.runs.interruptions import noting_what_is_kept
 from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import control_models, manifest, requirements
 from keras_ban._src.sequence.generations import Generations
@@ -308,7 +308,7 @@ class BornAgainSequence(TrainedGenerations):
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, wrapped(self._compile_arguments, training.starts[0]), scorer)
             if run is not None:
-                manifest.begin(training, {"monitor": monitor, "mode": mode, "patience": patience})
+                manifest.start_run(training, {"monitor": monitor, "mode": mode, "patience": patience})
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
@@ -316,7 +316,7 @@ class BornAgainSequence(TrainedGenerations):
             self._last_fit = LastFit.of(training, scorer)
             options["verbose"] = verbose if process_group.is_chief() else 0
             generations = Generations(training, scorer)
-            with contextlib.nullcontext() if run is None else told(generations.kept):
+            with contextlib.nullcontext() if run is None else noting_what_is_kept(generations.kept):
                 generations.train()
                 if self.controls:
                     control_models.ControlModels(training, generations, scorer).train()

@@ -42,8 +42,8 @@ def share_layers(student: keras.Model, teacher: keras.Model, layers: hints.Layer
     checks.check_model("student", student)
     checks.check_model("teacher", teacher)
     pairs = pair_layers(student, teacher, layers)
-    of_teacher = {id(layer) for layer in backend.flat_layers(teacher)}
-    same = [own.name for own, _ in pairs if any(id(layer) in of_teacher for layer in backend.flat_layers(own))]
+    teacher_layers = {id(layer) for layer in backend.flat_layers(teacher)}
+    same = [own.name for own, _ in pairs if any(id(layer) in teacher_layers for layer in backend.flat_layers(own))]
     if same:
         raise ValueError(
             f"The layers {same} of the student are the teacher's own, so freezing them would change the teacher. "

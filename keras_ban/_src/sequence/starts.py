@@ -149,8 +149,8 @@ def _check_values(training, in_steps):
 def _check_labels_alone_count(training, data):
     """Raise `ValueError` if metrics or losses of students would count the inputs without labels."""
     weights = [training.label_weight(place) for place in range(1, training.sequence.generations + 1)]
-    heard = max(weights, key=lambda each: callable(each) or each > 0)
-    distiller = training.distiller(reborn(training.example), training.example, heard)
+    label_weight = max(weights, key=lambda each: callable(each) or each > 0)
+    distiller = training.distiller(reborn(training.example), training.example, label_weight)
     distiller.compile(**training.compile_arguments.make())
     check_weights_act(distiller, data)
 

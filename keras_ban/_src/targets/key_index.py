@@ -86,14 +86,14 @@ class KeyIndex:
             self._write(parts)
 
     def _records(self, parts):
-        begin = 0
+        start = 0
         for keys in parts():
             for i in range(0, len(keys), _SORTED_AT_ONCE):
                 part = np.asarray(keys[i : i + _SORTED_AT_ONCE])
                 records = np.empty(len(part), self._dtype)
                 records["hash"] = part * np.uint64(_SPREAD)
-                records["row"] = np.arange(begin, begin + len(part))
-                begin += len(part)
+                records["row"] = np.arange(start, start + len(part))
+                start += len(part)
                 yield records
 
     def _sorted(self, records):
@@ -119,12 +119,12 @@ class KeyIndex:
             for i, part in enumerate(np.split(records, np.cumsum(counts)[:-1])):
                 self._write_at(ends[i], part)
                 ends[i] += len(part)
-        begins = []
+        block_starts = []
         for start, end in itertools.pairwise(starts):
             part = self._sorted(np.frombuffer(self._read(start, end - start), self._dtype))
             self._write_at(start, part)
-            begins.append(part["hash"][-start % _BLOCK :: _BLOCK].copy())
-        self._begins = np.concatenate(begins)
+            block_starts.append(part["hash"][-start % _BLOCK :: _BLOCK].copy())
+        self._block_starts = np.concatenate(block_starts)
 
     def _write_at(self, place, records):
         data, offset = memoryview(records.tobytes()), int(place) * self._dtype.itemsize
@@ -150,7 +150,7 @@ class KeyIndex:
         """Return the hashes and rows of a sorted part of the table that holds these hashes, if the table does."""
         if self._rows <= _MOST_IN_MEMORY:
             return self._table
-        blocks = np.unique(np.maximum(np.searchsorted(self._begins, hashes, side="right") - 1, 0))
+        blocks = np.unique(np.maximum(np.searchsorted(self._block_starts, hashes, side="right") - 1, 0))
         data = b"".join(self._read(block * _BLOCK, _BLOCK) for block in blocks.tolist())
         table = np.frombuffer(data, self._dtype)
         return table["hash"], table["row"]

@@ -23,8 +23,10 @@ def shards_of(folder):
     found = [(match, path) for path in sorted(folder.iterdir()) if (match := _NAME.fullmatch(path.name))]
     sets = {(match["prefix"], match["count"]) for match, _ in found}
     if len(sets) != 1:
-        what = "holds no shards of soft targets" if not found else f"holds shards of {len(sets)} sets: {sorted(sets)}"
-        raise ValueError(f"{folder} {what}. One set is named like 'targets-00000-of-00004.npy', counted from 0.")
+        finding = (
+            "holds no shards of soft targets" if not found else f"holds shards of {len(sets)} sets: {sorted(sets)}"
+        )
+        raise ValueError(f"{folder} {finding}. One set is named like 'targets-00000-of-00004.npy', counted from 0.")
     ((prefix, count),) = sets
     paths = [folder / f"{prefix}-{number:05d}-of-{count}.npy" for number in range(int(count))]
     missing = [path.name for path in paths if not path.exists()]

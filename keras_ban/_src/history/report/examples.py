@@ -141,7 +141,7 @@ def gallery(output, examples, places, models):
     """Return examples with their labels and the answers of models: with images, or as a table."""
     names = output.class_names
     if examples.images is None:
-        head = ["example", "label", *(part for who in models for part in (who, "confidence"))]
+        head = ["example", "label", *(part for name in models for part in (name, "confidence"))]
         rows = []
         for place in places:
             said = [(names[each.predicted[place]], f"{each.confidence[place]:.1%}") for each in models.values()]
@@ -152,8 +152,8 @@ def gallery(output, examples, places, models):
     for place in places:
         label = names[next(iter(models.values())).labels[place]]
         lines = [element("span", examples.name(place)), element("b", f"label: {label}")]
-        for who, each in models.items():
-            lines.append(element("span", f"{who}: {names[each.predicted[place]]} ({each.confidence[place]:.1%})"))
+        for name, each in models.items():
+            lines.append(element("span", f"{name}: {names[each.predicted[place]]} ({each.confidence[place]:.1%})"))
         caption = element("figcaption", Html("<br>".join(lines)))
         image = f'<img alt="" loading="lazy" src="{figures.thumbnail(examples.images[place])}">'
         cells.append(f"<figure>{image}{caption}</figure>")

@@ -64,7 +64,7 @@ def all_scores(history):
     found = tables(history, with_intervals=True)
     for content in found:
         yield wide("\n".join(html_tables.lines_of(content)), len(content.columns) > NARROW, content.title)
-    told = [note for note in notes(history) if not note.startswith(_PAID)]
+    shown = [note for note in notes(history) if not note.startswith(_PAID)]
     names = {column.name for content in found for column in content.columns}
     about = {
         "95% interval": "95% interval: Wilson's score interval of the accuracy, about chance in the choice of examples",
@@ -74,7 +74,7 @@ def all_scores(history):
         "agree": "agree: share of examples with the same answer as the teacher",
         "neg. flips": "neg. flips: examples that the teacher had right, and this model has wrong",
     }
-    yield html_tables.list_of([*told, *(text for name, text in about.items() if name in names)])
+    yield html_tables.list_of([*shown, *(text for name, text in about.items() if name in names)])
 
 
 def curves(history):
