@@ -81,7 +81,7 @@ def _task(name, data_folder, seed, sizes, classes, blocks, width, epochs, batch_
         epochs=epochs,
         batch_size=batch_size,
         augmentation=lambda: [PadAndCrop(4), keras.layers.RandomFlip("horizontal")],
-        mixing=lambda: [keras.layers.CutMix()],
+        mixing=lambda: [keras.layers.CutMix(dtype="float32")],  # Labels are mixed, too.
     )
 
 
