@@ -1,6 +1,8 @@
 """Save a model to a file and load it. Code in files is never executed (`safe_mode`)."""
 
 import contextlib
+import copy
+import functools
 import inspect
 import json
 import pathlib
@@ -143,7 +145,8 @@ def classes_of(model):
     """
     layers = backend.flat_layers(model)
     # A dict keeps their order.
-    custom = [each for each in dict.fromkeys(map(type, layers)) if each.__module__.split(".")[0] != "keras"]
+    custom = dict.fromkeys(map(type, [*layers, *(each for layer in layers for each in _parts_of(layer))]))
+    custom = [each for each in custom if each.__module__.split(".")[0] != "keras"]
     operations = {each for layer in layers for each in getattr(layer, "operations", ())}
     taken = {type(each).__name__: type(each) for each in operations if not isinstance(each, keras.layers.Layer)}
     classes = {}
@@ -166,6 +169,14 @@ def classes_of(model):
     return functions | {each.__name__: each for each in custom if each.__name__ not in taken} | classes
 
 
+_PARTS = (keras.initializers.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint)
+
+
+def _parts_of(layer):
+    """Return the initializers, regularizers and constraints of a layer."""
+    return [each for each in vars(layer).values() if isinstance(each, _PARTS)]
+
+
 def _functions_of(layer):
     """Return the functions of a layer that are not Keras's, such as its activation, by the names of its attributes."""
     found = {name: each for name, each in vars(layer).items() if isinstance(each, types.FunctionType)}
@@ -183,6 +194,52 @@ def changed_functions(model, copy):
                     "name. Give it another name"
                 )
     return None
+
+
+@contextlib.contextmanager
+def copied_in_memory(model):
+    """Return a context in which the configuration of a model gives a copy also where a file would not.
+
+    Its functions have names of their own, so that lambdas are no code, and none is taken for another of its name.
+    Configurations lack what constructors do not take (see `untaken_arguments`).
+    """
+    layers = backend.flat_layers(model)
+    functions = {each: each.__name__ for layer in layers for each in _functions_of(layer).values()}
+    functions = {each: name for each, name in functions.items() if keras.saving.get_registered_name(each) == name}
+    changed = []
+    try:
+        for number, function in enumerate(functions):
+            function.__name__ = f"function_{number}_of_{model.name}"
+        # The configuration of a layer may hold those of layers within it, which come after it.
+        for layer in reversed(layers):
+            untaken = untaken_arguments(layer)
+            if untaken:
+                config = {name: each for name, each in layer.get_config().items() if name not in untaken}
+                layer.get_config = functools.partial(copy.deepcopy, config)
+                changed.append(layer)
+        yield
+    finally:
+        for function, name in functions.items():
+            function.__name__ = name
+        for layer in changed:
+            del layer.get_config
+
+
+_READ_BY_CONSTRUCTOR = (keras.layers.Layer.from_config.__func__, keras.Model.from_config.__func__)
+
+
+def untaken_arguments(layer):
+    """Return what Keras writes of each layer, and the constructor of this one does not take.
+
+    `def __init__(self, units)`, without `**kwargs`, takes no `name`, no `trainable` and no `dtype`.
+    """
+    taken = inspect.signature(type(layer).__init__).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    if takes_all or type(layer).from_config.__func__ not in _READ_BY_CONSTRUCTOR:
+        return set()
+    with contextlib.suppress(NotImplementedError):
+        return ({"name", "trainable", "dtype"} - set(taken)) & set(layer.get_config())
+    return set()
 
 
 def on_this_worker(model):
@@ -220,8 +277,18 @@ def check_can_be_kept(model):
     except Exception as error:
         raise ValueError(
             f"The model {model.name!r} (of type {type(model).__name__}) cannot be kept in a directory: {error}\n"
-            "Complete the `get_config` of its class, or leave out `directory`."
+            f"{_how_to_be_kept(model)}, or leave out `directory`."
         ) from error
+
+
+def _how_to_be_kept(model):
+    layers = backend.flat_layers(model)
+    untaken = [type(layer).__name__ for layer in layers if untaken_arguments(layer)]
+    if untaken:
+        return f"Let `{untaken[0]}.__init__` take `**kwargs`, and pass them on: `super().__init__(**kwargs)`"
+    if any(each.__name__ == "<lambda>" for layer in layers for each in _functions_of(layer).values()):
+        return "Write functions with a name (`def`) in place of each `lambda`"
+    return "Complete the `get_config` of its class"
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ def reborn(model: keras.Model) -> keras.Model:
 
     Args:
         model: a `keras.Model`: Sequential, functional (also with shared layers, several inputs or nested models), or
-            subclassed with a `get_config` that holds every constructor argument.
+            subclassed with a `get_config` that holds every constructor argument. Constructors need not take `**kwargs`,
+            and functions (`activation=lambda x: ...`) need not be registered, as they must be in a file.
 
     Returns:
         A `keras.Model` of the same type, with the same layer names.
@@ -54,6 +55,8 @@ def reborn(model: keras.Model) -> keras.Model:
     pairs = _pair_layers(model, clone)
     _warn_of_same_starts(model, pairs)
     for old, new in pairs:
+        if new.name != old.name:
+            new.name = old.name  # Its constructor takes none.
         if hasattr(old, "adapt"):
             copy_adapted_state(old, new)
     _copy_frozen_weights(model, pairs)
@@ -66,17 +69,20 @@ def reborn(model: keras.Model) -> keras.Model:
 
 def _rebuild(model):
     """Return a model from the configuration of `model`, with fresh seeds. It is built if `model` is."""
-    _refuse_lost_arguments(model)
-    try:
-        # Classes that are not registered with Keras are found by these names.
-        with keras.saving.custom_object_scope(model_file.classes_of(model)):
-            config = model_file.uncompiled(model, _with_fresh_seeds(model.get_config()))
-            if is_task(model) and "preprocessor" in config:
-                # It has no weights, and its vocabulary is not in the configuration.
-                config["preprocessor"] = model.preprocessor
-            clone = type(model).from_config(config)
-    except Exception as error:
-        raise _cannot_clone(model, f"rebuilding it from its configuration fails: {error}") from error
+    with model_file.copied_in_memory(model), warnings.catch_warnings():
+        # Keras builds a layer without a `build` by its shape, in vain. The graph of the model builds it.
+        warnings.filterwarnings("ignore", "`build\\(\\)` was called on layer")
+        _refuse_lost_arguments(model)
+        try:
+            # Classes that are not registered with Keras are found by these names.
+            with keras.saving.custom_object_scope(model_file.classes_of(model)):
+                config = model_file.uncompiled(model, _with_fresh_seeds(model.get_config()))
+                if is_task(model) and "preprocessor" in config:
+                    # It has no weights, and its vocabulary is not in the configuration.
+                    config["preprocessor"] = model.preprocessor
+                clone = type(model).from_config(config)
+        except Exception as error:
+            raise _cannot_clone(model, f"rebuilding it from its configuration fails: {error}") from error
     if model.built and not clone.built:
         _build_like(model, clone)
     # Keras forgets the policy of a functional or Sequential model, without which `compile` does not scale losses.
@@ -132,10 +138,9 @@ def _pair_layers(model, clone):
             "(`get_config` must return `keras.saving.serialize_keras_object(layer)`, and `from_config` must read it)",
         )
     pairs = list(zip(old_layers, new_layers, strict=True))
-    changed = model_file.changed_functions(model, clone)
-    if changed:
-        raise _cannot_clone(model, changed)
     for old, new in pairs:
+        if old.dtype_policy != new.dtype_policy and "dtype" in model_file.untaken_arguments(old):
+            raise _cannot_clone(model, f"the constructor of its layer {old.name!r} does not take its `dtype`")
         if old.built and new.built and [w.shape for w in old.weights] != [w.shape for w in new.weights]:
             raise _cannot_clone(model, "its configuration gives weights of other shapes than it has")
         kept_seeds = _seeds(old).items() & _seeds(new).items()
