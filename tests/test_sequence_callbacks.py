@@ -49,9 +49,26 @@ def test_every_generation_gets_a_fresh_optimizer(optimizer, blobs):
     assert optimizer is not None or (0, False) == (int(given.iterations), given.built)
 
 
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """As in many tutorials: without a `get_config`, and not registered with Keras."""
+
+    def __init__(self, peak):
+        self.peak = peak
+
+    def __call__(self, step):
+        return self.peak * keras.ops.minimum(1.0, (keras.ops.cast(step, "float32") + 1) / 2)
+
+
+class WarmUpInFiles(WarmUp):
+    def get_config(self):
+        return {"peak": self.peak}
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
+        WarmUp(0.1),
+        pytest.param(WarmUpInFiles(0.1), marks=pytest.mark.one_backend),
         keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=1, decay_rate=0.5),
         pytest.param(
             keras.optimizers.schedules.CosineDecay(0.1, decay_steps=4),
@@ -69,6 +86,21 @@ def test_a_schedule_begins_again_in_each_generation(schedule, blobs):
     for generation in seen:
         assert [0, 1, 2] == [step for step, _ in generation]
         np.testing.assert_allclose([rate for _, rate in generation], expected, rtol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("rate", [WarmUp(0.1), WarmUpInFiles(0.1), lambda: 0.1], ids=["bare", "unregistered", "lambda"])
+@pytest.mark.filterwarnings("ignore:`optimizer`", "ignore:The longer control may not be fair")
+def test_a_rate_that_no_file_holds_is_used_in_a_directory_and_by_controls(rate, blobs, tmp_path):
+    def fit(generations, **options):
+        sequence = compiled(optimizer=keras.optimizers.Adam(rate), generations=generations, **options)
+        sequence.fit(*blobs, **FIT, epochs=2)
+        return sequence.models[1].get_weights()
+
+    fit(1, directory=tmp_path)
+    continued, controlled = fit(2, directory=tmp_path), fit(2, controls=("longer",))
+    for expected, actual in zip(controlled, continued, strict=True):
+        np.testing.assert_array_equal(expected, actual)
+    assert 3 == len(BornAgainSequence.load(tmp_path).models)
 
 
 def test_a_learning_rate_that_a_callback_reduced_does_not_reach_the_next_generation(blobs):

@@ -6,6 +6,7 @@ of a new optimizer. Those that have one value take no space in it.
 """
 
 import functools
+import warnings
 
 import keras
 
@@ -34,6 +35,29 @@ def leave_unbuilt(model):
     model.make_train_function = functools.partial(_make_train_function, model, optimizer)
     for name in ("evaluate", "test_on_batch"):
         setattr(model, name, functools.partial(_call_with_unbuilt, model, optimizer, name))
+
+
+def configuration_of(optimizer):
+    """Return the configuration of an optimizer or a metric, from which a new one can be made in memory.
+
+    A learning rate that no file could hold, such as a schedule without `get_config`, or one that is not registered,
+    stands in it as it is.
+    """
+    # Private, because the public `learning_rate` is a number, that of the next step.
+    rate = getattr(optimizer, "_learning_rate", None)
+    if not callable(rate):
+        return optimizer.get_config()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Keras warns of lambdas.
+            keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
+        return optimizer.get_config()
+    except Exception:  # Of `get_config`, `__init__` or of Keras, which does not know the class.
+        optimizer._learning_rate = 0.0  # Else Keras would serialize it here, too.
+        try:
+            return {**optimizer.get_config(), "learning_rate": rate}
+        finally:
+            optimizer._learning_rate = rate
 
 
 def without_decay(optimizer):
@@ -103,7 +127,7 @@ def _save(optimizer, model, store):
     if optimizer.built:
         type(optimizer).save_own_variables(optimizer, store)
         return
-    new = type(optimizer).from_config(optimizer.get_config())
+    new = type(optimizer).from_config(configuration_of(optimizer))
     if not _within(optimizer):
         for own, other in zip(optimizer.variables, new.variables, strict=True):
             other.assign(own.value)

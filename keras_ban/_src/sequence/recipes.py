@@ -19,7 +19,7 @@ class Recipe:
 
     def __init__(self, original):
         self._class = type(original)
-        self._config = original.get_config()
+        self._config = new_optimizer.configuration_of(original)
         plain = (keras.optimizers.Optimizer.from_config.__func__, keras.metrics.Metric.from_config.__func__)
         is_custom = self._class.__module__.split(".")[0] != "keras" and self._class.from_config.__func__ in plain
         lost = lost_arguments(self._class, self._config) if is_custom else []

@@ -2,7 +2,7 @@
 
 import copy
 
-from keras_ban._src.files.new_optimizer import leave_without_decay, without_decay
+from keras_ban._src.files.new_optimizer import configuration_of, leave_without_decay, without_decay
 
 # Keras's schedules with an end, and those without one. (`CosineDecayRestarts` begins again and again.)
 _WITH_END = ("CosineDecay", "PiecewiseConstantDecay", "PolynomialDecay")
@@ -12,7 +12,7 @@ _WITHOUT_END = ("CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay")
 def stretched(compile_arguments, ratio):
     """Return `CompileArguments` whose optimizer's schedules end after `ratio` times as many steps, if they end."""
     optimizer = compile_arguments.make()["optimizer"]
-    config = copy.deepcopy(optimizer.get_config())
+    config = copy.deepcopy(configuration_of(optimizer))
     for schedule in _schedules(config):
         if schedule["class_name"] in _WITH_END:
             _stretch(schedule["config"], ratio)
@@ -22,7 +22,8 @@ def stretched(compile_arguments, ratio):
 
 def of_unknown_length(compile_arguments):
     """Return the class names of the optimizer's schedules of which it is not known whether they end."""
-    names = [schedule["class_name"] for schedule in _schedules(compile_arguments.make()["optimizer"].get_config())]
+    config = configuration_of(compile_arguments.make()["optimizer"])
+    names = [schedule["class_name"] for schedule in _schedules(config)]
     return [name for name in names if name not in _WITH_END + _WITHOUT_END]
 
 
@@ -35,6 +36,8 @@ def _schedules(config):
         rate = config.get("learning_rate")
         if isinstance(rate, dict) and "class_name" in rate:
             yield rate
+        elif callable(rate):
+            yield {"class_name": getattr(rate, "__name__", type(rate).__name__)}
         for name, each in config.items():
             if name != "learning_rate":
                 yield from _schedules(each)
