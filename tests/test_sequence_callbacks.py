@@ -194,6 +194,37 @@ def test_metrics_of_several_values_are_recorded_shown_and_resumed(blobs, tmp_pat
         run(None, data, **{**arguments, "fitting": {"monitor": "val_f1_score"}})
 
 
+class Logits(keras.metrics.Metric):
+    """Gives a dict, from a state whose shape the first batch tells."""
+
+    def __init__(self, name="logits", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total = None
+        self.count = self.add_weight(shape=(), initializer="zeros", name="count")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if self.total is None:
+            self.total = self.add_weight(shape=y_pred.shape[1:], initializer="zeros", name="total")
+        self.total.assign_add(keras.ops.sum(y_pred, axis=0))
+        self.count.assign_add(keras.ops.cast(keras.ops.shape(y_pred)[0], "float32"))
+
+    def result(self):
+        mean = self.total / self.count
+        return {"lowest": keras.ops.min(mean), "highest": keras.ops.max(mean)}
+
+
+def test_a_metric_that_gives_a_dict_is_recorded_by_the_names_in_it(blobs):
+    sequence = compiled(metrics=[Logits()])
+
+    history = sequence.fit(*blobs, **FIT, validation_data=blobs)
+
+    for model, record in zip(sequence.models, history.records, strict=True):
+        mean = model.predict(blobs[0], verbose=0).mean(axis=0)
+        found = [record.metrics[name] for name in ("val_lowest", "val_highest")]
+        np.testing.assert_allclose([mean.min(), mean.max()], found, rtol=1e-4)  # float32
+    assert {"loss", "lowest", "highest"} <= {name.removeprefix("val_") for name in history.ensemble_metrics}
+
+
 # Callbacks
 
 

@@ -50,7 +50,7 @@ class LabelMetrics:
 
     def result(self):
         """Return the loss and the metrics of all batches, as plain data by Keras's names."""
-        return {name: plain(value) for name, value in {**self._logs, "loss": self._loss.result()}.items()}
+        return {name: plain(value) for name, value in _flat({**self._logs, "loss": self._loss.result()})}
 
 
 class _OutputsAlone(keras.Model):
@@ -58,6 +58,15 @@ class _OutputsAlone(keras.Model):
 
     def call(self, inputs):
         return inputs
+
+
+def _flat(logs):
+    """Yield the names and values of logs. As in Keras, the dict that a metric gives has names of its own."""
+    for name, value in logs.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield name, value
 
 
 def _as_tensor(leaf):
