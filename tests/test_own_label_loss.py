@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 from helpers.data import make_blobs
-from helpers.models import classifier
+from helpers.models import classifier, crossentropy
 from keras import layers, ops
 
-from keras_ban import BornAgainSequence, Distiller
+from keras_ban import BornAgainSequence, Distiller, OverTraining
 from keras_ban._src.sequence.training import StudentDistiller
+from keras_ban.losses import PermutedDarkKnowledge
 
 X = make_blobs()[0]
 WEIGHTS = np.linspace(0.0, 2.0, 96, dtype="float32")
@@ -129,6 +130,52 @@ def test_a_saved_distiller_keeps_its_loss(tmp_path):
 
 
 @pytest.mark.one_backend
+@keras.saving.register_keras_serializable(package="test_own_label_loss")
+def done(fraction):
+    return fraction
+
+
+@keras.saving.register_keras_serializable(package="test_own_label_loss")
+class Learning(Distiller):
+    """Learns a number, as a temperature might be, and counts its steps."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.learned = self.add_weight(shape=(), initializer="zeros", name="learned")
+        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training:
+            self.steps.assign_add(1.0)
+        return super().compute_loss(x, y, y_pred, sample_weight, training) + ops.square(self.learned - 1.0)
+
+
+@pytest.mark.parametrize("name", ["distiller.keras", "distiller.weights.h5"])
+def test_the_variables_of_a_subclass_are_trained_and_saved(name, blobs, tmp_path):
+    def make():
+        loss = PermutedDarkKnowledge(seed=3)
+        made = Learning(
+            student=classifier(), teacher=classifier(), distillation_loss=loss, label_weight=OverTraining(done)
+        )
+        made.compile("sgd", crossentropy())
+        return made
+
+    distiller = make()
+    distiller.fit(*blobs, batch_size=48, verbose=0)
+
+    if name.endswith(".keras"):
+        distiller.save(tmp_path / name)
+        loaded = keras.saving.load_model(tmp_path / name)
+    else:
+        distiller.save_weights(tmp_path / name)
+        loaded = make()
+        loaded.load_weights(tmp_path / name)
+
+    expected = [float(ops.convert_to_numpy(each)) for each in (distiller.learned, distiller.steps)]
+    assert 0 < expected[0] < 1 and 2 == expected[1]
+    assert expected == [float(ops.convert_to_numpy(each)) for each in (loaded.learned, loaded.steps)]
+
+
 def test_the_warning_names_the_hook_and_is_gone_if_it_is_overridden():
     with pytest.warns(UserWarning, match="`compute_loss` of its own.* override `Distiller.compute_label_loss`"):
         Distiller(student=detector(1))
@@ -189,3 +236,18 @@ def test_a_function_is_no_generation_0_and_the_error_says_how_it_can_teach():
     sequence.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(TypeError, match=r"received: <function .*SoftTargets.from_teacher\(function, x\)"):
         sequence.fit(X, np.zeros(len(X), int), teacher=lambda x: x[:, :3], verbose=0)
+
+
+class Squared(keras.losses.Loss):
+    """Takes `y_true` for the teacher's outputs."""
+
+    def call(self, y_true, y_pred):
+        return ops.square(y_true - y_pred)
+
+
+def test_a_loss_that_takes_no_dict_is_told_of_it(blobs):
+    distiller = Distiller(student=classifier(), teacher=classifier(), distillation_loss=Squared())
+    distiller.compile("sgd", crossentropy())
+    with pytest.raises((TypeError, ValueError)) as caught:
+        distiller.fit(*blobs, verbose=0)
+    assert "`Squared`, was called with a dict as `y_true`: `y_true['soft_targets']`" in str(caught.value.__notes__)

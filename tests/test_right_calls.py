@@ -57,6 +57,9 @@ def test_soft_targets_of_an_array_name_the_ways_to_make_them():
 CALLS = [
     ("compile", "metric", "use `metrics`"),
     ("compile", "temperature", r"distillation_loss=keras_ban.losses.KnowledgeDistillation\(temperature=...\)"),
+    ("compile", "alpha", "use `label_weight`.* It is an argument of the constructor"),
+    ("compile", "student_loss_fn", "pass `loss` to `compile`"),
+    ("compile", "distillation_loss_fn", "use `distillation_loss`. It is an argument of the constructor"),
     ("compile", "quux", "its arguments are those of `keras.Model`, and those of its own"),
     ("fit", "epoch", "use `epochs`"),
     ("fit", "unlabelled", "use `unlabeled`"),

@@ -18,11 +18,13 @@ import numpy as np
 _LOSS = "a temperature belongs to the loss: `distillation_loss=keras_ban.losses.KnowledgeDistillation(temperature=...)`"
 _WEIGHT = "use `label_weight`, the share of the label loss. That of the distillation loss is `1 - label_weight`"
 _COMPILE, _FIT = "pass it to `compile`", "pass it to `fit`"
+_LABEL_LOSS = "pass `loss` to `compile`"
 _BELONGS = {
     **dict.fromkeys(["temperature", "T", "tau"], _LOSS),
     **dict.fromkeys(["alpha", "student_loss_weight", "distillation_loss_weights", "distillation_weight"], _WEIGHT),
     **dict.fromkeys(["distillation_losses", "distillation_loss_fn", "strategy"], "use `distillation_loss`"),
-    **dict.fromkeys(["optimizer", "loss", "student_loss", "student_loss_fn", "metrics"], _COMPILE),
+    **dict.fromkeys(["student_loss", "student_loss_fn"], _LABEL_LOSS),
+    **dict.fromkeys(["optimizer", "loss", "metrics"], _COMPILE),
     **dict.fromkeys(["x", "y", "epochs", "batch_size", "validation_data", "callbacks", "teacher"], _FIT),
 }
 
@@ -72,6 +74,8 @@ def check_keywords(call, keywords, *functions):
             hint = f"use `{close[0]}`" if close else "its arguments are those of `keras.Model`, and those of its own"
             advice = _BELONGS.get(keyword, hint)
             advice = hint if advice == f"pass it to `{call}`" else advice  # That of a sequence takes more.
+            if advice not in (hint, _LABEL_LOSS, _COMPILE, _FIT):
+                advice += ". It is an argument of the constructor"
             raise TypeError(f"`{call}` takes no argument `{keyword}`: {advice}.")
 
 

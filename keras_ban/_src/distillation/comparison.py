@@ -76,7 +76,16 @@ class Comparison:
             return compare_whole_batch(loss, target, output, sample_weight)
         if has_schedule(loss):
             self._temperature_tracker.update_state(value_at(loss.temperature, moment))
-        return loss(loss_target(loss, label, target, moment), output, own_weights(sample_weight))
+        y_true = loss_target(loss, label, target, moment)
+        try:
+            return loss(y_true, output, own_weights(sample_weight))
+        except Exception as error:
+            if isinstance(y_true, dict) and type(loss).__module__.split(".")[0] != "keras_ban":
+                error.add_note(
+                    f"The `distillation_loss`, a `{type(loss).__name__}`, was called with a dict as `y_true`: "
+                    f"`y_true['soft_targets']` is what the teacher gives. (Its keys: {list(y_true)}.)"
+                )
+            raise
 
     def _of_all(self, targets, y_pred, sample_weight):
         if self._loss_weights is not None:

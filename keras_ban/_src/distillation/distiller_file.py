@@ -93,15 +93,23 @@ class DistillerFile:
             _copy_weights(config["name"].teacher, distiller.teacher)
         return distiller
 
-    # Keras does not save the generators of losses.
+    @property
+    def _own_variables(self):
+        """The variables by name that belong to the Distiller itself. Keras does not save the generators of losses."""
+        variables = self._trainable_variables + self._non_trainable_variables
+        of_subclass = [variable for variable in variables if variable is not self._progress]
+        own = {f"variable_{index}": variable for index, variable in enumerate(of_subclass)}
+        generators = enumerate(self._loss_seed_generators)
+        return own | {f"seed_generator_{index}": generator.state for index, generator in generators}
+
     def save_own_variables(self, store: Any) -> None:
-        for index, generator in enumerate(self._loss_seed_generators):
-            store[f"seed_generator_{index}"] = generator.state
+        for name, variable in self._own_variables.items():
+            store[name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        for index, generator in enumerate(self._loss_seed_generators):
-            if f"seed_generator_{index}" in store.keys():  # noqa: SIM118, not all of Keras's stores are dicts
-                generator.state.assign(store[f"seed_generator_{index}"])
+        for name, variable in self._own_variables.items():
+            if name in store.keys():  # noqa: SIM118, not all of Keras's stores are dicts
+                variable.assign(store[name])
 
     def save_assets(self, directory: str) -> None:
         # Keras leaves an empty folder out of the file, and then does not call `load_assets`.

@@ -214,7 +214,8 @@ def check_distillation_loss(loss):
         if not isinstance(each, (keras.losses.Loss, keras.distillation.DistillationLoss)):
             raise TypeError(
                 "`distillation_loss` must be a `keras.losses.Loss` instance, a `keras.distillation.DistillationLoss`, "
-                f"or a list or dict of them for several outputs, received: {each!r}."
+                f"or a list or dict of them for several outputs, received: {each!r}. For a loss of your own, subclass "
+                "`keras.losses.Loss`: the `y_true` of its `call` is a dict with 'soft_targets' and 'labels'."
             )
         if type(each) is keras.losses.SparseCategoricalCrossentropy:
             raise ValueError(
