@@ -104,3 +104,58 @@ def test_outputs_that_do_not_fit_are_refused():
         fit(two(), heads(first=CLASSES))
     with pytest.raises(ValueError, match="must both give dicts of outputs, or neither"):
         fit(two(list), two(dict), label_weight=0)
+
+
+@keras.saving.register_keras_serializable(package="test_distiller_outputs")
+class WithFeatures(keras.Model):
+    """Gives its features, too, for which there is no label loss."""
+
+    def __init__(self, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.hidden = keras.layers.Dense(4, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed))
+        self.top = keras.layers.Dense(CLASSES, kernel_initializer=keras.initializers.GlorotUniform(seed + 1))
+
+    def call(self, inputs):
+        hidden = self.hidden(inputs)
+        return {"logits": self.top(hidden), "hidden": hidden}
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+def with_features(seed, built):
+    model = WithFeatures(seed)
+    if built:
+        model(X[:2])
+    return model
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_an_output_that_the_label_losses_do_not_name_is_not_taken_for_one_of_them(built):
+    student, teacher = with_features(0, built), with_features(3, True)
+    losses = {"logits": crossentropy()}
+
+    distiller = keras_ban.Distiller(student=student, teacher=teacher)
+    distiller.compile("sgd", losses)
+    sequence = keras_ban.BornAgainSequence(lambda generation: with_features(generation, built), generations=1)
+    sequence.compile("sgd", losses)
+    epochs = []
+    counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: epochs.append(1))
+    for fit in (distiller.fit, sequence.fit):
+        with pytest.raises(ValueError, match=r"gives the outputs \['(logits', 'hidden|hidden', 'logits)'\].* no label"):
+            fit(
+                X,
+                {"logits": Y},
+                callbacks=[counting],
+                verbose=0,
+            )
+    assert [] == epochs
+
+    chosen = {"logits": KnowledgeDistillation(), "hidden": None}
+    distiller = keras_ban.Distiller(student=student, teacher=teacher, distillation_loss=chosen)
+    distiller.compile(keras.optimizers.SGD(0.0), losses)
+    logs = distiller.fit(X, {"logits": Y}, verbose=0).history
+    theirs, ours = (model.predict(X, verbose=0)["logits"] for model in (teacher, student))
+    expected = oracles.knowledge_distillation(theirs, ours).mean()
+    assert logs["distillation_loss"] == [pytest.approx(expected, rel=1e-5)]

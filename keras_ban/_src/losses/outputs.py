@@ -77,10 +77,19 @@ class Outputs:
         """
         return [resolve(output, self.stored) for output in self.outputs]
 
+    @property
+    def are_those_of_label_losses(self):
+        """Whether nested label losses alone tell which outputs there are, so that the student may give more."""
+        return self._structure is None and self._distillation_loss is None and keras.tree.is_nested(self._template)
+
     @functools.cached_property
     def in_structure(self):
-        """The `Resolved` losses, nested as the outputs. One, if the outputs are not known and all are alike."""
-        if self._structure is None and _alike([each.loss for each in self.resolved]) and len(set(self.form)) == 1:
+        """The `Resolved` losses, nested as the outputs. One, if the outputs are not known and all are alike.
+
+        Outputs that nested label losses do not name have none: nothing was passed or chosen for them.
+        """
+        alike = _alike([each.loss for each in self.resolved]) and len(set(self.form)) == 1
+        if self._structure is None and alike and not self.are_those_of_label_losses:
             return self.resolved[0]
         return keras.tree.pack_sequence_as(self._template, self.resolved)
 
@@ -165,6 +174,7 @@ class Outputs:
         """
         targets = targets_of(soft_targets, outputs)
         for each, target in zip(self.for_each(self.in_structure, outputs), targets, strict=True):
+            self.check_resolved(each, outputs)
             if each is not None and each.loss is not None and target is not None:
                 values = keras.ops.convert_to_numpy(target)
                 contradictions.check_values(each, values)

@@ -140,8 +140,13 @@ def _check_values(training, in_steps):
     for place, model in training.starts.items() if use_teachers(training.sequence.label_weight) else ():
         outputs = outputs_of(training.sequence, training.compile_arguments, model)
         known = [each.output.student.meaning.from_logits for each in outputs.resolved]
-        if model.built and None in known:
+        gives_more = outputs.are_those_of_label_losses
+        if (model.built and None in known) or gives_more:
             x = keras.tree.map_structure(backend.as_tensor, in_steps[place].first_batch()[0])
+            if not model.built:
+                # Another one, because the data build this one when it is trained, with the seed of its generation.
+                model = initial_weights.new_model(training.sequence, place)
+                model(x, training=False)
             said = Teaching(model).outputs(x)
             outputs.check_soft_targets(said, said)
 
