@@ -133,6 +133,7 @@ PRIVATE_OF_KERAS = {
     "_flatten_layers",
     "_functional",
     "_initial_epoch",
+    "_learning_rate",
     "_metrics",
     "_nodes_by_depth",
     "_path",
