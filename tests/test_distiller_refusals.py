@@ -47,6 +47,8 @@ def both_with(layer):
             for weight in (-0.1, 1.1, float("nan"), "0.5", None, True)
         ),
         *(({name: lambda x: x}, TypeError, f"`{name}` {NO_MODEL}") for name in ("student", "teacher")),
+        ({"teacher": [classifier(), classifier()]}, TypeError, r"of type list\). Average several: `keras_ban.Ensemble"),
+        ({"teacher": "teacher.keras"}, TypeError, r"of type str\). Load it: `keras.saving.load_model`"),
         *(
             ({"distillation_loss": loss}, TypeError, NO_LOSS)
             for loss in ("kl_divergence", keras.losses.kl_divergence, [None, "mse"])

@@ -184,6 +184,39 @@ def test_callbacks_see_the_students_validation_loss(blobs, tmp_path):
     np.testing.assert_allclose(best.evaluate(x, y, verbose=0), min(history["val_loss"]), rtol=1e-5)
 
 
+def average(teacher, student):
+    for ours, theirs in zip(teacher.weights, student.weights, strict=True):
+        ours.assign(0.5 * ours + 0.5 * theirs)
+
+
+class MeanTeacher(keras.callbacks.Callback):
+    """The teacher is the moving average of its student (Tarvainen & Valpola, 2017)."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        average(self.model.teacher, self.model.student)
+
+
+def test_a_teacher_that_a_callback_changes_teaches_so_from_the_next_step_on(blobs):
+    def make():
+        keras.utils.set_random_seed(0)
+        distiller = keras_ban.Distiller(student=classifier(), teacher=classifier())
+        distiller.compile(keras.optimizers.SGD(0.5), crossentropy())
+        return distiller
+
+    (x, y), expected, actual = blobs, make(), make()
+    start = values(expected.teacher)
+
+    for _ in range(2):
+        for begin in range(0, len(x), 24):
+            expected.train_on_batch(x[begin : begin + 24], y[begin : begin + 24])
+            average(expected.teacher, expected.student)
+    actual.fit(x, y, batch_size=24, epochs=2, shuffle=False, callbacks=[MeanTeacher()], verbose=0)
+
+    assert any(np.any(old != new) for old, new in zip(start, values(actual.teacher), strict=True))
+    assert_same(values(expected.teacher), values(actual.teacher))
+    assert_same(values(expected.student), values(actual.student))
+
+
 @pytest.mark.one_backend
 def test_tensorboard_writes_its_logs(blobs, tmp_path):
     pytest.importorskip("tensorflow", reason="Keras's callback needs TensorFlow under every backend")

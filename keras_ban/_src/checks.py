@@ -110,7 +110,11 @@ def check_model_or_builder(name, build):
 
 def check_model(name, model):
     if not isinstance(model, keras.Model):
-        raise TypeError(f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).")
+        instead = {list: " Average several: `keras_ban.EnsembleModel`.", str: " Load it: `keras.saving.load_model`."}
+        raise TypeError(
+            f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__})."
+            f"{instead.get(type(model), '')}"
+        )
 
 
 def layer_names(layers):

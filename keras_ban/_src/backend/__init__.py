@@ -83,6 +83,8 @@ release_gradients = _chosen.release_gradients
 separate = _chosen.separate
 # Passes variables that never change to the training step.
 StepConstants = _chosen.StepConstants
+# Lets the training function read what changed them between two steps.
+with_current_constants = _chosen.with_current_constants
 
 # Returns the states of the global random generators that training uses, as arrays by name.
 random_states = _chosen.random_states

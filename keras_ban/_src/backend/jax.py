@@ -195,7 +195,7 @@ class StepConstants:
 
     def __init__(self, variables):
         self._originals = list(variables)
-        self._values = [v.value for v in self._originals]
+        self._values = self._current_values()
         self.in_state = [
             keras.Variable(keras.ops.copy(v.value), trainable=False, dtype=v.dtype, name=v.name)
             for v in self._originals
@@ -203,13 +203,39 @@ class StepConstants:
 
     def are_current(self):
         """Return whether the variables still have the values that were copied."""
-        return all(v.value is value for v, value in zip(self._originals, self._values, strict=True))
+        return all(old is new for old, new in zip(self._current_values(), self._values, strict=True))
+
+    def _current_values(self):
+        # Private, because the public `value` asks for scopes and policies, and each step compares all values.
+        return [v._value for v in self._originals]
+
+    def _renewed(self, state):
+        """Return the state of a step with the values that the variables have now, for instance from a callback."""
+        if self.are_current():
+            return state
+        self._values = self._current_values()
+        trainable, non_trainable, *others = state
+        kept = non_trainable[: len(non_trainable) - len(self._originals)]
+        return trainable, [*kept, *map(keras.ops.copy, self._values)], *others
 
     def in_step(self, non_trainable_state=None):
         """Return pairs of a variable and its value in the step, from the end of `non_trainable_state`."""
         if not self._originals:
             return []
         return list(zip(self._originals, non_trainable_state[-len(self._originals) :], strict=True))
+
+
+def with_current_constants(train_function, constants):
+    """Return a training function whose steps read the values that variables have when the step begins.
+
+    `constants` is a function that returns the `StepConstants` of these variables, or `None`.
+    """
+
+    def run_step(state, iterator):
+        found = constants()
+        return train_function(state if found is None else found._renewed(state), iterator)
+
+    return run_step
 
 
 def random_states():

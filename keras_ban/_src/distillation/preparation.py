@@ -150,7 +150,11 @@ class Preparation:
 
     def make_train_function(self, force: bool = False) -> None:
         # Keras calls this when all variables are built, just before the first step.
+        before = self.train_function
         super().make_train_function(force)
+        if self.train_function is not before:
+            # A callback may change the teacher, as an average of the student's weights.
+            self.train_function = backend.with_current_constants(self.train_function, self._teaching.constants)
         # `BackupAndRestore` asks. A Distiller that is used again says no until its first step.
         self.built = self.built or self.student.built
         backend.build_optimizer(self)

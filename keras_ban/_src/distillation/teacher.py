@@ -23,6 +23,10 @@ class Teaching:
         """The variables that a step needs at the end of its non-trainable state."""
         return [] if self._constants is None else self._constants.in_state
 
+    def constants(self):
+        """Return the `StepConstants` of the teacher's variables, or `None` outside of training."""
+        return self._constants
+
     def prepare(self, student):
         """Prepare the teacher's variables for training."""
         if self._constants is None or not self._constants.are_current():
