@@ -17,7 +17,7 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # The files that import a framework as soon as they are imported. `torch_workers` is imported by torch's workers alone,
 # while they train; `backend/__init__` imports the file of Keras's backend alone.
 OF_ONE_FRAMEWORK = {"_src/distillation/torch_workers": "torch", "_src/data/torch_pipeline": "torch"}
-OF_ONE_FRAMEWORK |= {"_src/data/tf_pipeline": "tensorflow"}
+OF_ONE_FRAMEWORK |= {"_src/data/tf_pipeline": "tensorflow", "_src/backend/jax_values": "jax"}
 OF_ONE_FRAMEWORK |= {f"_src/backend/{framework}": framework for framework in FRAMEWORKS}
 # From the lowest floor to the highest. A package imports from those below it; packages in one line know nothing of each
 # other. `checks` and `hints` are files.

@@ -71,12 +71,10 @@ call_once = _chosen.call_once
 # Whether Keras shuffles arrays in a new order in each epoch, and alike on all of several workers.
 shuffles_each_epoch_anew = _chosen.shuffles_each_epoch_anew
 
-# Returns the values of a model's variables before the first step, to pass to `restore`.
-values_before_training = _chosen.values_before_training
-# Gives variables that lost their values the values from `values_before_training`.
-restore = _chosen.restore
-# Returns a context for `predict` and `evaluate`. On an error, the model keeps its values.
+# Returns a context for `fit`, `predict` and `evaluate`, after which the model has its values, however they end.
 keeping_values = _chosen.keeping_values
+# Raises an error if an interrupted step took the values of a model's variables.
+check_values = _chosen.check_values
 # Releases what the backend keeps of the last step of a model that is trained.
 release_gradients = _chosen.release_gradients
 # Copies the values of variables that share a buffer with other variables.

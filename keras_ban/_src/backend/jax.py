@@ -6,7 +6,7 @@ import jax
 import keras
 from jax.experimental import multihost_utils
 
-from keras_ban._src.backend import common
+from keras_ban._src.backend import common, jax_values
 
 
 def without_gradients():
@@ -141,34 +141,14 @@ def shuffles_each_epoch_anew(workers=1):
     return True
 
 
-def values_before_training(model):
-    """Return pairs of a variable and its value.
-
-    Keras takes the values out of the model before the first step and puts them back after the last. An error between
-    the two, for instance in the data or the loss, can leave the model without values.
-    """
-    variables = model.variables + model.optimizer.variables + model.metrics_variables
-    return [(v, v.value) for v in variables]
+def check_values(model):
+    """Raise `ValueError` if an error ended a step that had deleted the values of the variables."""
+    jax_values.check_values(model)
 
 
-def restore(values):
-    """Assign the values to variables without one, unless JAX deleted the values."""
-    for variable, value in values:
-        # Private, because Keras has no public test. Without a value, `variable.value` calls the initializer.
-        if variable._value is None and not value.is_deleted():
-            variable.assign(value)
-
-
-@contextlib.contextmanager
 def keeping_values(model):
-    """Restore the values after an error. Keras takes them out of the model here as it does in training."""
-    values = [(v, v.value) for v in model.variables + model.metrics_variables]
-    try:
-        yield
-    except BaseException:
-        model.jax_state_sync()
-        restore(values)
-        raise
+    """Return a context after which the model has its newest values. Ctrl-C waits for the end of a step."""
+    return jax_values.keeping_values(model)
 
 
 def release_gradients(model):

@@ -151,12 +151,7 @@ def shuffles_each_epoch_anew(workers=1):
     return replica_count() > 1 and workers == 1
 
 
-def values_before_training(model):
-    """Return nothing: variables never lose their values."""
-    return []
-
-
-def restore(values):
+def check_values(model):
     """Do nothing: variables never lose their values."""
 
 

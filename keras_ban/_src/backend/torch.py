@@ -130,12 +130,7 @@ def shuffles_each_epoch_anew(workers=1):
     return True
 
 
-def values_before_training(model):
-    """Return nothing: variables never lose their values."""
-    return []
-
-
-def restore(values):
+def check_values(model):
     """Do nothing: variables never lose their values."""
 
 

@@ -42,6 +42,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     The model is built, and compiled if there is a `y`. `x`, `y` and `sample_weight` are a first batch of arrays, or
     `None`. `names` are the names of `x` and `y` in messages. That of `y` is `None` where labels play no part.
     """
+    backend.check_values(model)
     labels, trial = split_targets(y)[0], _Trial(model)
     inputs = getattr(getattr(model, "student", model), "inputs", None)
     if isinstance(x, (list, tuple)) and inputs and len(keras.tree.flatten(x)) != len(inputs):

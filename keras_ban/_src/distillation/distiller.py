@@ -221,7 +221,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         if not self._has_own_label_loss:
             requirements.check_label_loss(loss, self.label_weight, self.augmentation)
             requirements.check_loss_weights(loss_weights, loss, self.student)
-        self._check_teacher_is_frozen()
+        self._check_teacher()
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         if loss is None:
             self.loss = self._compile_loss = None  # Keras keeps those of an earlier `compile`.
@@ -268,7 +268,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 first batch look like probabilities and the distillation loss takes logits.
         """
         self._assert_compile_called("fit")
-        self._check_teacher_is_frozen()
+        self._check_teacher()
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         models = (self.student, self.teacher)
         data, options = fit_arguments.read(arguments, models)
@@ -341,12 +341,11 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                     from keras_ban._src.distillation import torch_workers
 
                     arguments, self._hidden.workers = torch_workers.start(self, data, arguments)
-                with process_group.engine_in_force([arguments["x"], arguments.get("validation_data")]):
+                given = [arguments["x"], arguments.get("validation_data")]
+                with process_group.engine_in_force(given), backend.keeping_values(self):
                     return super().fit(**arguments)
         finally:
             self._hidden.workers = None
-            backend.restore(self._hidden.before_training)
-            self._hidden.before_training = []
             self._teaching.end()
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -355,7 +354,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             raise ValueError("`train_on_batch` knows of no other workers, and would train each on its own: use `fit`.")
         if self._progress is not None:
             raise ValueError(training_progress.NO_FIT)
-        self._check_teacher_is_frozen()
+        self._check_teacher()
         return super().train_on_batch(*self._prepare_batch(x, y, sample_weight), *args, **kwargs)
 
 
@@ -374,7 +373,6 @@ def _hidden(distillation_loss, outputs, observer):
         observer=observer,
         observes=False,
         found_by_keras=False,
-        before_training=[],
         moment=None,
         workers=None,
     )

@@ -99,9 +99,13 @@ class Preparation:
             self._prepare_teacher(stored)
         return batch_in_steps(self, (x, y, sample_weight), self.teacher if self._needs_teacher and not stored else None)
 
-    def _check_teacher_is_frozen(self):
-        """Raise `ValueError` if training would change the teacher. A shared layer may be thawed at any time."""
+    def _check_teacher(self):
+        """Raise `ValueError` if training would change the teacher, or it has lost its weights.
+
+        Both may happen at any time: a shared layer is thawed, or a teacher's own `predict` is interrupted.
+        """
         if self.teacher is not None:
+            backend.check_values(self.teacher)
             check_independent(self.student, self.teacher)
 
     def _must_look(self):
@@ -158,6 +162,5 @@ class Preparation:
         # `BackupAndRestore` asks. A Distiller that is used again says no until its first step.
         self.built = self.built or self.student.built
         backend.build_optimizer(self)
-        self._hidden.before_training = backend.values_before_training(self)
         if self._hidden.workers is not None:
             self._hidden.workers.synchronize(self)

@@ -146,13 +146,15 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
     def fit(self, x: hints.Data = None, y: hints.Data = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`: trains the members together, on the loss of their average."""
         if task_within(self) is None:
-            return super().fit(x, y, *args, **kwargs)
+            with backend.keeping_values(self):
+                return super().fit(x, y, *args, **kwargs)
         arguments = fit_arguments.bound(self, (x, y, *args), kwargs)
         data, options = fit_arguments.split_off(*fit_arguments.read(arguments, (self,)))
         data, options = data.weighted(options)
         data = data_in_steps(self, data, in_order=False, again=True, steps=options.get("steps_per_epoch"))
         options["validation_data"] = validation_in_steps(options, self)
-        return super().fit(**fit_arguments.for_keras(data, options))
+        with backend.keeping_values(self):
+            return super().fit(**fit_arguments.for_keras(data, options))
 
     def train_on_batch(
         self, x: hints.Data, y: hints.Data = None, sample_weight: hints.Data = None, *args: Any, **kwargs: Any

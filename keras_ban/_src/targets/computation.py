@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
+from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
 from keras_ban._src.data.empty_batches import with_examples
@@ -57,6 +58,8 @@ def compute(teacher, data, batch_size, path, verbose, augmentation, views, **opt
     workers, this = (1, 0) if path is None else (process_group.count(), process_group.index())
     shared, done, keys = workers > 1, 0, []
     with contextlib.ExitStack() as stack:
+        if isinstance(teacher, keras.Model):
+            stack.enter_context(backend.keeping_values(teacher))
         for x_batch, key in batches:
             new_keys, texts, new_kind = teacher_rows.keys_of_batch(x_batch, key)
             if done == 0:
