@@ -2,6 +2,7 @@
 
 import inspect
 
+import keras
 import pytest
 
 import keras_ban
@@ -71,3 +72,38 @@ def test_what_lacks_hints_is_found():
     found = [lacking(function) for _, function in functions_of(Incomplete)]
 
     assert found == [["x", "return"], [], ["value"], []]
+
+
+@pytest.mark.parametrize("kind", [keras_ban.Distiller, keras_ban.EnsembleModel, keras_ban.BornAgainSequence])
+def test_signatures_show_the_arguments_of_keras_by_name(kind):
+    """As notebooks show and complete them. What they show binds as the call does."""
+    for name in ("compile", "fit", "evaluate", "predict", "train_on_batch", "test_on_batch"):
+        method, of_keras = getattr(kind, name, None), inspect.signature(getattr(keras.Model, name)).parameters
+        if method is None or (kind is keras_ban.BornAgainSequence and name == "evaluate"):
+            continue
+        shown = inspect.signature(method).parameters
+        expected = [each for each in of_keras.values() if each.kind is not each.VAR_KEYWORD]
+
+        assert not any(each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in shown.values())
+        assert {each.name: each.default for each in expected} == {
+            each.name: shown[each.name].default for each in expected
+        }
+        positional = [each.name for each in shown.values() if each.kind is each.POSITIONAL_OR_KEYWORD]
+        assert [each.name for each in expected][: len(positional)] == positional
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda: keras_ban.losses.KnowledgeDistillation(temperature=4),
+            "<KnowledgeDistillation temperature=4.0, from_logits='auto', activation='softmax', standardize=False>",
+        ),
+        (
+            lambda: keras_ban.BornAgainSequence(lambda generation: None, generations=2, directory="run"),
+            "<BornAgainSequence generations=2, trained models=0, directory='run'>",
+        ),
+    ],
+)
+def test_the_last_expression_of_a_cell_says_what_it_is(make, expected):
+    assert expected == repr(make())

@@ -1,8 +1,9 @@
 """The type hints that public signatures share."""
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import keras
 
@@ -36,3 +37,26 @@ FromLogits = bool | Literal["auto"]
 Activation = Literal["softmax", "sigmoid"]
 Average = Literal["probabilities", "logits", "outputs"]
 Verbose = int | Literal["auto"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def passes_on_to(of_keras: Callable[..., Any]) -> Callable[[_Method], _Method]:
+    """Decorate a method that passes `**kwargs` on to one of Keras: its signature shows the arguments by name.
+
+    `help` and notebooks show this signature, and complete arguments from it. Nothing else changes.
+    """
+
+    def decorate(method):
+        own, keras_names = inspect.signature(method), inspect.signature(of_keras).parameters
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        mine = {name: each for name, each in own.parameters.items() if each.kind not in variable}
+        others = [each.replace(annotation=Any) for each in keras_names.values() if each.name not in mine]
+        others = [each for each in others if each.kind not in variable]
+        if not any(each.kind is variable[0] for each in own.parameters.values()):
+            others = [each.replace(kind=each.KEYWORD_ONLY) for each in others]
+        parameters = sorted([*mine.values(), *others], key=lambda each: each.kind)
+        method.__signature__ = own.replace(parameters=parameters)
+        return method
+
+    return decorate

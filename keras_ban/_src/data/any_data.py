@@ -19,16 +19,19 @@ class AnyData:
 
     _members_in_steps = None
 
+    @hints.passes_on_to(keras.Model.evaluate)
     def evaluate(self, x: hints.Data = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, for all kinds of data that `fit` takes."""
         if "_use_cached_eval_dataset" in kwargs:  # `keras.Model.fit` has read the data.
             return super().evaluate(x, *args, **kwargs)
         return self._read(super().evaluate, "evaluate", (x, *args), kwargs, ("x", "y", "sample_weight", "batch_size"))
 
+    @hints.passes_on_to(keras.Model.predict)
     def predict(self, x: hints.Data, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.predict`, for all kinds of data that `fit` takes."""
         return self._read(super().predict, "predict", (x, *args), kwargs, ("x", "batch_size"))
 
+    @hints.passes_on_to(keras.Model.test_on_batch)
     def test_on_batch(
         self, x: hints.Data, y: hints.Data = None, sample_weight: hints.Data = None, *args: Any, **kwargs: Any
     ) -> Any:

@@ -200,6 +200,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         named = zip(self.feature_matching.layers, features, strict=True)
         return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
 
+    @hints.passes_on_to(keras.Model.compile)
     def compile(
         self,
         optimizer: hints.Optimizer = "rmsprop",
@@ -232,6 +233,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self._jit_wanted = kwargs.get("jit_compile", "auto")
         self._augmentation_is_ready = self.augmentation is None
 
+    @hints.passes_on_to(keras.Model.fit)
     def fit(
         self,
         x: hints.Data = None,
@@ -348,6 +350,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             self._hidden.workers = None
             self._teaching.end()
 
+    @hints.passes_on_to(keras.Model.train_on_batch)
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""
         if process_group.divides_in_step():

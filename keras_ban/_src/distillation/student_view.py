@@ -24,6 +24,7 @@ class StudentView:
     def models_within(self) -> Sequence[keras.Model]:
         return [self.student]
 
+    @hints.passes_on_to(keras.Model.evaluate)
     def evaluate(self, x: hints.Data = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, for the student on the labels. The teacher is not used."""
         with self._as_student():
@@ -32,6 +33,7 @@ class StudentView:
         within_fit = self._hidden.workers is not None and "_use_cached_eval_dataset" in kwargs
         return self._hidden.workers.agree(logs) if within_fit else logs
 
+    @hints.passes_on_to(keras.Model.test_on_batch)
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.test_on_batch`, for the student on the labels."""
         with self._as_student():

@@ -143,6 +143,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         """The temperature by which averaged logits are divided."""
         return self._averaging.temperature
 
+    @hints.passes_on_to(keras.Model.fit)
     def fit(self, x: hints.Data = None, y: hints.Data = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`: trains the members together, on the loss of their average."""
         if task_within(self) is None:
@@ -156,6 +157,7 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
         with backend.keeping_values(self):
             return super().fit(**fit_arguments.for_keras(data, options))
 
+    @hints.passes_on_to(keras.Model.train_on_batch)
     def train_on_batch(
         self, x: hints.Data, y: hints.Data = None, sample_weight: hints.Data = None, *args: Any, **kwargs: Any
     ) -> Any:

@@ -151,6 +151,10 @@ class SoftTargetLoss(keras.losses.Loss):
             )
         super().__setattr__(name, value)
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
+        return f"<{type(self).__name__} {settings}>"
+
     def __call__(self, y_true: Any, y_pred: hints.Tensor, sample_weight: Any = None) -> hints.Tensor:
         y_true = y_true if isinstance(y_true, dict) else {"soft_targets": y_true}
         # Keras applies the mask after `call`, which is too late for a loss that normalizes over the batch.

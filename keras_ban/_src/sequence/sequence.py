@@ -167,6 +167,10 @@ class BornAgainSequence(TrainedGenerations):
         self._last_fit = None  # The `LastFit`, for soups.
         self._lacks: list[str] = []  # The arguments that `load` could not restore.
 
+    def __repr__(self) -> str:
+        where = "" if self.directory is None else f", directory={str(self.directory)!r}"
+        return f"<BornAgainSequence generations={self.generations}, trained models={len(self.models)}{where}>"
+
     @property
     def model(self) -> hints.ModelOrBuilder:
         if isinstance(self._model, StoredModels):
@@ -177,6 +181,7 @@ class BornAgainSequence(TrainedGenerations):
     def model(self, model: hints.ModelOrBuilder) -> None:
         self._model = model
 
+    @hints.passes_on_to(keras.Model.compile)
     def compile(
         self,
         optimizer: hints.Optimizer = "rmsprop",
@@ -208,6 +213,7 @@ class BornAgainSequence(TrainedGenerations):
         if isinstance(self.models, StoredModels):
             self.models.compile_with(arguments)
 
+    @hints.passes_on_to(keras.Model.fit)
     def fit(
         self,
         x: hints.Data = None,
