@@ -183,20 +183,28 @@ class StepConstants:
 
     def are_current(self):
         """Return whether the variables still have the values that were copied."""
-        return all(old is new for old, new in zip(self._current_values(), self._values, strict=True))
+        return not self._changed()
 
     def _current_values(self):
         # Private, because the public `value` asks for scopes and policies, and each step compares all values.
         return [v._value for v in self._originals]
 
+    def _changed(self):
+        """Return the new values by place. Keras has taken those of a layer of the student, which have none."""
+        pairs = enumerate(zip(self._current_values(), self._values, strict=True))
+        return {place: new for place, (new, old) in pairs if new is not None and new is not old}
+
     def _renewed(self, state):
         """Return the state of a step with the values that the variables have now, for instance from a callback."""
-        if self.are_current():
+        changed = self._changed()
+        if not changed:
             return state
-        self._values = self._current_values()
         trainable, non_trainable, *others = state
-        kept = non_trainable[: len(non_trainable) - len(self._originals)]
-        return trainable, [*kept, *map(keras.ops.copy, self._values)], *others
+        non_trainable, first = list(non_trainable), len(non_trainable) - len(self._originals)
+        for place, value in changed.items():
+            self._values[place] = value
+            non_trainable[first + place] = keras.ops.copy(value)
+        return trainable, non_trainable, *others
 
     def in_step(self, non_trainable_state=None):
         """Return pairs of a variable and its value in the step, from the end of `non_trainable_state`."""
