@@ -145,12 +145,12 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             observers["teacher"] = Observer("teacher", teacher, feature_matching.layers.values())
         label_weight = check_schedule("label_weight", checks.check_label_weight, label_weight)
         # A weight that changes may be anything in between, at any step.
-        hears_teacher = callable(label_weight) or label_weight < 1
-        if hears_teacher:
+        has_distillation_term = callable(label_weight) or label_weight < 1
+        if has_distillation_term:
             outputs.check_shapes()
         if augmentation is not None:
-            heard = distillation_loss if hears_teacher else None
-            augmentation = requirements.check_augmentation(augmentation, teacher, heard)
+            trained_loss = distillation_loss if has_distillation_term else None
+            augmentation = requirements.check_augmentation(augmentation, teacher, trained_loss)
         # The student casts its inputs itself; its policy decides whether `compile` wants a loss-scaling optimizer.
         super().__init__(name=name, dtype=backend.dtype_policy_of([student]), autocast=False)
         self.student = student
@@ -169,9 +169,9 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         self._soft_targets_checked = self._evaluating = False
         self._jit_wanted = "auto"
         self._augmentation_is_ready = self.augmentation is None
-        self._hears_labels = callable(label_weight) or label_weight > 0
-        self._hears_teacher = hears_teacher
-        self._needs_teacher = self._hears_teacher or feature_matching is not None
+        self._has_label_term = callable(label_weight) or label_weight > 0
+        self._has_distillation_term = has_distillation_term
+        self._needs_teacher = self._has_distillation_term or feature_matching is not None
         self._make_trackers()
         self.supports_masking = True
         self.supports_jit = teacher is None or all(layer.supports_jit for layer in backend.flat_layers(teacher))
@@ -226,7 +226,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         if loss is None:
             self.loss = self._compile_loss = None  # Keras keeps those of an earlier `compile`.
-        self._hears_labels = self.label_weight != 0 and self._has_label_loss
+        self._has_label_term = self.label_weight != 0 and self._has_label_loss
         self._hidden.label_loss, self._hidden.loss_weights = loss, weights_of_losses(loss_weights, loss)
         self._resolve_losses()
         self._measures_labels = bool(metrics) or bool(kwargs.get("weighted_metrics"))
@@ -279,7 +279,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
                 self.distillation_loss, self.loss, self.label_weight, self.augmentation, self._has_own_label_loss
             )
             labeled, unlabeled = data, as_unlabeled(unlabeled, data, options.get("class_weight"), models)
-            data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._hears_labels)
+            data, options = add_unlabeled(data, options, unlabeled, soft_targets is not None, self._has_label_term)
         if self._progress is not None:
             training_progress.check_length(data, options)
         steps = options.get("steps_per_epoch")
@@ -294,7 +294,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
         data, options = attach(without_unused_texts(data, models), options, soft_targets)
         data = self._as_in_steps(data, soft_targets, steps)
         self._check_labels(data)
-        if not self._hears_labels:
+        if not self._has_label_term:
             data = data.without_labels()
         self._check_outputs()
         validation_data = validation_in_steps(options, self)
@@ -325,7 +325,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
 
     def _check_labels(self, data):
         """Raise `ValueError` if arrays lack labels that are needed, or hold labels that the loss cannot take."""
-        if self._hears_labels:
+        if self._has_label_term:
             if data.lacks_labels:
                 raise ValueError(NO_LABELS)
             data.check_labels(self.loss, self.student, by_name=not self._has_own_label_loss)

@@ -26,8 +26,8 @@ class Preparation:
 
     @property
     def _loss_uses_labels(self):
-        losses = keras.tree.flatten(self.distillation_loss) if self._hears_teacher else []
-        return self._hears_labels or any(uses_labels(loss) for loss in losses)
+        losses = keras.tree.flatten(self.distillation_loss) if self._has_distillation_term else []
+        return self._has_label_term or any(uses_labels(loss) for loss in losses)
 
     def _as_in_steps(self, data, soft_targets=None, steps=None):
         """Training data as the steps take them: preprocessed, if student or teacher has a preprocessor.
@@ -52,10 +52,10 @@ class Preparation:
         `stored` is whether the soft targets are stored logits (`True`) or probabilities; `None` if they are not stored.
         """
         hidden = self._hidden
-        if not self._hears_teacher or not (again or hidden.outputs.stored != stored):
+        if not self._has_distillation_term or not (again or hidden.outputs.stored != stored):
             return
         models = (self.student, self.teacher)
-        outputs = Outputs(hidden.distillation_loss, hidden.label_loss, *models, self._hears_labels, stored)
+        outputs = Outputs(hidden.distillation_loss, hidden.label_loss, *models, self._has_label_term, stored)
         if not again and hidden.outputs.form != outputs.form:
             self.train_function = None  # A compiled step has the old form.
         hidden.outputs = outputs
@@ -63,7 +63,7 @@ class Preparation:
 
     def _check_outputs(self):
         """Raise `ValueError` if losses and last layers contradict each other."""
-        if self._hears_teacher:
+        if self._has_distillation_term:
             self._hidden.outputs.check()
 
     def _prepare_augmentation(self, data):
@@ -110,7 +110,7 @@ class Preparation:
 
     def _must_look(self):
         """Whether the teacher is not built, or its outputs were not compared with the loss."""
-        unseen = self._hears_teacher and not self._soft_targets_checked
+        unseen = self._has_distillation_term and not self._soft_targets_checked
         return unseen or not getattr(self.teacher, "built", True)
 
     def _look_at(self, data):
@@ -127,7 +127,7 @@ class Preparation:
         if backend.steps_see_values(self) and not must_build:
             return False  # The first step checks them at no cost.
         x, y, _ = data.first_batch()
-        if self._hears_labels:
+        if self._has_label_term:
             # JAX does not see a class that there is not.
             check_labels(split_targets(y)[0], self.loss, student, "y")
         x, teacher_inputs = keras.tree.map_structure(backend.as_tensor, (x, inputs_of_teacher(x, y)))

@@ -51,13 +51,13 @@ class DistillationStep:
 
     def _make_trackers(self):
         temperatures = any(has_schedule(loss) for loss in keras.tree.flatten(self.distillation_loss))
-        self._label_loss_tracker = TermMean(name="label_loss") if self._hears_labels else None
-        self._distillation_loss_tracker = TermMean(name="distillation_loss") if self._hears_teacher else None
+        self._label_loss_tracker = TermMean(name="label_loss") if self._has_label_term else None
+        self._distillation_loss_tracker = TermMean(name="distillation_loss") if self._has_distillation_term else None
         self._feature_loss_tracker = None if self.feature_matching is None else TermMean(name="feature_loss")
         self._label_weight_tracker = TermMean(name="label_weight") if callable(self.label_weight) else None
         self._temperature_tracker = TermMean(name="temperature") if temperatures else None
-        heard = self.distillation_loss if self._hears_teacher else None
-        over_training = is_over_training(self.label_weight, heard)
+        trained_loss = self.distillation_loss if self._has_distillation_term else None
+        over_training = is_over_training(self.label_weight, trained_loss)
         self._progress = make_progress() if over_training else None
 
     def train_step(self, *args: Any) -> Any:
@@ -74,7 +74,7 @@ class DistillationStep:
         sample_weight = weights_without_labels(y, sample_weight)
         x, labels, state = self._augmented(x, y, sample_weight, state)
         soft_targets = split_targets(y)[1]
-        if labels is None and self._hears_labels:
+        if labels is None and self._has_label_term:
             raise ValueError(NO_LABELS)
         if not self._needs_teacher:
             y = labels
@@ -114,7 +114,7 @@ class DistillationStep:
         if view_seeds is not None:
             with backend.reading(state, variables):
                 return augmented_views.views(augmentation, x, view_seeds), labels, state
-        if soft_targets is not None and self._hears_teacher:
+        if soft_targets is not None and self._has_distillation_term:
             raise ValueError(
                 "The batch brings soft targets of the examples as they are, but the Distiller augments them: the "
                 "teacher must have seen what the student sees. Store them of views, `SoftTargets.from_teacher(..., "
@@ -151,20 +151,20 @@ class DistillationStep:
                 self._track(self._label_loss_tracker, label_loss, x)
             return loss
         labeled, of_labeled, of_unlabeled = is_labeled(y), sample_weight, 0.0
-        targets = self._targets(soft_targets, y_pred) if self._hears_teacher else None
+        targets = self._targets(soft_targets, y_pred) if self._has_distillation_term else None
         if labeled is not None:
             # The distillation loss of unlabeled examples counts in full.
             of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))
             of_unlabeled = self._distill(None, targets, y_pred, rest, labels, labeled)
         label_loss, loss = self._terms(x, labels, targets, y_pred, of_labeled, labeled)
-        if self._hears_teacher:
+        if self._has_distillation_term:
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
-        if self._hears_labels:
+        if self._has_label_term:
             self._track(self._label_loss_tracker, label_loss, x, labeled)
             label_weight = value_at(self.label_weight, self._hidden.moment)
             if self._label_weight_tracker is not None:
                 self._label_weight_tracker.update_state(label_weight)
-            loss = mix(label_weight, label_loss, loss) if self._hears_teacher else label_loss
+            loss = mix(label_weight, label_loss, loss) if self._has_distillation_term else label_loss
         if features is not None:
             feature_loss = self.feature_matching.compare(y["teacher_features"], features, sample_weight)
             self._track(self._feature_loss_tracker, feature_loss, x)
@@ -227,21 +227,21 @@ class DistillationStep:
         y_pred, _ = split_observed(y_pred)
         labels = split_targets(y)[0]
         if labels is None and self._measures_labels:
-            raise ValueError(NO_LABELS if self._hears_labels else NOTHING_TO_MEASURE)
+            raise ValueError(NO_LABELS if self._has_label_term else NOTHING_TO_MEASURE)
         with OnlyLabeled(self, is_labeled(y)):
             return super().compute_metrics(x, labels, y_pred, weights_of_labels(sample_weight))
 
     def _terms(self, x, labels, targets, y_pred, sample_weight, labeled):
         """Return `(label loss, distillation loss)` of the labeled examples: 0.0 for a term of weight 0."""
-        if self._hears_labels and self._hears_teacher and not self._has_own_label_loss:
+        if self._has_label_term and self._has_distillation_term and not self._has_own_label_loss:
             together = self._hidden.compare.with_labels(labels, targets, y_pred, sample_weight)
             if together is not None:
                 return together
         label_loss = loss = 0.0
-        if self._hears_teacher:
+        if self._has_distillation_term:
             of_loss = labels if labeled is None else None
             loss = self._distill(of_loss, targets, y_pred, sample_weight, labels, labeled)
-        if self._hears_labels:
+        if self._has_label_term:
             weights = own_weights(sample_weight) if labeled is None else weights_like_labels(sample_weight, labels)
             label_loss = self._label_loss(x, labels, y_pred, weights, True)
         return label_loss, loss

@@ -59,7 +59,7 @@ class StudentView:
     def metrics(self) -> list[keras.metrics.Metric]:
         # Keras ignores the metrics of a model within a model.
         metrics = super().metrics + (metrics_of_call(self.student) if backend.calls_update_metrics() else [])
-        unused = [] if self._hears_labels else [self._label_loss_tracker]
+        unused = [] if self._has_label_term else [self._label_loss_tracker]
         if self._evaluating:
             unused = [self._label_loss_tracker, self._distillation_loss_tracker, self._feature_loss_tracker]
             unused += [self._label_weight_tracker, self._temperature_tracker]
