@@ -258,6 +258,24 @@ def test_ctrl_c_in_a_step_that_trains_nothing_changes_no_model(name, monkeypatch
     use(model)
 
 
+def test_an_ensemble_from_a_file_keeps_its_weights_too(tmp_path):
+    """Its optimizer is built late, by a `make_train_function` of its own."""
+    stop = Stop()
+    saved = keras_ban.EnsembleModel([classifier(), classifier()])
+    saved.compile(keras.optimizers.SGD(0.0), crossentropy())
+    saved.save(tmp_path / "ensemble.keras")
+    model = keras.saving.load_model(tmp_path / "ensemble.keras")
+    made, before = vars(model)["make_train_function"], values(model)
+    stop.begin("data", BATCHES, ArithmeticError)
+
+    with pytest.raises(Exception, match="stopped"):
+        model.fit(Data(stop), epochs=2, shuffle=False, validation_data=ROWS, callbacks=[stop], verbose=0)
+
+    assert made is vars(model)["make_train_function"]
+    assert_same(before, values(model))
+    model.fit(*ROWS, verbose=0)
+
+
 def test_a_teacher_that_keras_left_without_weights_teaches():
     """Keras on JAX does not put them back if its own `predict` is interrupted."""
     teacher, stop = classifier(), keras.callbacks.Callback()

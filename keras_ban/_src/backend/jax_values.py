@@ -28,7 +28,7 @@ def keeping_values(model):
     Raises:
         ValueError: as `check_values`.
     """
-    if "make_train_function" in vars(model):
+    if hasattr(model.make_train_function, "before"):
         yield  # Already within such a context: a callback evaluates the model that is trained.
         return
     check_values(model)
@@ -74,12 +74,16 @@ class _Keeper:
         attributes = vars(self._model)
         for kind in KINDS:
             name = f"make_{kind}_function"
-            attributes[name] = functools.partial(self._make, kind, getattr(self._model, name))
+            make = functools.partial(self._make, kind, getattr(self._model, name))
+            make.before = attributes.get(name)  # A model from a file has one of its own.
+            attributes[name] = make
         try:
             yield
         finally:
             for kind in KINDS:
-                del attributes[f"make_{kind}_function"]
+                before = attributes.pop(f"make_{kind}_function").before
+                if before is not None:
+                    attributes[f"make_{kind}_function"] = before
                 step = getattr(self._model, f"{kind}_function")
                 setattr(self._model, f"{kind}_function", getattr(step, "unwatched", step))
 
