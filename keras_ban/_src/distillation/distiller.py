@@ -245,6 +245,8 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`, with optional soft targets that were computed before, and unlabeled inputs.
 
+        If Ctrl-C or an error ends it, the student has the weights of the last finished step, and can be trained on.
+
         Args:
             x, y: data of any kind, see `docs/data.md`. These and all arguments not named here are as in
                 `keras.Model.fit`.
