@@ -112,7 +112,6 @@ def of_lambdas():
         4,
         activation=lambda x: 0.5 * x,
         kernel_initializer=lambda shape, dtype=None: 3 * keras.random.normal(shape, dtype=dtype),
-        kernel_regularizer=lambda weight: 0.1 * ops.sum(weight**2),
     )
 
 

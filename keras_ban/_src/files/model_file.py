@@ -225,6 +225,8 @@ def copied_in_memory(model):
             del layer.get_config
 
 
+# Of each layer; and of functional models, also of subclasses with a constructor of their own in Keras 3.12.
+_WRITTEN_BY_KERAS = {"name", "trainable", "dtype", "layers", "input_layers", "output_layers"}
 _READ_BY_CONSTRUCTOR = (keras.layers.Layer.from_config.__func__, keras.Model.from_config.__func__)
 
 
@@ -238,7 +240,7 @@ def untaken_arguments(layer):
     if takes_all or type(layer).from_config.__func__ not in _READ_BY_CONSTRUCTOR:
         return set()
     with contextlib.suppress(NotImplementedError):
-        return ({"name", "trainable", "dtype"} - set(taken)) & set(layer.get_config())
+        return (_WRITTEN_BY_KERAS - set(taken)) & set(layer.get_config())
     return set()
 
 
