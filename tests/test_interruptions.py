@@ -28,7 +28,14 @@ class Stop(keras.callbacks.Callback):
 
     def begin(self, place, batch, what):
         self.place, self.batch, self.what = place, batch, what
-        self.seen, self.is_armed = -1, False
+        self.seen, self.reads, self.is_armed = -1, None, False
+
+    def read(self):
+        """Count what training reads, not its steps: TensorFlow reads ahead."""
+        if self.place == "data" and self.reads is not None:
+            self.is_armed = self.reads == self.batch
+            self.reads += 1
+            self.at("data")
 
     def at(self, place):
         if self.is_armed and place == self.place:
@@ -38,9 +45,13 @@ class Stop(keras.callbacks.Callback):
             else:
                 raise self.what("stopped")
 
+    def on_train_begin(self, logs=None):
+        self.reads = 0
+
     def on_train_batch_begin(self, batch, logs=None):
         self.seen += 1
-        self.is_armed = self.seen == self.batch
+        if self.place != "data":
+            self.is_armed = self.seen == self.batch
         self.at("batch begin")
 
     def on_train_batch_end(self, batch, logs=None):
@@ -62,7 +73,7 @@ class Data(keras.utils.PyDataset):
         return BATCHES
 
     def __getitem__(self, index):
-        self.stop.at("data")
+        self.stop.read()
         rows = slice(index * SIZE, (index + 1) * SIZE)
         return X[rows], Y[rows]
 
@@ -155,7 +166,6 @@ PLACES = [
     *[("batch end", batch, batch + 1) for batch in (0, 4)],
     *[("validation", batch, batch + 1) for batch in (2, 5)],
     ("epoch end", 2, 3),
-    # TensorFlow reads ahead.
     *[("data", batch, None) for batch in (0, 1, 3, 4)],
     # Ctrl-C waits for the end of the step on JAX alone.
     *[(place, 0, None) for place in ("layer", "loss", "metric")],
