@@ -291,6 +291,15 @@ def _against_baseline(results, task, method, recipe, cost, averaged):
     return ", ".join(changes)
 
 
+def comparable_error(lines, plain):
+    """Return the mean error of a plain model, plus the mean difference at the seeds that both have.
+
+    It is the mean error itself if both have the same seeds.
+    """
+    differences = [lines[seed]["error"] - plain[seed]["error"] for seed in set(lines) & set(plain)]
+    return _mean(plain, "error") + float(np.mean(differences))
+
+
 def plot(results, path):
     """Draw the error against the cost, one line for each method, one panel for each task."""
     import matplotlib
@@ -307,7 +316,7 @@ def plot(results, path):
         ("ours with unlabeled data, single", UNLABELED, False, "C4", "--"),
         ("ours with unlabeled data, averaged", UNLABELED, True, "C4", "-"),
     ]
-    columns = min(4, len(results.tasks))
+    columns = min(len(results.tasks), min(4, 3, key=lambda number: -len(results.tasks) % number))  # The fewest gaps.
     rows = -(-len(results.tasks) // columns)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(3.6 * columns, 3.2 * rows + 0.5), squeeze=False, layout="constrained"
@@ -316,7 +325,7 @@ def plot(results, path):
         plain = results.of(task, PLAIN, "plain", 1, False)
         for label, method, averaged, color, style in shown:
             points = {1: plain, **{cost: results.lines(task, method, cost, averaged)[1] for cost in COSTS[1:]}}
-            points = {cost: 100 * _mean(lines, "error") for cost, lines in points.items() if lines}
+            points = {cost: 100 * comparable_error(lines, plain) for cost, lines in points.items() if lines}
             if set(points) - {1}:
                 axis.plot(list(points), list(points.values()), style, color=color, marker="o", ms=3, label=label)
         axis.set(title=task, xscale="log", xlabel="cost (plain trainings)", ylabel="test error (%)")

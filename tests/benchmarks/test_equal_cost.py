@@ -281,6 +281,13 @@ def test_the_limit_of_independent_models_is_that_of_a_line_in_one_over_their_num
     assert "| a | 2.0000 | 1.5000 | 1.2500 | 1.1250 | 1.0000 | -20.0 |" in report.limits_table(results)
 
 
+def test_the_plot_compares_a_method_of_fewer_seeds_with_the_plain_models_of_these():
+    plain = {seed: line(error=error) for seed, error in enumerate((0.3, 0.5))}
+
+    np.testing.assert_allclose(report.comparable_error({1: line(error=0.4)}, plain), 0.3)
+    np.testing.assert_allclose(report.comparable_error(plain, plain), 0.4)
+
+
 def test_the_table_divides_the_equivalent_by_the_cost(tmp_path):
     ours = {
         "method": "ours",
