@@ -1,5 +1,6 @@
 """`reborn` refuses a model that it cannot rebuild, and says why."""
 
+import functools
 import re
 
 import keras
@@ -178,6 +179,10 @@ REFUSED = {
     ),
     "an unbuilt layer": (lambda: Holding(layers.Dense(2, name="inner")), ["share ['inner'] with it"]),
     "a class and an operation": (two_named_add, ["two classes that Keras knows as 'Add': ", "numpy.Add", "Decorate"]),
+    "a partial function": (
+        lambda: of_functions(functools.partial(keras.ops.leaky_relu, negative_slope=0.1)),
+        ["it has no configuration: Cannot serialize object functools.partial", "build(generation)"],
+    ),
     "two classes": (two_named_same, ["two classes that Keras knows as 'Add': ", ".Add and ", "elsewhere.Add"]),
     "int8": (lambda: quantized("int8"), ["'first' is quantized to 'int8'", "frozen layers"]),
     "int8, frozen as a whole": (lambda: changed(quantized("int8"), trainable=False), ["quantized to 'int8'"]),

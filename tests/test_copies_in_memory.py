@@ -50,6 +50,32 @@ class Graph(keras.Model):
         super().__init__(inputs, layers.Dense(2)(Block(3)(inputs)))
 
 
+class Activated(layers.Layer):
+    """As many custom layers: `get_config` holds the functions themselves, and `from_config` is Keras's."""
+
+    def __init__(self, units, first, last, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.first, self.last = units, first, last
+        self.inner = [layers.Dense(units, activation=last), layers.Dense(units, activation=first)]
+
+    def build(self, shape):
+        for layer in self.inner:
+            layer.build(shape)
+
+    def call(self, inputs):
+        return self.inner[1](self.inner[0](inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "first": self.first, "last": self.last}
+
+
+class Alone(Activated):
+    """Its constructor takes nothing of Keras's."""
+
+    def __init__(self, units, first, last):
+        super().__init__(units, first, last)
+
+
 class Scaled(keras.initializers.Initializer):
     def __init__(self, scale=1.0):
         self.scale = scale
@@ -79,6 +105,10 @@ def leaky_relu(x):
     return ops.leaky_relu(x, 0.5)
 
 
+def halved(x):
+    return x / 2
+
+
 def slope(negative):
     def sloping(x):
         return ops.leaky_relu(x, negative)
@@ -98,6 +128,12 @@ def called(model):
 def frozen():
     model = stacked(Block(3, rate=0.5))
     model.layers[0].trainable = False
+    return model
+
+
+def with_lora():
+    model = stacked(layers.Dense(8, activation=lambda x: 2 * x), Repeat(1))
+    model.layers[0].enable_lora(2)
     return model
 
 
@@ -154,3 +190,31 @@ def test_generations_are_trained(make):
     sequence.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = sequence.fit(X, np.arange(8) % 2, verbose=0)
     assert 2 == len(history.records)
+
+
+KEPT = {
+    "lambdas": lambda: stacked(Activated(4, lambda x: 3 * x, lambda x: x**2)),
+    "functions of one name": lambda: stacked(Activated(4, slope(0.1), slope(0.2))),
+    "a function of Keras's name": lambda: stacked(Activated(4, leaky_relu, halved)),
+    "without **kwargs": lambda: stacked(Alone(4, lambda x: 3 * x, halved)),
+    "LoRA": with_lora,
+}
+
+
+@pytest.mark.parametrize("make", KEPT.values(), ids=KEPT.keys())
+def test_copies_of_copies_have_the_functions_of_the_first(make):
+    model = called(make())
+    copy = keras_ban.reborn(keras_ban.reborn(keras_ban.reborn(model)))
+    copy.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model.predict(X, verbose=0), copy.predict(X, verbose=0))
+
+
+def test_a_layer_that_keeps_its_functions_is_kept_in_a_directory(tmp_path):
+    model = stacked(Activated(4, halved, halved))
+    sequence = keras_ban.BornAgainSequence(model, generations=2, directory=tmp_path)
+    sequence.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    sequence.fit(X, np.arange(8) % 2, verbose=0)
+    classes = {"Activated": Activated, "halved": halved}
+    loaded = keras_ban.BornAgainSequence.load(tmp_path, custom_objects=classes)
+    for old, new in zip(sequence.models, loaded.models, strict=True):
+        np.testing.assert_array_equal(old.predict(X, verbose=0), new.predict(X, verbose=0))

@@ -1,7 +1,6 @@
 """Save a model to a file and load it. Code in files is never executed (`safe_mode`)."""
 
 import contextlib
-import copy
 import functools
 import inspect
 import json
@@ -200,22 +199,29 @@ def changed_functions(model, copy):
 def copied_in_memory(model):
     """Return a context in which the configuration of a model gives a copy also where a file would not.
 
-    Its functions have names of their own, so that lambdas are no code, and none is taken for another of its name.
+    Lambdas have names for the time, and so have functions of which another one has the name. These names are those of
+    no other function, because layers may keep them in what they were made of. All other functions keep their names.
     Configurations lack what constructors do not take (see `untaken_arguments`).
     """
     layers = backend.flat_layers(model)
-    functions = {each: each.__name__ for layer in layers for each in _functions_of(layer).values()}
-    functions = {each: name for each, name in functions.items() if keras.saving.get_registered_name(each) == name}
+    functions = list({id(each): each for layer in layers for each in _functions_of(layer).values()}.values())
+    names = [each.__name__ for each in functions]
+    functions = {
+        each: name
+        for each, name in zip(functions, names, strict=True)
+        if keras.saving.get_registered_name(each) == name
+        and (name == "<lambda>" or names.count(name) > 1 or isinstance(keras.activations.serialize(each), str))
+    }
     changed = []
     try:
-        for number, function in enumerate(functions):
-            function.__name__ = f"function_{number}_of_{model.name}"
+        for function in functions:
+            function.__name__ = f"function_{id(function)}"
         # The configuration of a layer may hold those of layers within it, which come after it.
         for layer in reversed(layers):
             untaken = untaken_arguments(layer)
             if untaken:
                 config = {name: each for name, each in layer.get_config().items() if name not in untaken}
-                layer.get_config = functools.partial(copy.deepcopy, config)
+                layer.get_config = functools.partial(_copied, config)
                 changed.append(layer)
         yield
     finally:
@@ -223,6 +229,13 @@ def copied_in_memory(model):
             function.__name__ = name
         for layer in changed:
             del layer.get_config
+
+
+def _copied(config):
+    """Return a copy of a configuration. The dicts and lists of a layer hold the layer, which is not copied."""
+    if isinstance(config, dict):
+        return {name: _copied(each) for name, each in config.items()}
+    return [_copied(each) for each in config] if isinstance(config, list) else config
 
 
 # Of each layer; and of functional models, also of subclasses with a constructor of their own in Keras 3.12.
@@ -239,7 +252,7 @@ def untaken_arguments(layer):
     takes_all = any(each.kind is each.VAR_KEYWORD for each in taken.values())
     if takes_all or type(layer).from_config.__func__ not in _READ_BY_CONSTRUCTOR:
         return set()
-    with contextlib.suppress(NotImplementedError):
+    with contextlib.suppress(Exception):  # Whoever reads the configuration to use it reports the error.
         return (_WRITTEN_BY_KERAS - set(taken)) & set(layer.get_config())
     return set()
 

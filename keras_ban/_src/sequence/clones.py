@@ -224,6 +224,8 @@ def _refuse_lost_arguments(model):
         config = model.get_config()
     except NotImplementedError as error:
         raise _cannot_clone(model, "its class has no `get_config`") from error
+    except Exception as error:
+        raise _cannot_clone(model, f"it has no configuration: {error}") from error
     known = {"name", "trainable", "dtype"}
     if isinstance(model, keras.Sequential) or {"layers", "input_layers"} <= set(config):
         known |= {"layers", "inputs", "outputs"}
@@ -297,7 +299,8 @@ def _untrained_weights(layer):
     if not getattr(layer, "lora_enabled", False) and getattr(layer, "quantization_mode", None) in (None, "float8"):
         return []
     # The flags of a layer of this kind that was never frozen as a whole, which sets them all.
-    fresh = type(layer).from_config({**layer.get_config(), "trainable": True})
+    with model_file.copied_in_memory(layer), keras.saving.custom_object_scope(model_file.classes_of(layer)):
+        fresh = type(layer).from_config({**layer.get_config(), "trainable": True})
     fresh.build_from_config(layer.get_build_config())
     return [number for number, weight in enumerate(fresh.weights) if not weight.trainable]
 
