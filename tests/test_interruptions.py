@@ -323,3 +323,52 @@ def test_lost_weights_are_named_with_what_to_do_on_jax(tmp_path):
         lost.load_weights(tmp_path / "student.weights.h5")
         model.compile("sgd", crossentropy())
         model.fit(*ROWS, verbose=0)
+
+
+def averaged(model):
+    """A model whose weights are their averages from the end of `fit` on. Keras on JAX then has one value for both."""
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True), crossentropy(), metrics=["accuracy"])
+    return model
+
+
+AVERAGED = {
+    "Distiller": lambda: averaged(keras_ban.Distiller(student=classifier(), teacher=classifier())),
+    "EnsembleModel": lambda: averaged(keras_ban.EnsembleModel([classifier(), classifier()])),
+}
+
+
+@pytest.mark.parametrize("make", AVERAGED.values(), ids=AVERAGED.keys())
+def test_averages_of_weights_are_kept(make):
+    model = make()
+    model.fit(*ROWS, verbose=0)
+    before = values(model), [keras.ops.convert_to_numpy(each) for each in model.optimizer.variables]
+    for each in [*(getattr(model, "members", None) or [model.student]), model]:
+        each.predict(X, verbose=0)
+    model.evaluate(*ROWS, verbose=0)
+    model.predict(X, verbose=0)
+    for old, new in zip(before[1], model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(new))
+    assert_same(before[0], values(model))
+    model.fit(*ROWS, verbose=0)
+
+
+USES_OF_TEACHER = {
+    "Distiller": lambda teacher: ready(keras_ban.Distiller(student=classifier(), teacher=teacher)).fit(
+        *ROWS, verbose=0
+    ),
+    "soft targets": lambda teacher: keras_ban.SoftTargets.from_teacher(teacher, X, verbose=0),
+    "EnsembleModel": lambda teacher: ready(keras_ban.EnsembleModel([teacher, classifier()])).fit(*ROWS, verbose=0),
+}
+
+
+def ready(model):
+    model.compile("sgd", crossentropy())
+    return model
+
+
+@pytest.mark.parametrize("use", USES_OF_TEACHER.values(), ids=USES_OF_TEACHER.keys())
+def test_a_teacher_of_averaged_weights_that_keras_measured_can_be_used(use):
+    teacher = averaged(classifier())
+    teacher.fit(*ROWS, verbose=0)
+    teacher.evaluate(*ROWS, verbose=0)  # Deletes the averages on JAX.
+    use(teacher)

@@ -32,6 +32,7 @@ def keeping_values(model):
         yield  # Already within such a context: a callback evaluates the model that is trained.
         return
     check_values(model)
+    _separate(model)
     keeper = _Keeper(model)
     try:
         with keeper.in_each_step(), keeper.waiting_interrupts():
@@ -41,20 +42,38 @@ def keeping_values(model):
         raise
     finally:
         keeper.put_back()
+        _separate(model)
 
 
 def check_values(model):
-    """Raise `ValueError` if variables have no values, because an error ended a step that had deleted them."""
-    if not any(map(_is_lost, _variables(model))):
+    """Raise `ValueError` if variables have no values, because an error ended a step that had deleted them.
+
+    Those of the optimizer do not count: Keras's own `predict` deletes averages of the weights (see `_separate`).
+    """
+    variables = [*model.variables, *model.metrics_variables]
+    if not any(map(_is_lost, variables)):
         return
     for layer in common.flat_layers(model):
         if isinstance(layer, keras.Model):
             layer.jax_state_sync()  # As above, if the user called Keras's own method.
-    if any(map(_is_lost, _variables(model))):
+    if any(map(_is_lost, variables)):
         raise ValueError(
             f"The weights of the model {model.name!r} are lost: training ended within a step to which JAX had given "
             "them. Load them (`load_weights`) and call `compile` again, or create the model again."
         )
+
+
+def _separate(model):
+    """Copy values that two variables have, as the weights and their averages after `fit` with `use_ema=True`.
+
+    The next step of one of them would delete the value of the other.
+    """
+    found = set()
+    for variable in _variables(model):
+        value = variable._value
+        if id(value) in found and not _is_lost(variable):
+            variable.assign(jax.numpy.copy(value))
+        found.add(id(value))
 
 
 class _Keeper:
@@ -62,7 +81,7 @@ class _Keeper:
 
     def __init__(self, model):
         self._model = model
-        variables = _variables(model)
+        variables = [variable for variable in _variables(model) if not _is_lost(variable)]
         # The states that Keras passes to steps and gets from them, the newest last: `{kind: (variables, values)}`.
         self._states = {"before": (variables, [[variable.value for variable in variables]])}
         self._in_step = self._interrupted = False
@@ -186,9 +205,10 @@ class _Batches:
 
 
 def _variables(model):
-    """All variables of the model, its metrics and its optimizer."""
+    """All variables of the model, its metrics and its optimizer, each once."""
     optimizer = getattr(model, "optimizer", None)
-    return [*model.variables, *model.metrics_variables, *(optimizer.variables if optimizer else [])]
+    found = [*model.variables, *model.metrics_variables, *(optimizer.variables if optimizer else [])]
+    return list({id(variable): variable for variable in found}.values())
 
 
 def _is_lost(variable):
