@@ -51,11 +51,6 @@ class StudentView:
         """As `keras.Model.get_layer`, for the student. A callback finds the same layers in each generation."""
         return self.student.get_layer(*args, **kwargs)
 
-    @property
-    def layers(self) -> list[keras.layers.Layer]:
-        """The layers of the student, so that a callback sees them in each generation, as in generation 0."""
-        return self.student.layers
-
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.export`, for the student."""
         return self.student.export(*args, **kwargs)
