@@ -199,9 +199,9 @@ def changed_functions(model, copy):
 def copied_in_memory(model):
     """Return a context in which the configuration of a model gives a copy also where a file would not.
 
-    Lambdas have names for the time, and so have functions of which another one has the name. These names are those of
-    no other function, because layers may keep them in what they were made of. All other functions keep their names.
-    Configurations lack what constructors do not take (see `untaken_arguments`).
+    In it, each lambda has a name of its own, and so has each function that shares its name with another function, or
+    with one of Keras's. The names are unique in the process, because layers may keep them in their configurations. All
+    other functions keep their names. Configurations lack what constructors do not take (see `untaken_arguments`).
     """
     layers = backend.flat_layers(model)
     functions = list({id(each): each for layer in layers for each in _functions_of(layer).values()}.values())
