@@ -81,7 +81,7 @@ release_gradients = _chosen.release_gradients
 separate = _chosen.separate
 # Passes variables that never change to the training step.
 StepConstants = _chosen.StepConstants
-# Lets the training function read what changed them between two steps.
+# Wraps a training function, so that a step reads such variables anew if they changed after the step before.
 with_current_constants = _chosen.with_current_constants
 
 # Returns the states of the global random generators that training uses, as arrays by name.

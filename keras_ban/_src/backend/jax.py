@@ -157,10 +157,7 @@ def release_gradients(model):
 
 def separate(variables, others):
     """Copy shared buffers, because JAX deletes the buffers of trained variables at each step."""
-    buffers = {id(v.value) for v in others}
-    for variable in variables:
-        if id(variable.value) in buffers:
-            variable.assign(keras.ops.copy(variable.value))
+    jax_values.separate(variables, others)
 
 
 class StepConstants:

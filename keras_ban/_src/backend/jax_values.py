@@ -32,7 +32,7 @@ def keeping_values(model):
         yield  # Already within such a context: a callback evaluates the model that is trained.
         return
     check_values(model)
-    _separate(model)
+    separate(_variables(model))
     keeper = _Keeper(model)
     try:
         with keeper.in_each_step(), keeper.waiting_interrupts():
@@ -42,13 +42,13 @@ def keeping_values(model):
         raise
     finally:
         keeper.put_back()
-        _separate(model)
+        separate(_variables(model))
 
 
 def check_values(model):
     """Raise `ValueError` if variables have no values, because an error ended a step that had deleted them.
 
-    Those of the optimizer do not count: Keras's own `predict` deletes averages of the weights (see `_separate`).
+    Those of the optimizer do not count: Keras's own `predict` deletes averages of the weights (see `separate`).
     """
     variables = [*model.variables, *model.metrics_variables]
     if not any(map(_is_lost, variables)):
@@ -63,13 +63,13 @@ def check_values(model):
         )
 
 
-def _separate(model):
-    """Copy values that two variables have, as the weights and their averages after `fit` with `use_ema=True`.
+def separate(variables, others=()):
+    """Copy values that variables share with each other or with `others`: a step of one would delete that of the other.
 
-    The next step of one of them would delete the value of the other.
+    After `fit` with `use_ema=True`, for instance, weights and their averages share values.
     """
-    found = set()
-    for variable in _variables(model):
+    found = {id(variable._value) for variable in others}
+    for variable in variables:
         value = variable._value
         if id(value) in found and not _is_lost(variable):
             variable.assign(jax.numpy.copy(value))
