@@ -1,5 +1,6 @@
 """The inputs that a model takes, and the preprocessor that makes them."""
 
+import collections
 import hashlib
 import pathlib
 import tempfile
@@ -31,6 +32,37 @@ def is_task(model):
     """Whether a model is a KerasHub task with a preprocessor, or works like one."""
     has_method = callable(getattr(model, "preprocess_samples", None))
     return has_method and getattr(model, "preprocessor", None) is not None
+
+
+def own_layers(model):
+    """Return a model and all layers within, without those of a preprocessor."""
+    preprocessor = model.preprocessor if is_task(model) else None
+    shared = backend.flat_layers(preprocessor) if isinstance(preprocessor, keras.layers.Layer) else []
+    of_preprocessor = {id(layer) for layer in shared}
+    return [layer for layer in backend.flat_layers(model) if id(layer) not in of_preprocessor]
+
+
+def shared_layers(models):
+    """Return the layers in several models, or in members of them, which Keras saves once and cannot load for all."""
+    held = [layer for model in _without_ensembles(models) for layer in own_layers(model)]
+    counts = collections.Counter(map(id, held))
+    return [layer for layer in {id(each): each for each in held}.values() if counts[id(layer)] > 1 and _is_saved(layer)]
+
+
+def _without_ensembles(models):
+    """Return models, with the members of an ensemble in its place."""
+    within = [model.models_within() if hasattr(type(model), "models_within") else None for model in models]
+    pairs = zip(models, within, strict=True)
+    return [each for model, inner in pairs for each in ([model] if inner is None else _without_ensembles(inner))]
+
+
+def _is_saved(layer):
+    """Whether a layer has weights, or assets such as a vocabulary."""
+    if layer.variables or not hasattr(layer, "save_assets"):
+        return bool(layer.variables)
+    with tempfile.TemporaryDirectory() as folder:
+        layer.save_assets(folder)
+        return any(pathlib.Path(folder).iterdir())
 
 
 def input_names(model):

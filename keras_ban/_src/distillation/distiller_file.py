@@ -5,7 +5,8 @@ from typing import Any, Self
 
 import keras
 
-from keras_ban._src import backend, hints
+from keras_ban._src import hints
+from keras_ban._src.data.model_inputs import shared_layers
 from keras_ban._src.files import model_file
 from keras_ban._src.losses import schedules
 
@@ -72,15 +73,12 @@ class DistillerFile:
         return super().save(*args, **kwargs)
 
     def _refuse_shared_layers(self):
-        teacher_layers = set() if self.teacher is None else {id(layer) for layer in backend.flat_layers(self.teacher)}
-        layers = [
-            layer for layer in backend.flat_layers(self.student) if id(layer) in teacher_layers and layer.variables
-        ]
+        layers = [] if self.teacher is None else shared_layers([self.student, self.teacher])
         if layers:
             raise ValueError(
-                f"The layers {[layer.name for layer in layers]} are in both student and teacher. Keras would save them "
-                "once, and could not load the file. Save `distiller.student` alone, or give the student its own layers "
-                "with `keras_ban.share_layers`, which copies the teacher's."
+                f"The layers {[layer.name for layer in layers]} are in both student and teacher, or in two members of "
+                "the teacher. Keras would save them once, and could not load the file. Save `distiller.student` alone, "
+                "or give the student its own layers with `keras_ban.share_layers`, which copies the teacher's."
             )
 
     @classmethod

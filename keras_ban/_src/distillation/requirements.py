@@ -20,15 +20,20 @@ def check_independent(student, teacher):
         raise ValueError("`student` and `teacher` are the same model. For a new student use `keras_ban.reborn`.")
     trained = {id(v) for v in student.trainable_variables}
     shared = [v.path for v in teacher.variables if id(v) in trained]
-    # A layer that is trained may also change variables without gradients, as BatchNorm does.
+    # A layer that is trained may also change variables without gradients, as BatchNorm does. `Normalization` and others
+    # with an `adapt` do so only there.
     teacher_layers = {id(layer) for layer in backend.flat_layers(teacher)}
     layers = [layer for layer in backend.flat_layers(student) if id(layer) in teacher_layers]
-    shared += [f"{layer.name} (layer)" for layer in layers if layer.trainable and layer.variables]
+    shared += [f"{layer.name} (layer)" for layer in layers if _is_changed_in_training(layer)]
     if shared:
         raise ValueError(
             f"`student` and `teacher` share weights that would be trained, and the teacher must not change: {shared}. "
             "Freeze the shared layers, or use `keras_ban.reborn(teacher)`."
         )
+
+
+def _is_changed_in_training(layer):
+    return layer.trainable and layer.variables and not hasattr(layer, "adapt")
 
 
 def check_augmentation(augmentation, teacher, distillation_loss):

@@ -18,6 +18,7 @@ from keras_ban._src.data.preprocessing import batch_in_steps, data_in_steps, val
 from keras_ban._src.ensemble.averaging import Averaging
 from keras_ban._src.ensemble.calibration import fit_temperature, temperature_of_teacher
 from keras_ban._src.ensemble.held_out import HeldOut
+from keras_ban._src.ensemble.member_copies import separated
 from keras_ban._src.ensemble.member_outputs import members_give
 from keras_ban._src.ensemble.member_shapes import check_same_inputs, check_same_outputs
 from keras_ban._src.ensemble.member_weights import fit_weights, loss_of
@@ -313,6 +314,10 @@ class EnsembleModel(FixedAttributes, AnyData, keras.Model):
             # Keras knows the inputs of a subclassed model from its first call alone, and forgets those of a built one.
             arguments["input_signature"] = [specs]
         return super().export(**arguments)
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`. A layer of several members is stored for each of them."""
+        super(EnsembleModel, separated(self)).save(filepath, *args, **kwargs)
 
     def models_within(self) -> Sequence[keras.Model]:
         return self.members

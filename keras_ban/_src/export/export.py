@@ -15,6 +15,7 @@ from keras_ban._src import backend, checks, hints
 from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.ensemble.ensemble import EnsembleModel
+from keras_ban._src.ensemble.member_copies import separated
 from keras_ban._src.export.formats import check_importable, write
 from keras_ban._src.export.served import ServedModel, input_specs, named_inputs, random_inputs
 from keras_ban._src.export.texts import as_texts, check_texts, is_text
@@ -100,7 +101,7 @@ def export(
         RuntimeError: if writing or loading fails, or a difference exceeds `tolerance`. No file is left.
     """
     labels = _check_labels(labels)
-    model = _resolve(model, choose)
+    model = separated(_resolve(model, choose))  # A process that writes it loads it from a file.
     served = ServedModel(model, _check_layers(preprocessing), members)
     path = pathlib.Path(checks.check_path("path", path))
     _check_choices(model, members, examples, int8, format, tolerance)

@@ -101,11 +101,19 @@ def _explained(path):
 
 def serialized(model):
     """Return a model as plain data for a file. A model that compiles itself is not compiled when it is made of them."""
-    if not _compiles_itself(model):
-        return keras.saving.serialize_keras_object(model)
-    with _uncompiled_config(model):
+    compiles_itself = _compiles_itself(model)
+    with _uncompiled_config(model) if compiles_itself else contextlib.nullcontext():
         made = keras.saving.serialize_keras_object(model)
-    return {name: value for name, value in made.items() if name != "compile_config"}
+    _mark_as_shared(getattr(model, "preprocessor", None), made["config"].get("preprocessor"))
+    return {name: value for name, value in made.items() if name != "compile_config" or not compiles_itself}
+
+
+def _mark_as_shared(layer, config):
+    """Let Keras load a layer of several models once, as it saves it. (It loses its own mark of the first of them.)"""
+    if isinstance(layer, keras.layers.Layer) and isinstance(config, dict):
+        config["shared_object_id"] = id(layer)
+        for name, part in config["config"].items():
+            _mark_as_shared(getattr(layer, name, None), part)
 
 
 def uncompiled(model, config):
@@ -262,8 +270,11 @@ def on_this_worker(model):
 
     The engine divides the computations of its models between the workers. Each worker can run the copy by itself.
     """
-    if not process_group.shared():
-        return model
+    return copied(model) if process_group.shared() else model
+
+
+def copied(model):
+    """Return an uncompiled copy of a model, with all its weights and assets, as a file would give it."""
     with tempfile.TemporaryDirectory() as folder, writing(folder):
         path = pathlib.Path(folder, "model.keras")
         save(model, path)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
-from keras_ban._src.data.model_inputs import is_task
+from keras_ban._src.data.model_inputs import is_task, own_layers
 from keras_ban._src.files import model_file
 from keras_ban._src.sequence.recipes import lost_arguments
 
@@ -90,7 +90,7 @@ def _rebuild(model):
         if isinstance(old, keras.Model) and type(new) is type(old) and old.dtype_policy.name == "mixed_float16":
             new.dtype_policy = old.dtype_policy
     # Classes with a `get_config` of their own do not know of it.
-    for old, new in zip(_own_layers(model), _own_layers(clone), strict=False):
+    for old, new in zip(own_layers(model), own_layers(clone), strict=False):
         if type(new) is type(old) and new.built and getattr(old, "lora_enabled", False) and not new.lora_enabled:
             new.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
     return clone
@@ -110,17 +110,9 @@ def _build_like(model, clone):
     clone.built = len(clone.weights) == len(model.weights)
 
 
-def _own_layers(model):
-    """Return a model and all layers within, without those of a preprocessor."""
-    preprocessor = model.preprocessor if is_task(model) else None
-    shared = backend.flat_layers(preprocessor) if isinstance(preprocessor, keras.layers.Layer) else []
-    of_preprocessor = {id(layer) for layer in shared}
-    return [layer for layer in backend.flat_layers(model) if id(layer) not in of_preprocessor]
-
-
 def _pair_layers(model, clone):
     """Return `[(layer, its copy), ...]`. Raise `ValueError` if the copy is another model, or is not independent."""
-    old_layers, new_layers = _own_layers(model), _own_layers(clone)
+    old_layers, new_layers = own_layers(model), own_layers(clone)
     if [type(layer) for layer in old_layers] != [type(layer) for layer in new_layers]:
         raise _cannot_clone(model, "its configuration gives other layers than it has")
     variables = {id(variable) for variable in model.variables}
@@ -179,7 +171,7 @@ def _warn_of_same_starts(model, pairs):
     if not found:
         return
     states = random.getstate(), np.random.get_state()
-    others = _own_layers(_rebuild(model))
+    others = own_layers(_rebuild(model))
     random.setstate(states[0])
     np.random.set_state(states[1])
     same = [
