@@ -17,7 +17,8 @@ SPARSE = "sparse_categorical_crossentropy"
 
 
 def model(loss):
-    units, activation = {"mse": (1, None), "binary_crossentropy": (1, "sigmoid")}.get(loss, (CLASSES, "softmax"))
+    one_output = {"mse": None, "binary_crossentropy": "sigmoid", "bce": "sigmoid"}
+    units, activation = (1, one_output[loss]) if loss in one_output else (CLASSES, "softmax")
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(16, activation="relu"), keras.layers.Dense(units, activation=activation)]
     return keras.Sequential([keras.Input((8,)), *layers])
@@ -50,6 +51,8 @@ REFUSED = {
     ),
     "column": ("categorical_crossentropy", Y[:, None], r"3 classes, received `.*` of shape \(.*, 1\)"),
     "fractions": (SPARSE, Y / 2, "labels as whole numbers"),
+    "1 and 2": ("binary_crossentropy", Y % 2 + 1, r"`y` holds .* others, 2 for instance. Number two classes 0 and 1"),
+    "-1 and 1": ("bce", Y % 2 * 2.0 - 1, r"`y` holds .* others, -1.0 for instance. Number two classes 0 and 1"),
 }
 
 
@@ -57,7 +60,7 @@ REFUSED = {
 @pytest.mark.parametrize("make", [distiller, sequence])
 def test_what_no_loss_takes_is_refused_before_training_with_what_to_do(case, make):
     loss, labels, message = REFUSED[case]
-    right = {"mse": X[:, :1], "binary_crossentropy": Y[:, None] // 2, SPARSE: Y}.get(loss, ONE_HOT[Y])
+    right = {"mse": X[:, :1], "binary_crossentropy": Y[:, None] // 2, "bce": Y // 2, SPARSE: Y}.get(loss, ONE_HOT[Y])
     made, models = make(loss)
     before = [values(each) for each in models]
 
@@ -92,6 +95,17 @@ TAKEN = {
     "a column of floats": lambda folder: Y.astype("float32")[:, None],
     "HDF5": lambda folder: on_disk(Y, folder),
 }
+
+
+@pytest.mark.parametrize("labels", [Y // 2, np.linspace(0, 1, len(Y)), Y == 1], ids=["classes", "soft", "truth values"])
+def test_a_binary_crossentropy_takes_labels_in_0_to_1(labels):
+    sequence("binary_crossentropy")[0].fit(X, labels, **FIT)
+
+
+def test_a_hinge_loss_takes_classes_of_minus_1_and_1():
+    made = BornAgainSequence(model("mse"), generations=1, distillation_loss=keras.losses.MeanSquaredError())
+    made.compile("sgd", "hinge")
+    made.fit(X, Y % 2 * 2 - 1, **FIT)
 
 
 @pytest.mark.parametrize("form", TAKEN)

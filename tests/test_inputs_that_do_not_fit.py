@@ -90,6 +90,26 @@ def test_labels_that_cannot_be_evaluated_are_refused_with_what_to_do(make):
         make().evaluate(X, np.array(["cat", "dog", "owl"])[Y], verbose=0)
 
 
+def test_inputs_that_are_nan_are_named():
+    keras.utils.set_random_seed(0)
+    made = BornAgainSequence(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, activation="sigmoid")]))
+    made.compile("sgd", "binary_crossentropy")
+    x = X.copy()
+    x[3, 2] = np.nan
+    # On torch, this loss of Keras fails before the first step.
+    with pytest.raises((ValueError, FloatingPointError), match=r"(?s)(NaN.* example 3|example 3.* NaN)"):
+        made.fit(x, Y // 2, verbose=0)
+
+
+@pytest.mark.parametrize("make", [BornAgainSequence, lambda model: Distiller(student=model, teacher=classifier())])
+def test_texts_that_no_layer_takes_are_named(make):
+    made, texts = make(classifier()), np.array(["a text", "another"] * 48)
+    made.compile("sgd", crossentropy())
+    under_tensorflow = keras.config.backend() == "tensorflow"
+    with pytest.raises(ValueError, match="does not fit the model" if under_tensorflow else "holds texts, which layers"):
+        made.fit(texts, Y, verbose=0)
+
+
 class OwnError(RuntimeError):
     pass
 

@@ -20,6 +20,20 @@ def check_labels(labels, loss, model, name):
         raise ValueError(f"`{name}` must hold numbers, received texts. {advice_for_texts(labels)}")
     elif _is_loss(loss, keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy):
         _check_probabilities(labels, shape, name)
+    elif loss in ("bce", "BCE") or _is_loss(loss, keras.losses.BinaryCrossentropy, keras.losses.binary_crossentropy):
+        _check_two_classes(labels, name)
+
+
+def _check_two_classes(labels, name):
+    """Raise `ValueError` if labels are whole numbers other than 0 and 1. Fractions may be meant, as in autoencoders."""
+    wrong = (labels < 0) | (labels > 1) if _are_whole(labels) else np.array(False)
+    if wrong.any():
+        raise ValueError(
+            f"A binary crossentropy wants labels in [0, 1], but `{name}` holds {wrong.sum()} others, "
+            f"{labels[wrong].flat[0]} for instance. Number two classes 0 and 1: `names, y = np.unique(y, "
+            "return_inverse=True)`. For more, use `SparseCategoricalCrossentropy` and an output for each class. Give "
+            "padding the label 0 and the `sample_weight` 0."
+        )
 
 
 def _check_classes(labels, shape, ignored, name):

@@ -36,7 +36,7 @@ def first_place(data):
 
 def _first_batch(data):
     for place, batch in enumerate(itertools.islice(data.iterate(), _SEARCHED)):
-        if any(_wrong_rows(leaf) for leaf in leaves_of(unpack(batch)[0])):
+        if any(wrong_rows(leaf) for leaf in leaves_of(unpack(batch)[0])):
             return f"batch {place}"
     return None
 
@@ -44,13 +44,13 @@ def _first_batch(data):
 def _first_example(data):
     for leaf in leaves_of(data.x):
         for start in range(0, len(data), _AT_ONCE):
-            rows = _wrong_rows(leaf[start : start + _AT_ONCE])
+            rows = wrong_rows(leaf[start : start + _AT_ONCE])
             if rows:
                 return f"example {start + rows[0]}"
     return None
 
 
-def _wrong_rows(leaf):
+def wrong_rows(leaf):
     """The positions of the examples that hold a number that is not finite."""
     values = as_array(leaf)
     if values.dtype.kind != "f" or values.ndim == 0:

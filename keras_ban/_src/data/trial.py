@@ -15,7 +15,8 @@ from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.dataset import NoBatchesError
 from keras_ban._src.data.label_names import check_names
 from keras_ban._src.data.labels import check_labels
-from keras_ban._src.data.leaves import map_leaves
+from keras_ban._src.data.leaves import is_texts, leaves_of, map_leaves
+from keras_ban._src.data.non_finite import wrong_rows
 
 
 def output_spec(model, x):
@@ -64,6 +65,8 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
         # Keras looks up the names of metrics only now, and its error says which it does not know.
         if checks.is_raised_by_user(error) or str(error).startswith("Could not interpret"):
             raise error from None
+        if _advice(x):
+            raise ValueError(f"`{names[0]}`, of which a first batch is {_form(x)}, {_advice(x)}") from error
         if trial.found.outputs is None:
             name, form, target = names[0], _form(x), f"the model {model.name!r}"
             if labels is None and names[1] is not None and isinstance(x, dict):
@@ -180,7 +183,21 @@ def _converted(convert, name, part):
     try:
         return keras.tree.map_structure(convert, part)
     except Exception as error:
-        raise ValueError(f"`{name}`, of which a first batch is {_form(part)}, is no tensor: {error}") from error
+        reason = _advice(part) or f"is no tensor: {error}"
+        raise ValueError(f"`{name}`, of which a first batch is {_form(part)}, {reason}") from error
+
+
+def _advice(x):
+    """What is wrong with inputs that no layer takes, and what to do, as text. Empty for others."""
+    wrong = [row for leaf in leaves_of(x) for row in wrong_rows(leaf)]
+    if wrong:
+        return f"holds NaN or infinite numbers, first in example {wrong[0]}. Leave such examples out, or replace them."
+    if any(is_texts(leaf) for leaf in leaves_of(x)) and not backend.writes_saved_models():
+        return (
+            "holds texts, which layers take under TensorFlow alone. Apply the layers that take them to the data, not in "
+            "the model: `dataset.map(lambda x, y: (vectorize(x), y))`."
+        )
+    return ""
 
 
 def _form(part):
