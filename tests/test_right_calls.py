@@ -82,6 +82,15 @@ def test_compile_and_fit_name_the_right_argument(kind, method, argument, advice,
     assert not (tmp_path / "run").exists()
 
 
+def test_evaluate_takes_the_verbose_of_keras_and_names_the_right_argument():
+    sequence = make("BornAgainSequence", generations=1)
+    with pytest.raises(ValueError, match="No generation is trained yet"):
+        sequence.evaluate([[0.0] * 8], [0], verbose=0, steps=1)
+    for argument, advice in {"callbacks": "pass it to `fit`", "return_dict": "its arguments are x, y,"}.items():
+        with pytest.raises(TypeError, match=f"`evaluate` takes no argument `{argument}`: {advice}"):
+            sequence.evaluate([[0.0] * 8], [0], **{argument: True})
+
+
 def test_fit_of_a_distiller_is_not_said_to_take_a_teacher():
     made = make("Distiller")
     made.compile("adam", "mse")

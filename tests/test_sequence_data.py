@@ -133,3 +133,8 @@ def test_data_without_end_are_refused_unless_it_is_said_how_many_batches_to_read
             method(data, verbose=0)
     if kind != "PyDataset":  # There is no batch 3.
         distiller.fit(data, steps_per_epoch=4, validation_data=data, validation_steps=4, shuffle=False, verbose=0)
+        sequence.fit(*blobs, **FIT)
+        with pytest.raises(ValueError, match="`x` has no end.* or pass `steps`"):
+            sequence.evaluate(data)
+        expected, found = sequence.evaluate(*blobs), sequence.evaluate(data, steps=3)
+        assert [record.scores for record in expected.records] == [record.scores for record in found.records]

@@ -9,7 +9,7 @@ import numbers
 import os
 import pathlib
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import keras
 import numpy as np
@@ -29,25 +29,26 @@ _BELONGS = {
 }
 
 
-_Init = TypeVar("_Init", bound=Callable[..., None])
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def names_the_right_call(init: _Init) -> _Init:
-    """Decorate an `__init__`: arguments that it does not take raise a `TypeError` that says what to write instead.
+def names_the_right_call(method: _Method) -> _Method:
+    """Decorate a method: arguments that it does not take raise a `TypeError` that says what to write instead.
 
     It is one more call for the `stacklevel` of warnings.
     """
-    signature = inspect.signature(init)
+    signature = inspect.signature(method)
 
-    @functools.wraps(init)
+    @functools.wraps(method)
     def checked(self, *args, **kwargs):
         try:
             signature.bind(self, *args, **kwargs)
         except TypeError as error:
-            raise TypeError(_right_call(type(self).__name__, signature, args, kwargs, error)) from None
-        return init(self, *args, **kwargs)
+            name = type(self).__name__ if method.__name__ == "__init__" else f"`{method.__name__}`"
+            raise TypeError(_right_call(name, signature, args, kwargs, error)) from None
+        return method(self, *args, **kwargs)
 
-    return cast(_Init, checked)  # It has the signature of `init`.
+    return cast(_Method, checked)  # It has the signature of `method`.
 
 
 def _right_call(name, signature, args, kwargs, error):

@@ -194,7 +194,7 @@ def _advice(x):
         return f"holds NaN or infinite numbers, first in example {wrong[0]}. Leave such examples out, or replace them."
     if any(is_texts(leaf) for leaf in leaves_of(x)) and not backend.writes_saved_models():
         return (
-            "holds texts, which layers take under TensorFlow alone. Apply the layers that take them to the data, not in "
+            "holds texts, which layers take under TensorFlow alone. Apply the layers that take them to data, not in "
             "the model: `dataset.map(lambda x, y: (vectorize(x), y))`."
         )
     return ""

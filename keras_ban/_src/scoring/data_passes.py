@@ -58,8 +58,8 @@ class DataPasses:
                 "`x` is read once for each generation, so it cannot be a generator or an iterator. Pass arrays, a "
                 "`keras.utils.PyDataset`, a `tf.data.Dataset` or a torch `DataLoader`."
             )
-        if self._data.number_of_batches() == math.inf:
-            raise ValueError(f"`x` has no end, so it cannot be scored: {self._data.dataset!r}. Do not repeat it.")
+        if self._data.number_of_batches() == math.inf and self._steps is None:
+            raise ValueError(f"`x` has no end: {self._data.dataset!r}. Do not repeat it, or pass `steps`.")
         self._prepare(model)
         if self._first_labels() is None:
             raise ValueError("The data bring no labels: pass `y`, or a dataset that yields `(x, y)`.")

@@ -95,6 +95,7 @@ class TrainedGenerations:
         made = soup.Soup(self, self._compile_arguments, self._last_fit, members)
         return made.uniform() if how == "uniform" else made.greedy(validation_data)
 
+    @checks.names_the_right_call
     def evaluate(
         self,
         x: hints.Data,
@@ -102,6 +103,9 @@ class TrainedGenerations:
         batch_size: int | None = None,
         data: str = "test",
         sample_weight: hints.Data = None,
+        *,
+        steps: int | None = None,
+        verbose: hints.Verbose = 0,
     ) -> BornAgainHistory:
         """Score every generation, and the ensemble of all, on data that chose nothing. See `docs/scores.md`.
 
@@ -112,6 +116,8 @@ class TrainedGenerations:
             batch_size: as in `keras.Model.predict`.
             data: the name of the data in titles.
             sample_weight: as in `keras.Model.evaluate`. Accuracy, NLL and ECE do not use it.
+            steps: as in `keras.Model.evaluate`, for instance for a dataset without end.
+            verbose: has no effect: nothing is printed. Print the `summary()` of the result.
 
         Returns:
             `BornAgainHistory` of the same generations, with `scores` and the compiled metrics (`evaluation`) on these
@@ -125,7 +131,7 @@ class TrainedGenerations:
         self._check_trained()
         examples = as_data(x, y, sample_weight, batch_size=batch_size, models=self.models)
         meaning = meaning_of(self, self._compile_arguments, self.models[-1])
-        scorer = Scorer(examples, meaning, batch_size, None, self._compile_arguments)
+        scorer = Scorer(examples, meaning, batch_size, steps, self._compile_arguments)
         scorer.check(self.models[-1])
         records, history = [], self.history
         for record, model in zip(history.records, self.models, strict=True):
