@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import numpy as np
 import pytest
 from helpers.models import classifier
 
@@ -96,6 +97,31 @@ def test_fit_of_a_distiller_is_not_said_to_take_a_teacher():
     made.compile("adam", "mse")
     with pytest.raises(TypeError, match="`fit` takes no argument `teacher`: its arguments are those of"):
         made.fit([[0.0] * 8], [0], teacher=classifier())
+
+
+TAKE_A_TEACHER = {
+    "Distiller": lambda teacher: keras_ban.Distiller(student=classifier(), teacher=teacher),
+    "fit": lambda teacher: sequence_to_fit().fit(np.zeros((1, 8)), [0], teacher=teacher),
+    "from_teacher": lambda teacher: keras_ban.SoftTargets.from_teacher(teacher, [[0.0] * 8]),
+}
+
+
+def sequence_to_fit():
+    made = make("BornAgainSequence")
+    made.compile("sgd", "mse")
+    return made
+
+
+@pytest.mark.parametrize("take", TAKE_A_TEACHER)
+def test_a_layer_as_teacher_is_refused_with_how_to_make_a_model_of_it(take):
+    with pytest.raises(TypeError, match=r"received: <Dense .*`keras.Sequential\(\[keras.Input\(shape\), layer\]\)`"):
+        TAKE_A_TEACHER[take](keras.layers.Dense(3))
+
+
+@pytest.mark.parametrize("take", ["Distiller", "fit"])
+def test_a_function_as_teacher_is_refused_with_how_it_can_teach(take):
+    with pytest.raises(TypeError, match=r"received: <function .*`SoftTargets.from_teacher\(function, x\)`"):
+        TAKE_A_TEACHER[take](lambda batch: batch)
 
 
 def test_student_and_teacher_by_position_are_refused_with_their_names():

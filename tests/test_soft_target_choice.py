@@ -150,3 +150,14 @@ def test_models_that_are_built_by_their_first_batch_or_begin_with_flatten_are_ca
     ]:
         computed.clear()
         assert (2, 1) == (len(trained((data, y), model).models), len(computed))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="`TorchModuleWrapper` is a layer of torch alone")
+def test_soft_targets_of_a_module_of_torch_are_computed_once(blobs, computed):
+    import torch
+
+    def build(generation):
+        return keras.Sequential([keras.Input((8,)), keras.layers.TorchModuleWrapper(torch.nn.Linear(8, 3))])
+
+    assert 2 == len(trained(blobs, build).models)
+    assert 1 == len(computed)

@@ -111,10 +111,16 @@ def check_model_or_builder(name, build):
 
 def check_model(name, model):
     if not isinstance(model, keras.Model):
-        instead = {list: " Average several: `keras_ban.EnsembleModel`.", str: " Load it: `keras.saving.load_model`."}
+        known = {list: " Average several: `keras_ban.EnsembleModel`.", str: " Load it: `keras.saving.load_model`."}
+        instead = known.get(type(model), "")
+        if isinstance(model, keras.layers.Layer):
+            instead = " Make a model of the layer: `keras.Sequential([keras.Input(shape), layer])`."
+        elif name == "teacher" and callable(model):
+            instead = (
+                " Store what a function says: `SoftTargets.from_teacher(function, x)`, then `fit(soft_targets=...)`."
+            )
         raise TypeError(
-            f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__})."
-            f"{instead.get(type(model), '')}"
+            f"`{name}` must be a `keras.Model`, received: {model!r} (of type {type(model).__name__}).{instead}"
         )
 
 

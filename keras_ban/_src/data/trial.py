@@ -20,13 +20,17 @@ from keras_ban._src.data.non_finite import wrong_rows
 
 
 def output_spec(model, x):
-    """A model's outputs for arrays `x`, as symbols; it does not run.
+    """A model's outputs for arrays `x`, as symbols. It does not run, unless it knows their shape from values alone.
 
     Keras's layers expect symbols here: `Flatten` asks for an attribute that tensors have not.
     """
     # Keras calls `call` with these arguments alone, and `training` may have no default.
     in_inference = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
-    return model.compute_output_spec(keras.tree.map_structure(_symbol, x), **in_inference)
+    try:
+        return model.compute_output_spec(keras.tree.map_structure(_symbol, x), **in_inference)
+    except NotImplementedError:  # Of a `TorchModuleWrapper`.
+        with backend.without_gradients():
+            return model(keras.tree.map_structure(backend.as_tensor, x), **in_inference)
 
 
 def _symbol(leaf):

@@ -63,7 +63,7 @@ def create_starts(training):
 
 def _check_teacher(teacher):
     """Return the teacher that was passed to `fit`. Raise an error if it is no trained model."""
-    if not isinstance(teacher, keras.Model) and callable(teacher):
+    if not isinstance(teacher, keras.layers.Layer) and callable(teacher):
         raise TypeError(
             f"`teacher` must be a `keras.Model`, received: {teacher!r} (of type {type(teacher).__name__}), because it "
             "becomes generation 0. To learn from any function of a batch, train one student by "

@@ -27,7 +27,9 @@ def as_teacher(teacher):
         if not teacher.built:
             raise ValueError("`teacher` has no weights yet: it must be a trained model.")
         return teacher
-    if not callable(teacher) or isinstance(teacher, (type, keras.layers.Layer)):
+    if isinstance(teacher, keras.layers.Layer):
+        checks.check_model("teacher", teacher)
+    if not callable(teacher) or isinstance(teacher, type):
         raise TypeError(
             "`teacher` must be a `keras.Model`, or a function that takes a batch of NumPy arrays and returns outputs "
             f"`(batch, ..., classes)`, received: {teacher!r} (of type {type(teacher).__name__})."
