@@ -7,6 +7,7 @@ from helpers.data import Batches
 from helpers.models import assert_same, classifier, crossentropy
 
 from keras_ban import BornAgainSequence, Distiller, EnsembleModel, SoftTargets
+from keras_ban._src.data import leaves
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.reading import watched
@@ -81,7 +82,8 @@ def test_texts_of_every_form_reach_a_text_model(tmp_path):
     texts, y = ["a b", "b c", "c", "a"] * 8, np.arange(32) % 3
     forms = [np.array(texts), np.array(texts, object), tf.constant(texts), tf.constant(texts)[:, None]]
     if pandas := pytest.importorskip("pandas"):
-        forms.append(pandas.Series(texts, dtype="string"))
+        column = pandas.Series(texts, dtype="string")
+        forms += [column, column.array, pandas.Categorical(texts)]
 
     def model():
         vectorize = keras.layers.TextVectorization(vocabulary=["a", "b", "c"], output_sequence_length=2)
@@ -113,6 +115,17 @@ def test_a_run_knows_labels_of_a_series_and_of_an_array_as_the_same(blobs, tmp_p
 
     run(1, y)
     run(2, pandas.Series(y, index=np.arange(96)[::-1]))
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("is_input", [True, False])
+@pytest.mark.parametrize("dtype", ["Int64", "Float32", "boolean", "int64", "string", "category", "object"])
+def test_the_values_of_a_pandas_column_are_those_of_an_array(dtype, is_input):
+    pandas = pytest.importorskip("pandas")
+    values = np.array(["a b", "c"] if dtype in ("string", "category", "object") else [1, 0])
+    found = leaves.from_user("x", pandas.array(values, dtype=dtype), is_input)
+    assert isinstance(found, np.ndarray) or leaves.is_texts(found)
+    assert values.tolist() == np.asarray(found).astype(values.dtype).tolist()
 
 
 def missing_in_a_table(x):

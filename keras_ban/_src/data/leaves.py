@@ -35,6 +35,8 @@ def from_user(name, leaf, is_input=True):
     if hasattr(leaf, "iloc"):
         leaf = _from_pandas(name, leaf)
         leaf = np.expand_dims(leaf, -1) if is_input and leaf.ndim == 1 else leaf
+    elif ("pandas", "ExtensionArray") in _classes_of(leaf):  # The `values` of a column of texts, for instance.
+        leaf = _from_pandas(name, leaf)
     elif hasattr(leaf, "tocsr"):
         leaf = leaf.tocsr() if is_input else leaf.toarray()
     elif _is_ragged(leaf):
@@ -127,7 +129,7 @@ def _from_pandas(name, table):
         )
     values = table.to_numpy()
     if values.dtype.kind == "O" and (is_table or getattr(table.dtype, "kind", "O") in "biuf"):  # Nullable numbers
-        if table.isna().to_numpy().any():
+        if np.any(table.isna()):
             raise ValueError(f"`{name}` has missing values (`pd.NA`). Fill or drop those rows.")
         values = values.astype("float64")
     return values
