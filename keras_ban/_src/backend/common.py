@@ -1,4 +1,7 @@
-"""Functions that are the same on every backend."""
+"""The functions of every backend. A backend's own file defines some of them again, with the same arguments.
+
+The docstrings here say what a function does on all of them.
+"""
 
 import contextlib
 import random
@@ -64,8 +67,178 @@ def after(state, scope, non_trainable_variables):
     return [(trainable, [scope.get_current_value(v) for v in non_trainable_variables], *others), *rest]
 
 
+def flat_layers(model, include_self=True):
+    """Return the model and all layers within it, nested ones too."""
+    # Private, because Keras has no public function for it.
+    return list(model._flatten_layers(include_self=include_self))
+
+
+def dtype_policy_of(models):
+    """Return the dtype policy for a model that trains `models`. With `mixed_float16`, `compile` scales losses.
+
+    Keras forgets the policy of a functional or Sequential model when it loads or clones it, but not that of its layers.
+    """
+    policies = [layer.dtype_policy for model in models for layer in flat_layers(model)]
+    return next((policy for policy in policies if policy.name == "mixed_float16"), models[0].dtype_policy)
+
+
+def without_gradients():
+    """Return a context in which no gradients are recorded.
+
+    TensorFlow and JAX record gradients only in a tape or a transformation, which Keras opens later.
+    """
+    return contextlib.nullcontext()
+
+
+def differentiates_gradients():
+    """Return whether a function of `keras.ops.custom_gradient` must compute its gradient so that it has one, too.
+
+    TensorFlow and JAX differentiate a gradient through values of the forward pass.
+    """
+    return False
+
+
+def masks_are_attributes():
+    """Return whether Keras's mask of a tensor is always an attribute of it. JAX's tracers have no attributes."""
+    return False
+
+
+def update_mean(metric, value, weight):
+    """Update a `keras.metrics.Mean` by a scalar and its weight, in fewer operations than Keras."""
+    value, weight = (keras.ops.convert_to_tensor(each, metric.dtype) for each in (value, weight))
+    metric.total.assign(metric.total + value * weight)
+    metric.count.assign(metric.count + weight)
+
+
+def result_of_mean(metric):
+    """Return the result of a `keras.metrics.Mean`."""
+    return keras.metrics.Mean.result(metric)
+
+
+def replica_count():
+    """Return the number of replicas that share a batch. Keras scales the loss of each replica by 1 / count.
+
+    Torch computes the loss of each process's own batch, and JAX that of the whole batch, on any number of devices.
+    """
+    return 1
+
+
+def sum_over_replicas(value):
+    """Return the sum of a value over the replicas that share a batch."""
+    return value
+
+
+def as_if_alone():
+    """Return a context in which Keras sees a single replica, and does not scale the loss."""
+    return contextlib.nullcontext()
+
+
+def steps_see_values(model):
+    """Return whether `train_step` runs on values. Otherwise it is traced once, and sees symbolic tensors only."""
+    return model.run_eagerly
+
+
+def build_optimizer(model):
+    """Build the optimizer of a compiled model before its first step, if Keras does not build it on values."""
+
+
+def calls_update_metrics():
+    """Return whether the `call` of a model can update metrics in a step."""
+    return True
+
+
+def trains_on_no_examples():
+    """Return whether the mean loss of a batch without examples is 0. Otherwise it is NaN, or an error."""
+    return False
+
+
+def for_each_example(function, examples):
+    """Call a function with each example of nested tensors `(examples, ...)`. Return the stacked results."""
+    return keras.ops.map(function, examples)
+
+
+def compiles_image_layers():
+    """Return whether image layers of Keras can be compiled although their `supports_jit` is `False`."""
+    return False
+
+
+def as_texts(array, in_batch=False):
+    """Return an array of texts as Keras takes it. JAX and torch have no tensors of texts."""
+    return array
+
+
+def double_precision():
+    """Return a context in which tensors may be float64."""
+    return contextlib.nullcontext()
+
+
+def error_of_tracing(function, x):
+    """Return the error raised while JAX traces a function. `None` without an error, and on the other backends."""
+    return None
+
+
+def call_once(function, x, variables):
+    """Return what `function(x, values)` returns, in the way that costs least for one call.
+
+    `values` pairs `variables` with their values. Without them, the variables have the values that they have.
+    """
+    return function(x)
+
+
+def shuffles_each_epoch_anew(workers=1):
+    """Return whether Keras shuffles arrays in a new order in each epoch, and alike on all of several workers."""
+    return True
+
+
+def check_values(model):
+    """Raise `ValueError` if an interrupted step took the values of a model's variables, as on JAX."""
+
+
+def keeping_values(model):
+    """Return a context for `fit`, `predict` and `evaluate`, after which the model has its values, however they end."""
+    return contextlib.nullcontext()
+
+
+def release_gradients(model):
+    """Release what the backend keeps of the last step of a model that is trained."""
+
+
+def separate(variables, others=()):
+    """Copy the values of variables that share a buffer with each other or with other variables."""
+
+
+class StepConstants:
+    """Variables that a training step reads and never changes. TensorFlow and torch read them where they are used.
+
+    Attributes:
+        in_state: the variables that the step needs at the end of its non-trainable state.
+    """
+
+    def __init__(self, variables):
+        self.in_state = []
+
+    def are_current(self):
+        """Return whether the variables still have the values that the step reads."""
+        return True
+
+    def in_step(self, non_trainable_state=None):
+        """Return pairs of a variable and its value in the step, for those with another value in it."""
+        return []
+
+
+def with_current_constants(train_function, constants):
+    """Return a training function whose steps read the values that variables have when the step begins.
+
+    `constants` is a function that returns the `StepConstants` of these variables, or `None`.
+    """
+    return train_function
+
+
 def random_states():
-    """Return the states of the global random generators of Python and NumPy, as arrays by name."""
+    """Return the states of the global random generators that training uses, as arrays by name.
+
+    Those of Python and NumPy. JAX has no global generator, and TensorFlow's has no readable state.
+    """
     _, internal, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -84,16 +257,49 @@ def set_random_states(states):
     np.random.set_state(("MT19937", states["numpy_keys"], int(position), int(has_gauss), cached))
 
 
-def flat_layers(model, include_self=True):
-    """Return the model and all layers within it, nested ones too."""
-    # Private, because Keras has no public function for it.
-    return list(model._flatten_layers(include_self=include_self))
+def seed_shuffling(seed):
+    """Seed the random numbers by which Keras shuffles, if `random_states` cannot return their state."""
 
 
-def dtype_policy_of(models):
-    """Return the dtype policy for a model that trains `models`. With `mixed_float16`, `compile` scales losses.
+def divides_batches_in_step():
+    """Return whether each of several workers takes its part of a batch in the training step."""
+    return False
 
-    Keras forgets the policy of a functional or Sequential model when it loads or clones it, but not that of its layers.
+
+def writes_saved_models():
+    """Return whether Keras writes a SavedModel in this process. Otherwise, a process with TensorFlow writes it."""
+    return False
+
+
+# `process_group` calls the functions below.
+
+
+def batch_parts():
+    """Return `(number of parts, index of this worker's part)` of a batch, for several workers.
+
+    `(1, 0)`: the strategy of TensorFlow divides the data, and on torch the training step divides a batch.
     """
-    policies = [layer.dtype_policy for model in models for layer in flat_layers(model)]
-    return next((policy for policy in policies if policy.name == "mixed_float16"), models[0].dtype_policy)
+    return 1, 0
+
+
+def device_shares():
+    """Return the number of devices that need equal shares of each batch."""
+    return 1
+
+
+def check_engine(model):
+    """Raise `ValueError` if there are several processes, but each would train by itself."""
+
+
+def check_whole(models):
+    """Raise `ValueError` if a model is spread over several workers, so that none can save it."""
+
+
+def engine_repairs(data):
+    """Return a context for `fit` with several workers, which works around limitations of Keras."""
+    return contextlib.nullcontext()
+
+
+def run_outside_engine(function):
+    """Call a function on this worker's own devices, and return its result."""
+    return function()

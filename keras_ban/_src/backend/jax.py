@@ -1,4 +1,4 @@
-"""The backend functions for JAX."""
+"""The functions that JAX defines again, or in its own way."""
 
 import contextlib
 
@@ -6,17 +6,8 @@ import jax
 import keras
 from jax.experimental import multihost_utils
 
-from keras_ban._src.backend import common, jax_values
-
-
-def without_gradients():
-    """Do nothing: JAX records gradients only in a transformation, which Keras calls later."""
-    return contextlib.nullcontext()
-
-
-def differentiates_gradients():
-    """Return `False`: JAX differentiates a gradient through values of the forward pass."""
-    return False
+from keras_ban._src.backend import common
+from keras_ban._src.backend.jax_values import check_values, keeping_values, separate  # noqa: F401
 
 
 @jax.custom_vjp
@@ -53,53 +44,8 @@ def crossentropy_and_divergence(labels, teacher, student, weights=None):
     return tuple(jax.numpy.mean(value if weights is None else value * weights) for value in values)
 
 
-def masks_are_attributes():
-    """Return `False`: JAX's tracers within a gradient have no attributes."""
-    return False
-
-
-def update_mean(metric, value, weight):
-    """Add to the values as Keras does, in fewer operations. `weight` is a number or a scalar."""
-    value, weight = (jax.numpy.asarray(each, metric.dtype) for each in (value, weight))
-    metric.total.assign(metric.total + value * weight)
-    metric.count.assign(metric.count + weight)
-
-
-def result_of_mean(metric):
-    """Return the mean as Keras does."""
-    return keras.metrics.Mean.result(metric)
-
-
-def replica_count():
-    """Return 1: JAX computes the loss of the whole batch, on any number of devices."""
-    return 1
-
-
-def sum_over_replicas(value):
-    """Return the value: there is one replica."""
-    return value
-
-
-def as_if_alone():
-    """Do nothing: there is one replica."""
-    return contextlib.nullcontext()
-
-
-def steps_see_values(model):
-    """Return whether the model runs eagerly."""
-    return model.run_eagerly
-
-
-def build_optimizer(model):
-    """Do nothing: Keras builds it before it traces the step."""
-
-
 def calls_update_metrics():
     """Return `False`: Keras does not pass the variables of metrics to the forward pass of a step."""
-    return False
-
-
-def trains_on_no_examples():
     return False
 
 
@@ -111,11 +57,6 @@ def for_each_example(function, examples):
 def compiles_image_layers():
     """Return `True`: JAX compiles most of them, and is very slow without. The flag is about TensorFlow."""
     return True
-
-
-def as_texts(array, in_batch=False):
-    """Return the array: JAX has no texts."""
-    return array
 
 
 def error_of_tracing(function, x):
@@ -136,31 +77,7 @@ def call_once(function, x, variables):
     return jax.jit(run)(x, [v.value for v in variables])
 
 
-def shuffles_each_epoch_anew(workers=1):
-    """Return `True`: the random numbers continue from epoch to epoch, and are common to the workers."""
-    return True
-
-
-def check_values(model):
-    """Raise `ValueError` if an error ended a step that had deleted the values of the variables."""
-    jax_values.check_values(model)
-
-
-def keeping_values(model):
-    """Return a context after which the model has its newest values. Ctrl-C waits for the end of a step."""
-    return jax_values.keeping_values(model)
-
-
-def release_gradients(model):
-    """Do nothing: JAX keeps no gradients."""
-
-
-def separate(variables, others):
-    """Copy shared buffers, because JAX deletes the buffers of trained variables at each step."""
-    jax_values.separate(variables, others)
-
-
-class StepConstants:
+class StepConstants(common.StepConstants):
     """Variables that a training step reads and never changes, passed to the step as copies in its state.
 
     JAX compiles a value outside the step's state as a constant. It deletes the buffers of the state at each step, so
@@ -221,30 +138,6 @@ def with_current_constants(train_function, constants):
         return train_function(state if found is None else found._renewed(state), iterator)
 
     return run_step
-
-
-def random_states():
-    """Return the states of Python and NumPy. JAX has no global generator."""
-    return common.random_states()
-
-
-def set_random_states(states):
-    """Set the states of Python and NumPy."""
-    common.set_random_states(states)
-
-
-def divides_batches_in_step():
-    """Return `False`: the engine or the data divide batches."""
-    return False
-
-
-def writes_saved_models():
-    """Return `False`: a separate process with TensorFlow writes them."""
-    return False
-
-
-def seed_shuffling(seed):
-    """Do nothing: Keras shuffles by NumPy's generator."""
 
 
 def worker_count_and_index():

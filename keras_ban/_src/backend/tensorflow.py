@@ -1,4 +1,4 @@
-"""The backend functions for TensorFlow."""
+"""The functions that TensorFlow defines again, or in its own way."""
 
 import concurrent.futures
 import contextlib
@@ -6,20 +6,8 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from keras_ban._src.backend import common
-
 # The compiled functions of `byte_gatherer`, by strategy and number of bytes.
 _gathers: dict = {}
-
-
-def without_gradients():
-    """Do nothing: TensorFlow records gradients only in a tape, which Keras opens later."""
-    return contextlib.nullcontext()
-
-
-def differentiates_gradients():
-    """Return `False`: TensorFlow differentiates a gradient through values of the forward pass."""
-    return False
 
 
 def crossentropy_and_divergence(labels, teacher, student, weights=None):
@@ -57,23 +45,6 @@ def crossentropy_and_divergence(labels, teacher, student, weights=None):
     return means(student)
 
 
-def masks_are_attributes():
-    """Return `False`, as for JAX: a step is traced once, where it does not matter how a mask is read."""
-    return False
-
-
-def update_mean(metric, value, weight):
-    """Add to the values as Keras does, in fewer operations. `weight` is a number or a scalar."""
-    value, weight = (tf.cast(each, metric.dtype) for each in (value, weight))
-    metric.total.assign(metric.total + value * weight)
-    metric.count.assign(metric.count + weight)
-
-
-def result_of_mean(metric):
-    """Return the mean as Keras does."""
-    return keras.metrics.Mean.result(metric)
-
-
 def replica_count():
     """Return the number of replicas of the current `tf.distribute` strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
@@ -95,11 +66,6 @@ def as_if_alone():
         return tf.distribute.get_replica_context()
 
 
-def steps_see_values(model):
-    """Return whether the model runs eagerly."""
-    return model.run_eagerly
-
-
 def build_optimizer(model):
     """Build it, outside the traced step, in which its variables cannot take the values of the weights."""
     if model.built and not model.optimizer.built:
@@ -107,39 +73,14 @@ def build_optimizer(model):
             model.optimizer.build(model.trainable_variables)
 
 
-def calls_update_metrics():
-    """Return `True`: variables change where they are assigned."""
-    return True
-
-
 def trains_on_no_examples():
     return True
-
-
-def for_each_example(function, examples):
-    """Loop over the examples inside the graph."""
-    return keras.ops.map(function, examples)
-
-
-def compiles_image_layers():
-    """Return `False`: most of these layers use an operation that XLA cannot compile."""
-    return False
 
 
 def as_texts(array, in_batch=False):
     """Return an array of objects for whole data of rank 1, and a tensor for higher ranks, bytes and batches."""
     is_str = array.dtype.kind == "U" or isinstance(array.flat[0], str)
     return array.astype(object) if array.ndim == 1 and is_str and not in_batch else tf.convert_to_tensor(array)
-
-
-def error_of_tracing(function, x):
-    """Return `None`: only JAX traces the function."""
-    return None
-
-
-def call_once(function, x, variables):
-    """Call the function, operation by operation."""
-    return function(x)
 
 
 def shuffles_each_epoch_anew(workers=1):
@@ -151,60 +92,7 @@ def shuffles_each_epoch_anew(workers=1):
     return replica_count() > 1 and workers == 1
 
 
-def check_values(model):
-    """Do nothing: variables never lose their values."""
-
-
-def keeping_values(model):
-    """Do nothing: variables never lose their values."""
-    return contextlib.nullcontext()
-
-
-def release_gradients(model):
-    """Do nothing: TensorFlow keeps no gradients."""
-
-
-def separate(variables, others):
-    """Do nothing: variables do not share buffers."""
-
-
-class StepConstants:
-    """Variables that a training step reads and never changes. TensorFlow reads them where they are used."""
-
-    def __init__(self, variables):
-        self.in_state = []
-
-    def are_current(self):
-        """Return `True`: there are no copies that could be outdated."""
-        return True
-
-    def in_step(self, non_trainable_state=None):
-        """Return no pairs: no variable has another value in a step."""
-        return []
-
-
-def with_current_constants(train_function, constants):
-    """Return the training function. It reads variables when a step begins."""
-    return train_function
-
-
-def random_states():
-    """Return the states of Python and NumPy. TensorFlow's global generator has no readable state."""
-    return common.random_states()
-
-
-def set_random_states(states):
-    """Set the states of Python and NumPy."""
-    common.set_random_states(states)
-
-
-def divides_batches_in_step():
-    """Return `False`: the engine or the data divide batches."""
-    return False
-
-
 def writes_saved_models():
-    """Return `True`."""
     return True
 
 
@@ -242,11 +130,6 @@ def byte_gatherer():
     return gather
 
 
-def batch_parts():
-    """Return `(1, 0)`: the strategy itself divides the data of each worker."""
-    return 1, 0
-
-
 def device_shares():
     """Return the number of replicas of all workers, or 1 for a single worker."""
     return replica_count() if worker_count_and_index()[0] > 1 else 1
@@ -261,10 +144,6 @@ def check_engine(model):
             "The model was made in the scope of a `MultiWorkerMirroredStrategy`: call `fit` in `with "
             "strategy.scope():`, too."
         )
-
-
-def check_whole(models):
-    """Do nothing: each worker has a copy of the whole model."""
 
 
 @contextlib.contextmanager
@@ -299,8 +178,3 @@ def run_outside_engine(function):
         return thread.submit(function).result()
     finally:
         thread.shutdown(wait=False)
-
-
-def double_precision():
-    """Do nothing: TensorFlow computes in float64."""
-    return contextlib.nullcontext()

@@ -1,8 +1,5 @@
-"""The backend functions for torch."""
+"""The functions that torch defines again, or in its own way."""
 
-import contextlib
-
-import keras
 import numpy as np
 import torch
 
@@ -67,106 +64,15 @@ def result_of_mean(metric):
     return metric.total.value / torch.where(count == 0, 1.0, count)
 
 
-def replica_count():
-    """Return 1: each process computes the loss of its own batch."""
-    return 1
-
-
-def sum_over_replicas(value):
-    """Return the value: there is one replica."""
-    return value
-
-
-def as_if_alone():
-    """Do nothing: there is one replica."""
-    return contextlib.nullcontext()
-
-
 def steps_see_values(model):
     """Return `True`: torch runs the step without tracing it."""
     return True
-
-
-def build_optimizer(model):
-    """Do nothing: Keras builds it on values."""
-
-
-def calls_update_metrics():
-    """Return `True`: variables change where they are assigned."""
-    return True
-
-
-def trains_on_no_examples():
-    return False
-
-
-def for_each_example(function, examples):
-    """Loop over the examples: torch cannot vectorize random numbers and many operations."""
-    return keras.ops.map(function, examples)
-
-
-def compiles_image_layers():
-    """Return `False`: torch need not compile them."""
-    return False
-
-
-def as_texts(array, in_batch=False):
-    """Return the array: torch has no texts."""
-    return array
-
-
-def error_of_tracing(function, x):
-    """Return `None`: only JAX traces the function."""
-    return None
-
-
-def call_once(function, x, variables):
-    """Call the function, operation by operation."""
-    return function(x)
-
-
-def shuffles_each_epoch_anew(workers=1):
-    """Return `True`: the random numbers continue from epoch to epoch, and are common to the workers."""
-    return True
-
-
-def check_values(model):
-    """Do nothing: variables never lose their values."""
-
-
-def keeping_values(model):
-    """Do nothing: variables never lose their values."""
-    return contextlib.nullcontext()
 
 
 def release_gradients(model):
     """Release the gradients of the last step, which torch keeps as long as the weights."""
     for variable in model.variables:
         variable.value.grad = None
-
-
-def separate(variables, others):
-    """Do nothing: torch does not delete the buffers of trained variables."""
-
-
-class StepConstants:
-    """Variables that a training step reads and never changes. Torch reads them where they are used."""
-
-    def __init__(self, variables):
-        self.in_state = []
-
-    def are_current(self):
-        """Return `True`: there are no copies that could be outdated."""
-        return True
-
-    def in_step(self, non_trainable_state=None):
-        """Return no pairs: no variable has another value in a step."""
-        return []
-
-
-def with_current_constants(train_function, constants):
-    """Return the training function. It reads variables when a step begins."""
-    return train_function
 
 
 def random_states():
@@ -192,15 +98,6 @@ def divides_batches_in_step():
     return True
 
 
-def writes_saved_models():
-    """Return `False`: a separate process with TensorFlow writes them."""
-    return False
-
-
-def seed_shuffling(seed):
-    """Do nothing: Keras shuffles by torch's generator, of which `random_states` returns the state."""
-
-
 def worker_count_and_index():
     """Return count and rank in `torch.distributed`, if it is initialized."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
@@ -221,36 +118,3 @@ def byte_gatherer():
         return np.stack([each.cpu().numpy() for each in found])
 
     return gather
-
-
-def batch_parts():
-    """Return `(1, 0)`: `keras_ban._src.distillation.torch_workers` divides a batch within the training step."""
-    return 1, 0
-
-
-def device_shares():
-    """Return 1: shares need not be equal."""
-    return 1
-
-
-def check_engine(model):
-    """Do nothing: `torch.distributed` is in force once it is initialized."""
-
-
-def check_whole(models):
-    """Do nothing: each worker has a copy of the whole model."""
-
-
-def engine_repairs(data):
-    """Do nothing: Keras does not know of other workers."""
-    return contextlib.nullcontext()
-
-
-def run_outside_engine(function):
-    """Call the function: `torch.distributed` has no effect on a model that is not wrapped."""
-    return function()
-
-
-def double_precision():
-    """Do nothing: torch computes in float64."""
-    return contextlib.nullcontext()
