@@ -9,6 +9,20 @@ import random
 import keras
 import numpy as np
 
+# Facts about a backend, with the values of most of them.
+# Whether Keras's mask of a tensor is always an attribute of it. JAX's tracers have no attributes.
+MASKS_ARE_ATTRIBUTES = False
+# Whether the `call` of a model can update metrics in a step.
+CALLS_UPDATE_METRICS = True
+# Whether the mean loss of a batch without examples is 0. Otherwise it is NaN, or an error.
+TRAINS_ON_NO_EXAMPLES = False
+# Whether image layers of Keras can be compiled although their `supports_jit` is `False`.
+COMPILES_IMAGE_LAYERS = False
+# Whether each of several workers takes its part of a batch in the training step. Otherwise engine or data divide it.
+DIVIDES_BATCHES_IN_STEP = False
+# Whether Keras writes a SavedModel in this process. Otherwise, a process with TensorFlow writes it.
+WRITES_SAVED_MODELS = False
+
 
 def as_tensor(array):
     """Convert a NumPy array to a tensor. Return anything else, for instance a list of strings, unchanged."""
@@ -23,9 +37,18 @@ def value_of(variable):
     return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
 
 
+def is_of_library(value, library, *names):
+    """Return whether a value is of one of these classes of a library, which need not be installed.
+
+    Without names, any class of the library counts, also as a base.
+    """
+    classes = [each for each in type(value).__mro__ if each.__module__.split(".")[0] == library]
+    return any(not names or each.__name__ in names for each in classes)
+
+
 def is_tf_dataset(data):
-    """Return whether `data` is a `tf.data.Dataset`, without importing TensorFlow."""
-    return any(c.__name__ == "DatasetV2" and c.__module__.startswith("tensorflow.") for c in type(data).__mro__)
+    """Return whether `data` is a `tf.data.Dataset`."""
+    return is_of_library(data, "tensorflow", "DatasetV2")
 
 
 def step_of(optimizer, variables=None):
@@ -98,11 +121,6 @@ def differentiates_gradients():
     return False
 
 
-def masks_are_attributes():
-    """Return whether Keras's mask of a tensor is always an attribute of it. JAX's tracers have no attributes."""
-    return False
-
-
 def update_mean(metric, value, weight):
     """Update a `keras.metrics.Mean` by a scalar and its weight, in fewer operations than Keras."""
     value, weight = (keras.ops.convert_to_tensor(each, metric.dtype) for each in (value, weight))
@@ -142,24 +160,9 @@ def build_optimizer(model):
     """Build the optimizer of a compiled model before its first step, if Keras does not build it on values."""
 
 
-def calls_update_metrics():
-    """Return whether the `call` of a model can update metrics in a step."""
-    return True
-
-
-def trains_on_no_examples():
-    """Return whether the mean loss of a batch without examples is 0. Otherwise it is NaN, or an error."""
-    return False
-
-
 def for_each_example(function, examples):
     """Call a function with each example of nested tensors `(examples, ...)`. Return the stacked results."""
     return keras.ops.map(function, examples)
-
-
-def compiles_image_layers():
-    """Return whether image layers of Keras can be compiled although their `supports_jit` is `False`."""
-    return False
 
 
 def as_texts(array, in_batch=False):
@@ -259,16 +262,6 @@ def set_random_states(states):
 
 def seed_shuffling(seed):
     """Seed the random numbers by which Keras shuffles, if `random_states` cannot return their state."""
-
-
-def divides_batches_in_step():
-    """Return whether each of several workers takes its part of a batch in the training step."""
-    return False
-
-
-def writes_saved_models():
-    """Return whether Keras writes a SavedModel in this process. Otherwise, a process with TensorFlow writes it."""
-    return False
 
 
 # `process_group` calls the functions below.

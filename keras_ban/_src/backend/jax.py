@@ -9,6 +9,11 @@ from jax.experimental import multihost_utils
 from keras_ban._src.backend import common
 from keras_ban._src.backend.jax_values import check_values, keeping_values, separate  # noqa: F401
 
+# Keras does not pass the variables of metrics to the forward pass of a step.
+CALLS_UPDATE_METRICS = False
+# JAX compiles most of them, and is very slow without. The flag of the layers is about TensorFlow.
+COMPILES_IMAGE_LAYERS = True
+
 
 @jax.custom_vjp
 def _crossentropy_and_divergence(labels, teacher, student):
@@ -44,19 +49,9 @@ def crossentropy_and_divergence(labels, teacher, student, weights=None):
     return tuple(jax.numpy.mean(value if weights is None else value * weights) for value in values)
 
 
-def calls_update_metrics():
-    """Return `False`: Keras does not pass the variables of metrics to the forward pass of a step."""
-    return False
-
-
 def for_each_example(function, examples):
     """Vectorize the function, so that all examples are computed at once."""
     return keras.ops.vectorized_map(function, examples)
-
-
-def compiles_image_layers():
-    """Return `True`: JAX compiles most of them, and is very slow without. The flag is about TensorFlow."""
-    return True
 
 
 def error_of_tracing(function, x):

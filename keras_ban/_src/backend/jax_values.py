@@ -124,7 +124,7 @@ class _Keeper:
         try:
             self._raise_interrupt()
             self._in_step = True
-            outputs, state = step(state, _Batches(iterator, self))
+            outputs, state = step(state, self._batches(iterator))
             self._keep(kind, variables, state)
             return outputs, state
         except BaseException:
@@ -132,6 +132,13 @@ class _Keeper:
             raise
         finally:
             self._in_step = False
+
+    def _batches(self, iterator):
+        """Yield the batches of a step. Ctrl-C does not wait while it waits for the first: nothing is lost."""
+        self._in_step = False
+        for batch in iterator:
+            self._in_step = True
+            yield batch
 
     def _variables_in(self, kind):
         """The variables of a state, in the order of Keras."""
@@ -176,32 +183,6 @@ class _Keeper:
         if self._interrupted:
             self._interrupted = False
             self._handler(signal.SIGINT, None)
-
-    def pausing(self, function, *args):
-        """Call a function in a step. Ctrl-C does not wait for it."""
-        self._in_step = False
-        try:
-            return function(*args)
-        finally:
-            self._in_step = True
-
-
-class _Batches:
-    """The batches of a step. Nothing is lost while it waits for the first."""
-
-    def __init__(self, iterator, keeper):
-        self._iterator = iterator
-        self._keeper = keeper
-        self._is_first = True
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if not self._is_first:
-            return next(self._iterator)
-        self._is_first = False
-        return self._keeper.pausing(next, self._iterator)
 
 
 def _variables(model):

@@ -50,12 +50,12 @@ def index():
 
 def divides_in_step():
     """Whether there are several workers, each of which takes its part of a batch in the training step."""
-    return backend.divides_batches_in_step() and count() > 1
+    return backend.DIVIDES_BATCHES_IN_STEP and count() > 1
 
 
 def divides_data():
     """Whether the data must give each worker or device its part of a batch."""
-    return not backend.divides_batches_in_step() and (count() > 1 or shares() > 1)
+    return not backend.DIVIDES_BATCHES_IN_STEP and (count() > 1 or shares() > 1)
 
 
 def is_chief():

@@ -6,6 +6,8 @@ import contextlib
 import keras
 import tensorflow as tf
 
+TRAINS_ON_NO_EXAMPLES = WRITES_SAVED_MODELS = True
+
 # The compiled functions of `byte_gatherer`, by strategy and number of bytes.
 _gathers: dict = {}
 
@@ -73,10 +75,6 @@ def build_optimizer(model):
             model.optimizer.build(model.trainable_variables)
 
 
-def trains_on_no_examples():
-    return True
-
-
 def as_texts(array, in_batch=False):
     """Return an array of objects for whole data of rank 1, and a tensor for higher ranks, bytes and batches."""
     is_str = array.dtype.kind == "U" or isinstance(array.flat[0], str)
@@ -90,10 +88,6 @@ def shuffles_each_epoch_anew(workers=1):
     Workers shuffle by a state of TensorFlow that differs. See `keras_ban._src.distillation.shuffling`.
     """
     return replica_count() > 1 and workers == 1
-
-
-def writes_saved_models():
-    return True
 
 
 def seed_shuffling(seed):

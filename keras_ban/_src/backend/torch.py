@@ -5,6 +5,8 @@ import torch
 
 from keras_ban._src.backend import common
 
+MASKS_ARE_ATTRIBUTES = DIVIDES_BATCHES_IN_STEP = True
+
 
 def without_gradients():
     """Return `torch.no_grad()`: torch records gradients everywhere else."""
@@ -44,10 +46,6 @@ def crossentropy_and_divergence(labels, teacher, student, weights=None):
     """Compute both of logits `(..., classes)` with torch's own functions: each of `keras.ops` takes time of its own."""
     values = _CrossentropyAndDivergence.apply(labels, teacher, student)
     return tuple((value if weights is None else value * weights).mean() for value in values)
-
-
-def masks_are_attributes():
-    return True
 
 
 @torch.no_grad()
@@ -91,11 +89,6 @@ def set_random_states(states):
     cuda = [torch.from_numpy(state) for name, state in states.items() if name.startswith("cuda_")]
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
-
-
-def divides_batches_in_step():
-    """Return `True`: a step takes its part of each batch."""
-    return True
 
 
 def worker_count_and_index():

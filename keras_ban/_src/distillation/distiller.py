@@ -7,7 +7,7 @@ import keras
 
 from keras_ban._src import backend, checks, hints
 from keras_ban._src.backend import process_group
-from keras_ban._src.backend.fixed_attributes import FixedAttributes
+from keras_ban._src.backend.fixed import FixedAttributes
 from keras_ban._src.data import fit_arguments, trial
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.model_inputs import inputs_for

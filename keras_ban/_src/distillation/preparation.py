@@ -78,7 +78,7 @@ class Preparation:
                 "Keras's `RandomCrop` is such a layer; `RandomTranslation` does the same to padded images.",
                 stacklevel=3,
             )
-        elif may_compile and backend.compiles_image_layers():
+        elif may_compile and backend.COMPILES_IMAGE_LAYERS:
             self._jit_compile = augmented_views.compiles(self, self.augmentation)
         self._augmentation_is_ready = True
 

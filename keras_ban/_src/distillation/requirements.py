@@ -167,7 +167,7 @@ def warn_of_own_steps(student, distiller_class, hook=HOOK):
             "can use its own methods.",
             stacklevel=5,
         )
-    dropped = [] if backend.calls_update_metrics() else [metric.name for metric in metrics_of_call(student)]
+    dropped = [] if backend.CALLS_UPDATE_METRICS else [metric.name for metric in metrics_of_call(student)]
     if dropped:
         warnings.warn(
             f"The student, a {type(student).__name__}, has the metrics {dropped}. Keras on JAX cannot update metrics "

@@ -58,7 +58,7 @@ class StudentView:
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         # Keras ignores the metrics of a model within a model.
-        metrics = super().metrics + (metrics_of_call(self.student) if backend.calls_update_metrics() else [])
+        metrics = super().metrics + (metrics_of_call(self.student) if backend.CALLS_UPDATE_METRICS else [])
         unused = [] if self._has_label_term else [self._label_loss_tracker]
         if self._evaluating:
             unused = [self._label_loss_tracker, self._distillation_loss_tracker, self._feature_loss_tracker]

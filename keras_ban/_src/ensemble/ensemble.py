@@ -8,8 +8,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks, hints
-from keras_ban._src.backend.fixed_attributes import FixedAttributes
-from keras_ban._src.backend.fixed_list import fixed
+from keras_ban._src.backend.fixed import FixedAttributes, fixed
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.any_data import AnyData
 from keras_ban._src.data.kinds import as_data, as_validation_data

@@ -107,7 +107,7 @@ def export(
     _check_choices(model, members, examples, int8, format, tolerance)
     check_may_replace(path, format, overwrite)
     _check_packages(format)
-    if not backend.writes_saved_models():
+    if not backend.WRITES_SAVED_MODELS:
         check_importable(served)
     examples, y = _split(examples)
     specs = check_texts(input_specs(model, served.preprocessing, examples), format, served.preprocessing)
@@ -122,7 +122,7 @@ def export(
 
     say = print if verbose else lambda *_: None
     with temporary_folder(path) as folder:
-        in_this_process = format == "tf_saved_model" and backend.writes_saved_models()
+        in_this_process = format == "tf_saved_model" and backend.WRITES_SAVED_MODELS
         say(f"Writing {model.name!r} as {format}" + ("" if in_this_process else ", in a separate process"))
         artefact = write(served, specs, format, folder, named_inputs(specs, examples) if int8 else None)
         if labels is not None:

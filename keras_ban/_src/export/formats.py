@@ -27,7 +27,7 @@ def write(served, specs, format, folder, representative=None):
     saved_model, converted = folder / "saved_model", folder / f"converted.{format}"
     job = {"format": format, "saved_model": str(saved_model), "converted": str(converted), "model": None}
     job["inputs"] = list(named_inputs(specs, specs))
-    if backend.writes_saved_models():
+    if backend.WRITES_SAVED_MODELS:
         write_saved_model(served, specs, saved_model)
     else:
         model_file.save(served, folder / "model.keras")

@@ -47,7 +47,7 @@ def check_texts(specs, format, preprocessing):
             f"The inputs {names} are texts, which {format} cannot look up in a vocabulary. Export with "
             "`format='tf_saved_model'`, or export the model that takes the numbers that the vocabulary gives."
         )
-    if names and not preprocessing and not backend.writes_saved_models():
+    if names and not preprocessing and not backend.WRITES_SAVED_MODELS:
         raise ValueError(
             f"The inputs {names} are texts, and this backend of Keras cannot call a model on texts. Export under "
             "TensorFlow (KERAS_BACKEND=tensorflow), or export the model that takes numbers, with the layer that makes "

@@ -7,7 +7,7 @@ from keras_ban._src import backend
 
 def mask_of(tensor):
     """Return the mask that Keras keeps with a tensor: 1 for values that count, 0 for padding. `None` without a mask."""
-    if backend.masks_are_attributes():
+    if backend.MASKS_ARE_ATTRIBUTES:
         # Private, because the call of a layer takes a tenth of a millisecond at each step.
         return getattr(tensor, "_keras_mask", None)
     return _READ_MASK(tensor) if keras.ops.is_tensor(tensor) else None

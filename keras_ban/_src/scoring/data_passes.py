@@ -217,7 +217,7 @@ class DataPasses:
         self._order = order
 
     def _note_empty_batch(self):
-        if not backend.trains_on_no_examples():
+        if not backend.TRAINS_ON_NO_EXAMPLES:
             self.note("the data have a batch without examples, on which the loss of Keras is NaN: leave it out")
 
     def _first_labels(self):

@@ -124,7 +124,7 @@ class TeacherOnViews(keras.Model):
         self._teacher = teacher
         self._augmentation = augmentation
         self.built = True
-        if backend.compiles_image_layers():
+        if backend.COMPILES_IMAGE_LAYERS:
             # Not by the property, which refuses layers that do not declare support.
             self._jit_compile = compiles(self, augmentation)
 
