@@ -51,10 +51,6 @@ class AnyData:
     def make_predict_function(self, force: bool = False) -> Any:
         return super().make_predict_function(force=self._other_members_count() or force)
 
-    def models_within(self) -> Sequence[keras.Model]:
-        """The models that get the inputs."""
-        return []
-
     def models_in_steps(self) -> Sequence[Any]:
         """The models that the compiled steps call."""
         return [self]

@@ -9,12 +9,13 @@ import numpy as np
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves
 from keras_ban._src.data.batch import add_soft_targets, is_labeled, pack, split_targets, unpack, weights_like
+from keras_ban._src.data.dataset import Data
 from keras_ban._src.data.endless import ShuffledRows
 from keras_ban._src.data.fingerprints import described
-from keras_ban._src.data.label_names import check_names
 from keras_ban._src.data.labels import check_finite, check_label_values, check_labels, check_numbers
 from keras_ban._src.data.leaves import as_array, leaves_of, size_of, slice_rows, take
 from keras_ban._src.data.model_inputs import inputs_for
+from keras_ban._src.data.model_outputs import check_names
 from keras_ban._src.data.py_dataset import PyDatasetData
 from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows, WorkerPart
 
@@ -22,27 +23,15 @@ from keras_ban._src.data.wrappers import ArrayBatches, ArrayRows, WorkerPart
 LARGEST_WEIGHT = 1e30
 
 
-class Arrays:
+class Arrays(Data):
     """Inputs, labels and sample weights, as nested arrays with one row for each example.
 
     Attributes:
         x, y, sample_weight: nested NumPy arrays or SciPy CSR matrices. `y` and `sample_weight` may be `None`.
-        batch_size, shuffle: as the user passed them to `keras.Model.fit`, or `None`.
         names: the names of the three parts in messages.
     """
 
-    yields_batches = False
-    # Whether all workers read the same batches, which are then divided among them.
-    is_whole = True
-    # Whether each epoch can have its own view.
-    takes_views = True
-    # Whether the examples and their order never change.
-    fixed = True
-    # Whether Keras reads the data in other processes.
-    has_processes = False
-    # Whether the data can be read only once.
-    read_once = False
-    sampler = None
+    is_whole = takes_views = fixed = True
 
     def __init__(self, x, y=None, sample_weight=None, batch_size=None, shuffle=None, names=None):
         self.names = names or ("x", "y", "sample_weight")
@@ -93,10 +82,6 @@ class Arrays:
     def number_of_batches(self):
         return math.ceil(len(self) / (self.batch_size or 32))
 
-    def check_finite(self):
-        """The number of batches. For datasets, see `Dataset.check_finite`."""
-        return self.number_of_batches()
-
     def batches(self, batch_size):
         """`(inputs, None)` of each batch, in their order."""
         return ((take(self.x, slice(i, i + batch_size)), None) for i in range(0, len(self), batch_size))
@@ -115,19 +100,17 @@ class Arrays:
             check_labels(self.labels, loss, model, self.names[1])
             check_label_values(self.names[1], self.labels, loss)
 
-    def check_shares(self, steps_per_epoch=None):
+    def check_shares(self, steps_per_epoch):
         """Raise `ValueError` if batches do not divide evenly over the devices that share each of them."""
         shares, size, batch_size = process_group.shares(), len(self), self.batch_size or 32
-        whole, last = batch_size % shares, size % batch_size % shares
-        if steps_per_epoch is not None and size % batch_size:
-            last = last if steps_per_epoch > size // batch_size else 0
-        if not (whole and size >= batch_size) and not last:
-            return
-        if whole and size >= batch_size:
+        batches, last = divmod(size, batch_size)
+        if batches and batch_size % shares:
             culprit, advice = f"batch_size={batch_size}", f"Use a multiple of {shares} as `batch_size`"
+        elif last % shares and (steps_per_epoch is None or steps_per_epoch > batches):
+            culprit = f"the last batch of each epoch, of {last} examples,"
+            advice = f"Leave out {last % shares} of the {size} examples, or choose another `batch_size`"
         else:
-            culprit = f"the last batch of each epoch, of {size % batch_size} examples,"
-            advice = f"Leave out {last} of the {size} examples, or choose another `batch_size`"
+            return
         raise ValueError(
             f"Each batch is divided evenly over {shares} devices, but {culprit} does not divide. {advice}."
         )
@@ -182,10 +165,6 @@ class Arrays:
         """The inputs as endless batches."""
         return ShuffledRows(self.x, batch_size, self.shuffles, seed)
 
-    def has_workers(self, steps_per_epoch=None):
-        """Whether `reading.ReadAhead` must read the data: no."""
-        return False
-
     def part_of_worker(self):
         """The part of the data that this worker reads, if the engine does not divide the data."""
         _, *others = unpack(self.packed())
@@ -227,9 +206,6 @@ class Arrays:
         """The data as `keras.Model.fit(validation_data=...)` takes them."""
         parts = (self.x, self.y, self.sample_weight)
         return parts if self.sample_weight is not None else parts[: 1 if self.y is None else 2]
-
-    def callbacks(self):
-        return []
 
     def description(self, hashes):
         """Plain data for the run's manifest: fingerprints of each array, of version `hashes`."""

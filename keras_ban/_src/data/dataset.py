@@ -1,4 +1,4 @@
-"""Data that yield batches by themselves: what all kinds of datasets have in common."""
+"""What all data have in common, and what all datasets, which yield batches by themselves."""
 
 import itertools
 import math
@@ -23,34 +23,65 @@ class NoBatchesError(TypeError):
     """A dataset yields single examples."""
 
 
-class Dataset:
+class Data:
+    """What a user passed, behind one interface. It is `Arrays`, or a kind of `Dataset`.
+
+    Attributes:
+        batch_size, shuffle: as the user passed them to `keras.Model.fit`; `None`: not given.
+    """
+
+    # What messages call the data.
+    name = "x"
+    # Whether the data yield batches by themselves.
+    yields_batches = False
+    # Whether all workers read the same batches, which are then divided among them.
+    is_whole = False
+    # Whether each epoch can have its own view.
+    takes_views = False
+    # Whether batches can be read in any order.
+    by_position = False
+    # Whether the examples and their order never change.
+    fixed = False
+    # Whether Keras reads the data in other processes.
+    has_processes = False
+    # Whether the data can be read only once.
+    read_once = False
+    # The sampler of a torch `DataLoader`.
+    sampler = None
+
+    def check_finite(self):
+        """The number of batches. Raise `ValueError` if they have no end."""
+        count = self.number_of_batches()
+        if count == math.inf:
+            raise ValueError(
+                f"The dataset {self.dataset!r} has no end, and it must be read to its end: do not repeat it."
+            )
+        return count
+
+    def has_workers(self, steps_per_epoch):
+        """Whether `reading.ReadAhead` must read the data, and not Keras."""
+        return False
+
+    def callbacks(self):
+        """Callbacks that the data need during training."""
+        return []
+
+
+class Dataset(Data):
     """A dataset whose batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
 
     A kind of dataset is a subclass. This one stands for any object that can be iterated over again.
 
     Attributes:
         dataset: the user's dataset.
-        batch_size, shuffle: as the user passed them to `keras.Model.fit`; `None`: not given.
     """
 
-    #: The name of the kind in messages.
+    # The name of the kind in messages.
     kind = "dataset"
-    #: What messages call the data.
-    name = "x"
     yields_batches = True
-    is_whole = False
-    takes_views = False
-    # Whether batches can be read in any order.
-    by_position = False
-    fixed = False
-    brings_soft_targets = False
     # Only the batches of a dataset show what it brings.
     labels = soft_targets = sample_weight = None
-    has_processes = lacks_labels = False
-    # Whether the data can be read only once.
-    read_once = False
-    #: The sampler of a torch `DataLoader`.
-    sampler = None
+    lacks_labels = brings_soft_targets = False
 
     def __init__(self, dataset, batch_size=None, shuffle=None):
         self.dataset = dataset
@@ -102,26 +133,12 @@ class Dataset:
             if batch is None:
                 raise ValueError(f"`{self.name}` yields no batch: there is nothing to train on.")
             first = keras.tree.map_structure(leaves.numeric, unpack(batch))
-            self._check_batch(*first[:2])
+            _check_is_batch(first[:2], self.name)
             self._first = first
         return self._first
 
-    def _check_batch(self, x, y):
-        """Raise `NoBatchesError` if an array has no axis for the examples."""
-        if any(np.ndim(leaf) == 0 for leaf in leaves.leaves_of((x, y))):
-            raise NoBatchesError(f"`{self.name}` must yield batches, it yields single examples: {_BATCH_THEM}.")
-
     def _read_first(self):
         return next(self.iterate(), None)
-
-    def check_finite(self):
-        """The number of batches. Raise `ValueError` if they have no end."""
-        count = self.number_of_batches()
-        if count == math.inf:
-            raise ValueError(
-                f"The dataset {self.dataset!r} has no end, and it must be read to its end: do not repeat it."
-            )
-        return count
 
     def batches(self, batch_size=None):
         """`(inputs, keys or None)` of each batch, in an order that is the same each time.
@@ -144,7 +161,9 @@ class Dataset:
             )
 
     def _order_differs_from(self, first):
-        return self.is_shuffled() or not np.array_equal(_keys(first), _keys(next(self.iterate(), None)))
+        if self.is_shuffled():
+            return True
+        return not np.array_equal(*(example_keys(_inputs(each)) for each in (first, next(self.iterate(), None))))
 
     def order_changes(self):
         """Whether the first batch differs when it is read again, or the dataset declares that it shuffles."""
@@ -186,7 +205,7 @@ class Dataset:
     def check_labels(self, loss, model, by_name=True):
         """Do nothing: labels of a dataset are not read before training."""
 
-    def check_shares(self, steps_per_epoch=None):
+    def check_shares(self, steps_per_epoch):
         """Do nothing: batches of a dataset are checked when they are read."""
 
     def without_labels(self):
@@ -212,10 +231,6 @@ class Dataset:
         """The inputs as endless batches, which start again when they end."""
         return Endless(InTurn(self.iterate, None))
 
-    def has_workers(self, steps_per_epoch=None):
-        """Whether `reading.ReadAhead` must read the data, and not Keras."""
-        return False
-
     def part_of_worker(self):
         """The part of the data that this worker reads, if the engine does not divide the data."""
         raise TypeError(
@@ -226,10 +241,6 @@ class Dataset:
     def for_validation(self):
         """The data as `keras.Model.fit(validation_data=...)` takes them."""
         return self.for_keras()["x"]
-
-    def callbacks(self):
-        """Callbacks that the data need during training."""
-        return []
 
     def description(self, hashes):
         """Plain data for the run's manifest: only the form of the first batch, because the order may change.
@@ -291,10 +302,11 @@ def _inputs(batch):
     if batch is None:
         raise ValueError("The dataset yields no batch.")
     x = leaves.map_leaves(leaves.as_array, unpack(batch)[0])
-    if any(leaf.ndim == 0 for leaf in leaves.leaves_of(x)):
-        raise NoBatchesError(f"`x` must yield batches, it yields single values: {_BATCH_THEM}.")
+    _check_is_batch(x, "x")
     return x
 
 
-def _keys(batch):
-    return example_keys(_inputs(batch))
+def _check_is_batch(parts, name):
+    """Raise `NoBatchesError` if an array has no axis for the examples."""
+    if any(np.ndim(leaf) == 0 for leaf in leaves.leaves_of(parts)):
+        raise NoBatchesError(f"`{name}` must yield batches, it yields single examples: {_BATCH_THEM}.")

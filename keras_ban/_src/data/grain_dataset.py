@@ -1,7 +1,8 @@
 """Datasets of Grain."""
 
+from keras_ban._src import backend
+from keras_ban._src.data.batch import JoinByKey
 from keras_ban._src.data.dataset import Dataset
-from keras_ban._src.data.soft_target_rows import JoinByKey
 
 
 class GrainDataset(Dataset):
@@ -11,8 +12,7 @@ class GrainDataset(Dataset):
 
     @classmethod
     def accepts(cls, data):
-        names = ("MapDataset", "IterDataset")
-        return any(c.__name__ in names and c.__module__.split(".")[0] == "grain" for c in type(data).__mro__)
+        return backend.is_of_library(data, "grain", "MapDataset", "IterDataset")
 
     def with_soft_targets(self, soft_targets):
         if not soft_targets.by_key:

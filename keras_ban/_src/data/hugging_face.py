@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from keras_ban._src import backend
 from keras_ban._src.data.arrays import Arrays
-from keras_ban._src.data.model_inputs import input_names, names_of_inputs, task_within
+from keras_ban._src.data.model_inputs import innermost_models, input_names, names_of_inputs, task_within
 
 _LABELS = ("label", "labels")
 
@@ -18,12 +19,12 @@ class HuggingFaceDataset(Arrays):
 
     @classmethod
     def accepts(cls, data):
-        return any(name in ("Dataset", "DatasetDict", "IterableDataset") for name in _classes(data))
+        return backend.is_of_library(data, "datasets", "Dataset", "DatasetDict", "IterableDataset")
 
     @classmethod
     def of_user(cls, dataset, y, sample_weight, batch_size, shuffle, names, models):
         """A user's table. The arguments are those of `as_data`."""
-        if "Dataset" not in _classes(dataset):
+        if not backend.is_of_library(dataset, "datasets", "Dataset"):
             splits = isinstance(dataset, dict)
             advice = f"Choose a split, one of {list(dataset)}." if splits else "Load it without `streaming=True`."
             raise TypeError(f"`{names[0]}` must be a `datasets.Dataset`, received: {type(dataset).__name__}. {advice}")
@@ -39,12 +40,7 @@ class HuggingFaceDataset(Arrays):
 
 def column_as_array(value):
     """A column of a `datasets.Dataset` as an array; anything else as it is."""
-    return np.asarray(value[:]) if "Column" in _classes(value) else value
-
-
-def _classes(data):
-    """The names of a value's classes in the package `datasets`."""
-    return [base.__name__ for base in type(data).__mro__ if base.__module__.split(".")[0] == "datasets"]
+    return np.asarray(value[:]) if backend.is_of_library(value, "datasets", "Column") else value
 
 
 def _columns(dataset):
@@ -60,13 +56,7 @@ def _columns(dataset):
 
 
 def _takes_one_array(model):
-    if hasattr(type(model), "models_within"):
-        return any(map(_takes_one_array, model.models_within()))
     return task_within(model) is None and len(getattr(model, "inputs", None) or ()) == 1 and not input_names(model)
-
-
-def _holds_texts(column):
-    return len(column) > 0 and isinstance(column[0], str)
 
 
 def _array(columns, name):
@@ -88,7 +78,8 @@ def _chosen(columns, labels, models):
             f"The models take the inputs {sorted(needed)}, but the dataset has the columns {sorted(columns)}. Rename "
             "columns with `dataset.rename_column`."
         )
-    texts = [name for name in columns if name not in labels and _holds_texts(columns[name])]
+    inputs = [name for name in columns if name not in labels]
+    texts = [name for name in inputs if len(columns[name]) > 0 and isinstance(columns[name][0], str)]
     if texts and not wanted and any(task_within(model) is not None for model in models):
         if len(texts) > 1:
             raise ValueError(
@@ -96,9 +87,10 @@ def _chosen(columns, labels, models):
                 f"`x=np.asarray(dataset[{texts[0]!r}])`, or a tuple of such arrays."
             )
         return texts
-    numbers = [name for name in columns if name not in labels and np.asarray(columns[name]).dtype.kind in "biuf"]
+    numbers = [name for name in inputs if np.asarray(columns[name]).dtype.kind in "biuf"]
     chosen = sorted(wanted) or numbers
-    if len(chosen) > 1 and not wanted and any(_takes_one_array(model) for model in models):
+    takers = [each for model in models for each in innermost_models(model)]
+    if len(chosen) > 1 and not wanted and any(map(_takes_one_array, takers)):
         raise ValueError(
             f"The columns {chosen} of the dataset hold numbers, but the model takes one input. Choose a column with "
             f"`dataset.select_columns([{chosen[0]!r}, 'label'])`, or join columns to one array."

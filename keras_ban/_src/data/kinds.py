@@ -1,10 +1,13 @@
 """The entrance of all data: what a user passes becomes one of the kinds of data, once."""
 
 import inspect
+import numbers
 
-from keras_ban._src.data import lists
+import numpy as np
+
+from keras_ban._src import backend
 from keras_ban._src.data.arrays import Arrays, short
-from keras_ban._src.data.dataset import Dataset, Stream
+from keras_ban._src.data.dataset import Data, Dataset, Stream
 from keras_ban._src.data.grain_dataset import GrainDataset
 from keras_ban._src.data.hugging_face import HuggingFaceDataset, column_as_array
 from keras_ban._src.data.py_dataset import PyDatasetData
@@ -31,10 +34,10 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
         ValueError: there is no data, arrays differ in length or hold neither numbers nor texts, weights are not finite,
             or a dataset comes with arrays.
     """
-    if isinstance(x, (Arrays, Dataset)):
+    if isinstance(x, Data):
         return x
     x, y, sample_weight = (column_as_array(each) for each in (x, y, sample_weight))
-    x, y, sample_weight = lists.as_arrays(x), lists.as_array_of_rows(y), lists.as_array_of_rows(sample_weight)
+    x, y, sample_weight = _lists_as_arrays(x), _lists_as_rows(y), _lists_as_rows(sample_weight)
     names = names or ("x", "y", "sample_weight")
     if x is None or (isinstance(x, (list, tuple, dict)) and len(x) == 0):
         raise ValueError(f"`{names[0]}` is {x!r}: there is no data to train on.")
@@ -49,7 +52,7 @@ def as_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=None, nam
 
 def _advice(name, x):
     """What to do about a value that is no data, as text."""
-    if hasattr(x, "__getitem__") and any(base.__module__.startswith("torch.") for base in type(x).__mro__):
+    if hasattr(x, "__getitem__") and backend.is_of_library(x, "torch"):
         return f"Let it yield batches: `torch.utils.data.DataLoader({name}, batch_size=32)`."
     if inspect.isgeneratorfunction(x):
         return f"Call the function, so that there is a generator: `{name}()`."
@@ -60,7 +63,7 @@ def _advice(name, x):
 
 def as_validation_data(validation_data, batch_size=None, models=()):
     """`validation_data` as `keras.Model.fit` takes it, behind the same interface; `None` if there is none."""
-    if validation_data is None or isinstance(validation_data, (Arrays, Dataset)):
+    if validation_data is None or isinstance(validation_data, Data):
         return validation_data
     if isinstance(validation_data, (list, tuple)):
         if not 1 <= len(validation_data) <= 3 or validation_data[0] is None:
@@ -77,3 +80,39 @@ def as_validation_data(validation_data, batch_size=None, models=()):
             f"{short(validation_data)}."
         )
     return data
+
+
+def _lists_as_arrays(part):
+    """Nested arrays, with lists and tuples of single numbers or texts as arrays. KerasHub takes texts in lists.
+
+    Of a list of lists, those of texts are several inputs. Those of numbers stay, because they may be meant as rows.
+    """
+    if type(part) is dict:
+        return {name: _lists_as_arrays(each) for name, each in part.items()}
+    if type(part) not in (list, tuple) or not part:
+        return part
+    if all(map(_is_single, part)):
+        return np.asarray(part)
+    return type(part)(_lists_as_arrays(each) if _is_of_texts(each) else each for each in part)
+
+
+def _lists_as_rows(part):
+    """The same for labels and weights, where a list of lists is an array, too."""
+    if type(part) is not list or not part or not all(map(_is_row, part)):
+        return _lists_as_arrays(part)
+    try:
+        return np.asarray(part)
+    except ValueError as error:
+        raise ValueError(f"The rows of a list of labels or weights differ in length. Pad them: {error}") from None
+
+
+def _is_of_texts(part):
+    return type(part) in (list, tuple) and all(isinstance(each, (str, bytes)) for each in part)
+
+
+def _is_single(value):
+    return isinstance(value, (numbers.Number, str, bytes, np.generic))
+
+
+def _is_row(value):
+    return _is_single(value) or (type(value) in (list, tuple) and all(map(_is_row, value)))

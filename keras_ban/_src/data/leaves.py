@@ -99,6 +99,12 @@ def is_texts(leaf):
     return holds_texts(leaf) if isinstance(leaf, np.ndarray) else _is_text_tensor(leaf)
 
 
+def decoded(texts):
+    """An array of texts or bytes as an array of `str`."""
+    texts_of_python = [each.decode() if isinstance(each, bytes) else str(each) for each in texts.flat]
+    return np.array(texts_of_python, dtype=object).reshape(texts.shape)
+
+
 def leaves_of(arrays):
     """Nested arrays as a list, without those that are `None`."""
     return [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
@@ -151,12 +157,7 @@ def _dense_rows(leaf, rows):
 
 
 def _is_sparse_tensor(leaf):
-    return not {("tensorflow", "SparseTensor"), ("jax", "JAXSparse")}.isdisjoint(_classes_of(leaf))
-
-
-def _classes_of(leaf):
-    """`{(library, name)}` of all classes of an object."""
-    return {(base.__module__.split(".")[0], base.__name__) for base in type(leaf).__mro__}
+    return any(backend.is_of_library(leaf, *each) for each in (("tensorflow", "SparseTensor"), ("jax", "JAXSparse")))
 
 
 def _from_sparse_tensor(leaf, dense=False):
@@ -177,8 +178,7 @@ def _from_sparse_tensor(leaf, dense=False):
 
 def _is_sliced_on_disk(leaf, is_input):
     """Whether a leaf is not a tensor, so that rows can be read by slicing it. Small labels are read as a whole."""
-    libraries = {library for library, _ in _classes_of(leaf)}
-    is_tensor = not libraries.isdisjoint({"tensorflow", "jax", "jaxlib", "torch"})
+    is_tensor = any(backend.is_of_library(leaf, library) for library in ("tensorflow", "jax", "jaxlib", "torch"))
     return isinstance(leaf, np.ndarray) or (not is_tensor and (is_input or len(leaf.shape) > 2))
 
 

@@ -28,6 +28,13 @@ def inputs_for(model, x):
     return {name: value for name, value in x.items() if name in names}
 
 
+def innermost_models(model):
+    """The models that get the inputs: those within a `Distiller` or an `EnsembleModel`, else the model itself."""
+    if not hasattr(type(model), "models_within"):
+        return [model]
+    return [each for within in model.models_within() for each in innermost_models(within)]
+
+
 def is_task(model):
     """Whether a model is a KerasHub task with a preprocessor, or works like one."""
     has_method = callable(getattr(model, "preprocess_samples", None))
@@ -70,29 +77,25 @@ def input_names(model):
 
     What a preprocessor takes has no names that are known.
     """
-    if is_task(model):
-        return None
-    if hasattr(type(model), "models_within"):
-        names = [input_names(each) for each in model.models_within()]
-        return set().union(*(each or set() for each in names)) if any(names) else None
-    declared = model.input if _is_functional(model) else None
-    return set(declared) if isinstance(declared, dict) else None
+    known = [names for names in map(_declared_names, innermost_models(model)) if names is not None]
+    return set().union(*known) if known else None
 
 
 def all_input_names(model):
     """The same, but `None` if it is not known of one of the models within."""
-    if not hasattr(type(model), "models_within"):
-        return input_names(model)
-    names = [all_input_names(each) for each in model.models_within()]
+    names = [_declared_names(each) for each in innermost_models(model)]
     return None if None in names else set().union(*names)
+
+
+def _declared_names(model):
+    declared = model.input if _is_functional(model) and not is_task(model) else None
+    return set(declared) if isinstance(declared, dict) else None
 
 
 def names_of_inputs(model):
     """The names of all inputs of a model, as far as they are known."""
-    if hasattr(type(model), "models_within"):
-        return [name for each in model.models_within() for name in names_of_inputs(each)]
-    names = [tensor.name for tensor in model.inputs] if _is_functional(model) else []
-    return [*names, *(input_names(model) or ())]
+    functional = [each for each in innermost_models(model) if _is_functional(each)]
+    return [*(tensor.name for each in functional for tensor in each.inputs), *(input_names(model) or ())]
 
 
 def _is_functional(model):
@@ -105,9 +108,11 @@ def declared_specs(model):
     Those of an ensemble are of its first member that declares them. `None` if a model declares none, as subclassed
     models before they are called.
     """
-    if hasattr(type(model), "models_within"):
-        found = (declared_specs(each) for each in model.models_within())
-        return next((specs for specs in found if specs is not None), None)
+    found = (_own_specs(each) for each in innermost_models(model))
+    return next((specs for specs in found if specs is not None), None)
+
+
+def _own_specs(model):
     if getattr(model, "inputs", None):
         declared = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
         return keras.tree.map_structure(lambda x: keras.InputSpec(x.dtype, (None, *x.shape[1:]), name=x.name), declared)
@@ -131,16 +136,14 @@ def task_within(model):
     Raises:
         ValueError: the preprocessors of the members differ.
     """
-    if not hasattr(type(model), "models_within"):
-        return model if is_task(model) else None
-    tasks = [task_within(each) for each in model.models_within()]
+    tasks = [each if is_task(each) else None for each in innermost_models(model)]
     if not all(are_alike(tasks[0], each) for each in tasks[1:]):
         raise ValueError(
             f"The members of {model.name!r} preprocess their inputs differently, so they cannot take the same data: "
             f"{[getattr(task, 'preprocessor', None) for task in tasks]}. Give all members one preprocessor; or pass "
             "preprocessed data, after `member.preprocessor = None` for each."
         )
-    return tasks[0] if tasks else None
+    return tasks[0]
 
 
 def are_alike(task, other):

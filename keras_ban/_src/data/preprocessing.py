@@ -56,20 +56,18 @@ class Preprocessing:
             x, labels, weights = run(self._task, *given)
         if self.differ:
             more[TEACHER_INPUTS] = given[0] if self._teachers is None else run(self._teachers, *given)[0]
-            self._check_labels(given[1], labels)
+            if given[1] is None and labels is not None:
+                student, teacher = self._names
+                raise ValueError(
+                    f"The preprocessor of the student {student!r} makes the labels from the inputs, and that of the "
+                    f"teacher {teacher!r} differs, so their outputs are about different tokens. Give both the same "
+                    "preprocessor (and vocabulary)."
+                )
         return unpack(pack(x, with_labels(y, labels, **more), weights))
 
     def packed(self, batch):
         """Return a batch of a dataset, with the same parts."""
         return pack(*self(batch))
-
-    def _check_labels(self, given, labels):
-        if given is None and labels is not None:
-            raise ValueError(
-                f"The preprocessor of the student {self._names[0]!r} makes the labels from the inputs, and that of the "
-                f"teacher {self._names[1]!r} differs, so their outputs are about different tokens. Give both the same "
-                "preprocessor (and vocabulary)."
-            )
 
 
 def run(task, x, y=None, sample_weight=None):
@@ -97,8 +95,7 @@ def _for_preprocessor(part):
     texts = np.asarray(part.numpy() if hasattr(part, "numpy") else part)
     # A pandas `Series` of inputs has a second axis.
     texts = texts[:, 0] if texts.ndim == 2 and texts.shape[1] == 1 else texts
-    decoded = [each.decode() if isinstance(each, bytes) else str(each) for each in texts.flat]
-    return np.array(decoded, dtype=object).reshape(texts.shape).tolist()
+    return leaves.decoded(texts).tolist()
 
 
 def _as_arrays(task, part):
@@ -125,17 +122,13 @@ class PreprocessedData(PyDatasetData):
 
     def __init__(self, raw, preprocessing, in_order):
         batches = Mapped(raw.by_index(in_order), preprocessing.packed)
-        super().__init__(batches, shuffle=raw.shuffle if raw.yields_batches and raw.by_position else False)
+        super().__init__(batches, shuffle=raw.shuffle if raw.by_position else False)
         self._raw, self._preprocessing, self._in_order = raw, preprocessing, in_order
-        self.sampler = raw.sampler
+        self.sampler, self.soft_targets = raw.sampler, raw.soft_targets
 
     @property
     def is_whole(self):
         return self._raw.is_whole
-
-    @property
-    def soft_targets(self):
-        return self._raw.soft_targets
 
     @property
     def lacks_labels(self):
@@ -153,7 +146,7 @@ class PreprocessedData(PyDatasetData):
     def check_labels(self, loss, model, by_name=True):
         self._raw.check_labels(loss, model, by_name)
 
-    def check_shares(self, steps_per_epoch=None):
+    def check_shares(self, steps_per_epoch):
         self._raw.check_shares(steps_per_epoch)
 
     def part_of_worker(self):

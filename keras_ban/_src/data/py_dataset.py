@@ -5,11 +5,10 @@ import math
 
 import keras
 
-from keras_ban._src.data.batch import packed_again
+from keras_ban._src.data.batch import JoinByKey, packed_again
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.endless import Endless
 from keras_ban._src.data.leaves import size_of
-from keras_ban._src.data.soft_target_rows import JoinByKey
 from keras_ban._src.data.wrappers import ArrayRows, Mapped, PairedByKey, PairedDataset, WorkerPart
 
 
@@ -46,7 +45,7 @@ class PyDatasetData(Dataset):
         """Whether Keras reads it in other processes."""
         return self.dataset.use_multiprocessing and self.dataset.workers > 0
 
-    def has_workers(self, steps_per_epoch=None):
+    def has_workers(self, steps_per_epoch):
         # With `steps_per_epoch`, Keras on TensorFlow prefetches past the end of an epoch.
         followed = steps_per_epoch is not None and getattr(self.dataset, "follows_epochs", False)
         return self.dataset.workers > 1 or followed

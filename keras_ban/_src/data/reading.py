@@ -60,7 +60,30 @@ def watched(*data, shuffle=False, steps=None):
             each.end(wait=False)
 
 
-class ReadAhead(Wrapped):
+class _InExecutor(Wrapped):
+    """A dataset whose batches an executor of the standard library makes."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self.use_multiprocessing = False
+        self.died = False
+        self._executor, self._lock = None, threading.Lock()
+        self._futures = {}  # Batches by position that were begun, and not asked for yet.
+
+    def end(self, wait=True):
+        """End the threads or processes. The next batch starts new ones, with the dataset's state at that time."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+            self._futures.clear()
+        if executor is not None:
+            executor.shutdown(wait, cancel_futures=True)
+
+    def on_epoch_end(self):
+        self.end()
+        super().on_epoch_end()
+
+
+class ReadAhead(_InExecutor):
     """A dataset that Keras reads in one thread, in order. `dataset.workers` threads read ahead in each epoch.
 
     Keras on TensorFlow prefetches past the end of an epoch of `steps` steps: that batch is read as one of the next.
@@ -72,17 +95,15 @@ class ReadAhead(Wrapped):
     """
 
     follows_epochs = True
-    died = False
 
-    def __init__(self, dataset, shuffle=False, steps=None):
+    def __init__(self, dataset, shuffle, steps):
         super().__init__(dataset)
         self._threads, self._ahead = self.workers, max(self.workers, self.max_queue_size)
-        self.workers, self.use_multiprocessing = 1, False
+        self.workers = 1
         self._shuffle, self._steps = shuffle and self.num_batches is not None, steps
         self._epoch, self._first = None, 0  # The current epoch, and the position of its first batch.
         self._order = None
         self._within_epoch = False
-        self._executor, self._futures, self._lock = None, {}, threading.Lock()
 
     @property
     def epoch(self):
@@ -108,7 +129,6 @@ class ReadAhead(Wrapped):
 
     def on_epoch_end(self):
         self._within_epoch = False
-        self.end()
         super().on_epoch_end()
 
     def __getitem__(self, position):
@@ -140,25 +160,14 @@ class ReadAhead(Wrapped):
     def _batch(self, position):
         return self._dataset[position if self._order is None else self._order[position]]
 
-    def end(self, wait=True):
-        """End the threads. Forget what they have read."""
-        with self._lock:
-            executor, self._executor = self._executor, None
-            self._futures.clear()
-        if executor is not None:
-            executor.shutdown(wait, cancel_futures=True)
 
-
-class _InProcesses(Wrapped):
+class _InProcesses(_InExecutor):
     """A dataset whose batches are made in `dataset.workers` processes. They are new in each epoch, as in Keras."""
 
     def __init__(self, dataset):
         super().__init__(dataset)
-        self.use_multiprocessing = False
         # Threads wait for the processes. With a single thread, a batch would be made only when it is needed.
         self.workers = max(2, dataset.workers)
-        self.died = False
-        self._executor, self._lock = None, threading.Lock()
 
     @property
     def epoch(self):
@@ -180,17 +189,6 @@ class _InProcesses(Wrapped):
         except BrokenProcessPool:
             self.died = True
             raise
-
-    def on_epoch_end(self):
-        self.end()
-        super().on_epoch_end()
-
-    def end(self, wait=True):
-        """End the processes. The next batch starts new ones, with the dataset's state at that time."""
-        with self._lock:
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait, cancel_futures=True)
 
 
 def _begin(dataset):

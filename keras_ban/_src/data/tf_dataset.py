@@ -3,9 +3,9 @@
 import re
 
 from keras_ban._src import backend
+from keras_ban._src.data.batch import JoinByKey
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.leaves import size_of
-from keras_ban._src.data.soft_target_rows import JoinByKey
 
 
 class TensorFlowDataset(Dataset):
@@ -46,7 +46,7 @@ class TensorFlowDataset(Dataset):
 
 def error_in_pipeline(error):
     """The `ValueError` that Python raised within `tf.data`, or `None`: TensorFlow makes it an error of its own."""
-    if not any(c.__module__.startswith("tensorflow.") for c in type(error).__mro__):
+    if not backend.is_of_library(error, "tensorflow"):
         return None
     message = re.search(r"ValueError: (The soft targets .*)", str(error))
     return None if message is None else ValueError(message[1])

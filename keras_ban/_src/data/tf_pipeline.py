@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_ban._src.data.soft_target_rows import join
+from keras_ban._src.data.batch import join_rows
 
 
 def map_tf_dataset(dataset, join_by_key, like):
@@ -51,7 +51,7 @@ def pair_tf_dataset(dataset, soft_targets, batch_size):
             of_batch = tf.nest.map_structure(
                 lambda field: tf.cast(field, "int32") if field.dtype.is_integer else tf.identity(field), of_batch
             )
-        return join(batch, of_batch)
+        return join_rows(batch, of_batch)
 
     paired = tf.data.Dataset.zip(dataset, rows).map(join_checked, num_parallel_calls=tf.data.AUTOTUNE)
     return paired.with_options(_divided_by_rows())

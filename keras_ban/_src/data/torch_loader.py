@@ -1,7 +1,8 @@
 """torch's `DataLoader`."""
 
+from keras_ban._src import backend
+from keras_ban._src.data.batch import JoinByKey
 from keras_ban._src.data.dataset import Dataset
-from keras_ban._src.data.soft_target_rows import JoinByKey
 
 
 class TorchDataLoader(Dataset):
@@ -11,7 +12,7 @@ class TorchDataLoader(Dataset):
 
     @classmethod
     def accepts(cls, data):
-        return any(c.__name__ == "DataLoader" and c.__module__.startswith("torch.") for c in type(data).__mro__)
+        return backend.is_of_library(data, "torch", "DataLoader")
 
     @property
     def sampler(self):

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from keras_ban._src.data import leaves
-from keras_ban._src.data.batch import unpack
-from keras_ban._src.data.soft_target_rows import join
+from keras_ban._src.data.batch import join_rows, unpack
 
 
 def pair_data_loader(loader, soft_targets):
@@ -50,7 +49,7 @@ def _mapped(collate, function, examples):
 def _paired(collate, soft_targets, examples):
     batch, rows = collate([example for _, example in examples]), np.array([index for index, _ in examples])
     soft_targets.check(leaves.take(unpack(batch)[0], slice(None)), rows)
-    return join(batch, keras.tree.map_structure(torch.from_numpy, soft_targets.batch(rows)))
+    return join_rows(batch, keras.tree.map_structure(torch.from_numpy, soft_targets.batch(rows)))
 
 
 class _WithIndex:

@@ -11,12 +11,12 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
+from keras_ban._src.data.bad_batches import wrong_rows
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.dataset import NoBatchesError
-from keras_ban._src.data.label_names import check_names
 from keras_ban._src.data.labels import check_labels
 from keras_ban._src.data.leaves import is_texts, leaves_of, map_leaves
-from keras_ban._src.data.non_finite import wrong_rows
+from keras_ban._src.data.model_outputs import check_names
 
 
 def output_spec(model, x):
@@ -48,11 +48,11 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
     `None`. `names` are the names of `x` and `y` in messages. That of `y` is `None` where labels play no part.
     """
     backend.check_values(model)
-    labels, trial = split_targets(y)[0], _Trial(model)
-    inputs = getattr(getattr(model, "student", model), "inputs", None)
+    labels, trial, student = split_targets(y)[0], _Trial(model), getattr(model, "student", model)
+    inputs = getattr(student, "inputs", None)
     if isinstance(x, (list, tuple)) and inputs and len(keras.tree.flatten(x)) != len(inputs):
         raise ValueError(f"`{names[0]}` holds {len(x)} arrays, but the model {model.name!r} takes {len(inputs)}.")
-    check_labels(labels, getattr(model, "loss", None), getattr(model, "student", model), names[1])
+    check_labels(labels, getattr(model, "loss", None), student, names[1])
     on_values = backend.steps_see_values(model)
     parts = zip((*names, "sample_weight"), (x, labels, sample_weight), strict=True)
     batch = [_converted(backend.as_tensor if on_values else _symbol, name, part) for name, part in parts]
@@ -78,7 +78,6 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
         else:
             weights = "" if sample_weight is None else f", with `sample_weight` {_form(sample_weight)}"
             name, form = names[1], f"{_form(labels)}{weights}"
-            student = getattr(model, "student", model)
             check_names(labels, sample_weight, model.loss, student, (name, "sample_weight"), trial.found.outputs)
             known = types.SimpleNamespace(outputs=keras.tree.flatten(trial.found.outputs))
             check_labels(labels, model.loss, known, name)

@@ -72,7 +72,7 @@ def with_unlabeled(data, unlabeled, steps_per_epoch=None, seed=None):
             "The number of batches of `x` is unknown: pass `steps_per_epoch`, so that `unlabeled` fits it."
         )
     # Without the user's `shuffle`, Keras shuffles the batches of a `PyDataset`.
-    shuffle = data.yields_batches and data.by_position and data.shuffle in (None, True)
+    shuffle = data.by_position and data.shuffle in (None, True)
     return PyDatasetData(WithUnlabeled(dataset, endless, steps, shuffle), shuffle=False)
 
 

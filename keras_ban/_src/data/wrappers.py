@@ -6,9 +6,8 @@ import keras
 import numpy as np
 
 from keras_ban._src.backend import process_group
-from keras_ban._src.data.batch import pack, unpack
+from keras_ban._src.data.batch import join_rows, pack, unpack
 from keras_ban._src.data.leaves import in_batch, leaves_of, size_of, slice_rows, take
-from keras_ban._src.data.soft_target_rows import join
 
 
 class Wrapped(keras.utils.PyDataset):
@@ -68,7 +67,7 @@ class PairedDataset(Wrapped):
         start = index * self._batch_size
         rows = slice(start, start + size_of(x))
         self._soft_targets.check(x, rows)
-        return join(batch, *self._soft_targets.batch_and_seeds(rows, self.epoch))
+        return join_rows(batch, *self._soft_targets.batch_and_seeds(rows, self.epoch))
 
 
 class Mapped(Wrapped):
@@ -135,7 +134,7 @@ class ArrayRows(ArrayBatches):
 
     def __getitem__(self, index):
         rows = self.rows(index)
-        return join(self.batch(rows), *self._soft_targets.batch_and_seeds(rows, self.epoch))
+        return join_rows(self.batch(rows), *self._soft_targets.batch_and_seeds(rows, self.epoch))
 
 
 class WorkerPart(Wrapped):

@@ -5,10 +5,9 @@ import warnings
 import keras
 
 from keras_ban._src import backend
-from keras_ban._src.data.label_names import known_names, names_with_loss
 from keras_ban._src.data.labels import is_sparse_crossentropy
 from keras_ban._src.data.model_inputs import inputs_for
-from keras_ban._src.data.model_outputs import outputs_of
+from keras_ban._src.data.model_outputs import known_names, names_with_loss, outputs_of
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.step import NO_EVALUATION, NO_FEATURES, has_own_label_loss
 from keras_ban._src.losses.structure import weights_of_losses

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_ban._src import backend, hints
+from keras_ban._src.data.bad_batches import check_has_examples
 from keras_ban._src.data.batch import (
     inputs_of_teacher,
     is_labeled,
@@ -14,7 +15,6 @@ from keras_ban._src.data.batch import (
     weights_of_labels,
     weights_without_labels,
 )
-from keras_ban._src.data.empty_batches import check_has_examples
 from keras_ban._src.distillation.loss_targets import NO_LABELS, NOTHING_TO_MEASURE, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress

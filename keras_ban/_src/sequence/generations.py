@@ -7,7 +7,7 @@ import keras
 
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import non_finite
+from keras_ban._src.data import bad_batches
 from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.attachment import attach
@@ -304,5 +304,5 @@ class Generations:
 
     def _evaluate(self, model):
         metrics = self._scorer.evaluate(model)
-        non_finite.explain(metrics.get("val_loss"), self._scorer.data)
+        bad_batches.explain_loss(metrics.get("val_loss"), self._scorer.data)
         return metrics

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
-from keras_ban._src.data import empty_batches, fit_arguments, non_finite
+from keras_ban._src.data import bad_batches, fit_arguments
 from keras_ban._src.data.preprocessing import method_and_data, validation_in_steps
 from keras_ban._src.history.controls import ControlRecord
 
@@ -14,7 +14,7 @@ def fit(model, data, options):
     """`keras.Model.fit` of a plain model; a `Distiller` does the same by itself."""
     backend.build_optimizer(model)
     options = {**options, "validation_data": validation_in_steps(options, model)}
-    explain = empty_batches.ExplainNaN(options["validation_data"])
+    explain = bad_batches.ExplainNaN(options["validation_data"])
     # First, so that the epoch is not kept.
     options = {**options, "callbacks": [explain, *options["callbacks"]]}
     steps = options.get("steps_per_epoch")
@@ -26,7 +26,7 @@ def fit(model, data, options):
         try:
             return method(**arguments)
         except (RuntimeError, TypeError) as error:
-            empty_batches.explain(error, data)
+            bad_batches.explain_failure(error, data)
             raise
 
 
@@ -49,7 +49,7 @@ def check_finite(model, record, data):
         kept = "Nothing was trained before it"
     else:
         kept = f"Generations 0 to {record.generation - 1} are kept: see `models`, `history` and `ensemble()`"
-    place, advice = non_finite.first_place(data), "Try a lower learning rate, or `clipnorm` in the optimizer."
+    place, advice = bad_batches.first_not_finite(data), "Try a lower learning rate, or `clipnorm` in the optimizer."
     if place is not None:
         advice = (
             f"In the data, {place} of `x` (counted from 0) is the first with inputs that are NaN or infinite: leave "

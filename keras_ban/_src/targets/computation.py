@@ -8,7 +8,7 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import trial
-from keras_ban._src.data.empty_batches import with_examples
+from keras_ban._src.data.bad_batches import with_examples
 from keras_ban._src.data.fingerprints import example_form, example_keys
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import size_of, take

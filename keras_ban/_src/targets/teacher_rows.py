@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_ban._src import checks
+from keras_ban._src import backend, checks
 from keras_ban._src.backend import process_group
 from keras_ban._src.data.fingerprints import example_keys, layer_fingerprint
 from keras_ban._src.data.leaves import size_of
@@ -18,7 +18,6 @@ from keras_ban._src.targets.function_teacher import FunctionTeacher, as_floats
 # Format 3 has other fingerprints of the examples. Rows by key have no fingerprints, and still have format 2.
 FORMAT, FORMAT_BY_KEY = 3, 2
 HASHES_OF_FORMAT = {2: 1, 3: 2}
-_TORCH_MODULE = ("torch.nn.modules.module", "Module")
 
 
 def as_teacher(teacher):
@@ -34,7 +33,7 @@ def as_teacher(teacher):
             "`teacher` must be a `keras.Model`, or a function that takes a batch of NumPy arrays and returns outputs "
             f"`(batch, ..., classes)`, received: {teacher!r} (of type {type(teacher).__name__})."
         )
-    if any((base.__module__, base.__name__) == _TORCH_MODULE for base in type(teacher).__mro__):
+    if backend.is_of_library(teacher, "torch", "Module"):
         raise TypeError(
             f"`teacher` is a {type(teacher).__name__}, a module of torch, which takes tensors. Call `module.eval()`, "
             "and pass a function of a NumPy batch: `lambda x: module(torch.from_numpy(x))`."
