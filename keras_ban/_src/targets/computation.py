@@ -56,41 +56,39 @@ def compute(teacher, data, batch_size, path, verbose, augmentation, views, **opt
     progress = keras.utils.Progbar(count, verbose=int(verbose), unit_name="batch")
     # If all workers write one file, each runs the teacher on its own batches.
     workers, this = (1, 0) if path is None else (process_group.count(), process_group.index())
-    shared, done, keys = workers > 1, 0, []
+    shared, keys = workers > 1, []
     with contextlib.ExitStack() as stack:
         if isinstance(teacher, keras.Model):
             stack.enter_context(backend.keeping_values(teacher))
-        for x_batch, key in batches:
+        for number, (x_batch, key) in enumerate(batches):
             new_keys, texts, new_kind = teacher_rows.keys_of_batch(x_batch, key)
-            if done == 0:
+            is_own = number % workers == this
+            if number == 0:
                 kind = new_kind
                 outputs_of = _prepare(teacher, augmentation, views, x_batch, new_keys, kind)
-            elif new_kind != kind:
-                raise ValueError(f"Keys must be of one kind, but after {kind} the data brings {new_kind}.")
-            keys.append(new_keys)
-            is_own = done % workers == this
-            if is_own or done == 0:
                 # All workers start together, or none; see `row_file.RowWriter`.
-                with process_group.together("run the teacher") if shared and done == 0 else contextlib.nullcontext():
+                with process_group.together("run the teacher") if shared else contextlib.nullcontext():
                     outputs = _outputs(outputs_of, teacher, x_batch, new_keys)
-            if done == 0:
                 shape, form = outputs.shape[1:], example_form(x_batch)
                 description = teacher_rows.describe(
                     teacher, outputs, form=form, augmentation=augmentation, views=views, kind=kind, **options
                 )
                 rows = stack.enter_context(_destination(path, description, shape))
+            elif new_kind != kind:
+                raise ValueError(f"Keys must be of one kind, but after {kind} the data brings {new_kind}.")
             elif is_own:
+                outputs = _outputs(outputs_of, teacher, x_batch, new_keys)
                 _check_shape(outputs, shape)
             if is_own:
                 rows.append(teacher_rows.as_rows(outputs, description), texts)
             else:
                 rows.skip(len(new_keys), texts)
-            done += 1
-            if shared and done % _BATCHES_APART == 0:
+            keys.append(new_keys)
+            if shared and len(keys) % _BATCHES_APART == 0:
                 process_group.wait_for_all("compute soft targets")
-            progress.update(done)
+            progress.update(len(keys))
         if count is None:
-            progress.update(done, finalize=True)
+            progress.update(len(keys), finalize=True)
         keys = np.concatenate(keys)
         if kind is not None:
             index = key_index.KeyIndex(lambda: [keys], len(keys))

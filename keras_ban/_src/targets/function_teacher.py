@@ -1,5 +1,6 @@
 """A teacher that is not a Keras model, but a function of a batch."""
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -22,6 +23,7 @@ class FunctionTeacher:
 
     def __init__(self, function):
         self.name = getattr(function, "__name__", type(function).__name__)
+        self._spoken = f"The teacher {self.name!r}, a function,"
         self._function = function
         self._must_be_probabilities = False
 
@@ -31,17 +33,20 @@ class FunctionTeacher:
         if not leaves.is_array(outputs):
             keys = f" with {list(outputs)}" if isinstance(outputs, dict) else ""
             raise TypeError(
-                f"{self._spoken()} must return one array `(batch, ..., classes)`, of NumPy or of another framework, "
+                f"{self._spoken} must return one array `(batch, ..., classes)`, of NumPy or of another framework, "
                 f"received: {type(outputs).__name__}{keys}. Soft targets are of one output: return that, for instance "
                 "`outputs.logits`."
             )
         outputs, size = leaves.as_array(outputs), leaves.size_of(x)
         if outputs.ndim < 2 or outputs.shape[0] != size or outputs.size == 0:
             raise ValueError(
-                f"{self._spoken()} must return an array `(batch, ..., classes)`, with a row for each example. "
+                f"{self._spoken} must return an array `(batch, ..., classes)`, with a row for each example. "
                 f"Received an array of shape {outputs.shape} for a batch of {size} examples."
             )
-        outputs = self._as_floats(outputs)
+        if outputs.dtype.kind not in "biuf" and leaves.numeric(outputs).dtype.kind != "V":
+            raise TypeError(f"{self._spoken} must return numbers, received an array of {outputs.dtype}.")
+        advice = "free of NaN, and scaled as the function expects. It gets the batches as they are in `x`"
+        outputs = as_floats(outputs, f"{self._spoken} gives NaN or inf. Check that `x` is {advice}.")
         if self._must_be_probabilities:
             self._check_probabilities(outputs)
         return outputs
@@ -59,7 +64,7 @@ class FunctionTeacher:
             from_logits = not _are_in_unit_interval(outputs)
             if not from_logits and not np.allclose(outputs.sum(axis=-1), 1, rtol=0, atol=_TOLERANCE):
                 warnings.warn(
-                    f"{self._spoken()} gives numbers in [0, 1] that do not sum to 1. They are taken for probabilities "
+                    f"{self._spoken} gives numbers in [0, 1] that do not sum to 1. They are taken for probabilities "
                     "of sigmoids. Pass `from_logits=False` if they are, and `from_logits=True` if they are logits.",
                     stacklevel=2,
                 )
@@ -71,19 +76,10 @@ class FunctionTeacher:
     def _check_probabilities(self, outputs):
         if not _are_in_unit_interval(outputs):
             raise ValueError(
-                f"{self._spoken()} must give probabilities in [0, 1], as `from_logits=False` says, or as its outputs "
+                f"{self._spoken} must give probabilities in [0, 1], as `from_logits=False` says, or as its outputs "
                 f"on the first batch look. Received values from {outputs.min():.4g} to {outputs.max():.4g}. Pass "
                 "`from_logits=True` if it gives logits."
             )
-
-    def _as_floats(self, outputs):
-        if outputs.dtype.kind not in "biuf" and leaves.numeric(outputs).dtype.kind != "V":
-            raise TypeError(f"{self._spoken()} must return numbers, received an array of {outputs.dtype}.")
-        advice = "free of NaN, and scaled as the function expects. It gets the batches as they are in `x`"
-        return as_floats(outputs, f"{self._spoken()} gives NaN or inf. Check that `x` is {advice}.")
-
-    def _spoken(self):
-        return f"The teacher {self.name!r}, a function,"
 
 
 def as_floats(outputs, message):
@@ -99,15 +95,10 @@ def _are_in_unit_interval(outputs):
 
 
 def _own_array(leaf):
-    """A copy in NumPy, so that a function that changes its inputs does not change the data."""
+    """A copy in NumPy, so that a function that changes its inputs does not change the data. Texts become `str`."""
     array = leaves.as_array(leaf)
-    return _decoded(array) if leaves.is_texts(array) else np.array(array, order="C")
-
-
-def _decoded(texts):
-    """Texts as an array of `str`. Bytes that are no text, such as those of image files, stay as they are."""
-    try:
-        decoded = [each.decode() if isinstance(each, bytes) else str(each) for each in texts.flat]
-    except UnicodeDecodeError:
-        return np.array(texts)
-    return np.array(decoded, dtype=object).reshape(texts.shape)
+    if leaves.is_texts(array):
+        # Bytes that are no text, such as those of image files, stay as they are.
+        with contextlib.suppress(UnicodeDecodeError):
+            return leaves.decoded(array)
+    return np.array(array, order="C")
