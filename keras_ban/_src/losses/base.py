@@ -64,7 +64,8 @@ def kl_divergence(teacher, student):
 def _divergence(teacher, student):
     y, tanh, both, q = _compare(teacher, student)
     square = y * y
-    near = y * tanh + y * square * _horner(square, _Y_MINUS_TANH)
+    constant, linear, quadratic = _Y_MINUS_TANH
+    near = y * tanh + y * square * (constant + square * (linear + square * quadratic))
     # In this form, a class with probability 0 on one side contributes the other side's probability.
     far = y * (1.0 + tanh) - tanh
     value = ops.sum(both * ops.where(square < 0.25**2, near, far), axis=-1)
@@ -99,14 +100,6 @@ def _compare(teacher, student):
 # The polynomial in `y**2` that is closest to `(y - tanh(y)) / y**3` for |y| <= 0.25: its maximum error is 1.6e-7. The
 # Taylor series would need one more term.
 _Y_MINUS_TANH = (0.3333331726457523, -0.13328699018679058, 0.05197494309654339)
-
-
-def _horner(x, coefficients):
-    """Compute `c[0] + c[1] * x + c[2] * x**2 + ...`."""
-    total = coefficients[-1]
-    for coefficient in reversed(coefficients[:-1]):
-        total = coefficient + x * total
-    return total
 
 
 def finite_logits(logits):

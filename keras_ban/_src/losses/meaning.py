@@ -24,6 +24,10 @@ class Meaning:
     activation: str | None = None
     axis: int | None = None
 
+    def completed_by(self, other):
+        """Return the `Meaning` with what another one tells, where this one does not."""
+        return Meaning(**{name: getattr(other, name) if own is None else own for name, own in vars(self).items()})
+
 
 @dataclasses.dataclass(frozen=True)
 class LastLayer:
@@ -43,8 +47,6 @@ _LOSSES = (
     (keras.losses.BinaryCrossentropy, keras.losses.binary_crossentropy, "sigmoid"),
     (keras.losses.BinaryFocalCrossentropy, keras.losses.binary_focal_crossentropy, "sigmoid"),
 )
-
-_DIVERGENCE = (keras.losses.KLDivergence, keras.losses.kl_divergence)
 
 # The losses that Keras documents as those of regressions.
 _REGRESSION = (
@@ -90,7 +92,7 @@ def of_distillation_loss(loss):
 def _of_crossentropy(loss):
     """Return the `Meaning` of outputs that a Keras crossentropy or divergence compares. `None` for another loss."""
     for its_class, function, activation in _LOSSES:
-        if _is_of_keras(loss, its_class) or loss is function:
+        if _is_of_keras(loss, its_class, function):
             axis = _axis(loss) if activation == "softmax" else None
             return Meaning(getattr(loss, "from_logits", False), activation, axis)
     return Meaning(False, "softmax", -1) if is_divergence(loss) else None
@@ -98,19 +100,18 @@ def _of_crossentropy(loss):
 
 def is_divergence(loss):
     """Return whether a loss is the KL divergence of Keras, which takes probabilities."""
-    its_class, function = _DIVERGENCE
-    return _is_of_keras(loss, its_class) or loss is function
+    return _is_of_keras(loss, keras.losses.KLDivergence, keras.losses.kl_divergence)
 
 
-def _is_of_keras(loss, its_class):
-    """Return whether a loss is of a class, and computes what the class does."""
-    return isinstance(loss, its_class) and type(loss).call is its_class.call
+def _is_of_keras(loss, its_class, function):
+    """Return whether a loss is Keras's function, or of its class and computes what the class does."""
+    return loss is function or (isinstance(loss, its_class) and type(loss).call is its_class.call)
 
 
 def crossentropy_name(loss):
     """Return the class name of a Keras crossentropy (also of its class, function or name). `None` for another loss."""
     loss = _resolved(loss)
-    return next((each.__name__ for each, function, _ in _LOSSES if _is_of_keras(loss, each) or loss is function), None)
+    return next((each.__name__ for each, function, _ in _LOSSES if _is_of_keras(loss, each, function)), None)
 
 
 def _attribute(value, name, expected_type, default=None):

@@ -6,11 +6,11 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ban._src.data.model_outputs import names_of, outputs_of
+from keras_ban._src.data.model_outputs import known_names, names_of, outputs_of
 from keras_ban._src.losses import contradictions, meaning
 from keras_ban._src.losses.base import check_comparable
 from keras_ban._src.losses.contradictions import differ, logits_or_probabilities
-from keras_ban._src.losses.meaning import LastLayer, Meaning
+from keras_ban._src.losses.meaning import LastLayer
 from keras_ban._src.losses.resolution import CHOOSE, Output, converts, resolve
 from keras_ban._src.losses.structure import for_each_output, targets_of
 
@@ -61,12 +61,8 @@ class Outputs:
 
         A regression has the activation `"linear"`.
         """
-        found = []
-        for each in self.resolved:
-            known = each.output.meaning
-            said = {name: value for name, value in vars(each.outputs).items() if value is not None}
-            found.append(known if known.activation == meaning.LINEAR else Meaning(**{**vars(known), **said}))
-        return found
+        pairs = [(each.output.meaning, each.outputs) for each in self.resolved]
+        return [known if known.activation == meaning.LINEAR else said.completed_by(known) for known, said in pairs]
 
     @functools.cached_property
     def resolved(self):
@@ -130,14 +126,15 @@ class Outputs:
         """Raise an error if there is no `Resolved` loss for one of several outputs, for which no `None` was passed."""
         if resolved is None and not keras.tree.is_nested(self._distillation_loss):
             raise ValueError(
-                f"The student gives the outputs {_names(outputs)}, of which one has no label loss that tells what it "
-                "means. Pass a `distillation_loss` for each output, or None for an output without distillation."
+                f"The student gives the outputs {known_names(self._student, outputs)}, of which one has no label loss "
+                "that tells what it means. Pass a `distillation_loss` for each output, or None for an output without "
+                "distillation."
             )
 
     def check_target(self, target, outputs):
         """Raise an error if the soft targets of an output with a loss are `None`."""
         if target is None:
-            names = _names(outputs) or self.names
+            names = known_names(self._student, outputs)
             raise ValueError(f"The teacher lacks one of the student's outputs, {names}, that has a loss.")
 
     def check(self):
@@ -246,10 +243,6 @@ def check_stored(loss, from_logits):
             f"converts them. If they really are {logits_or_probabilities(takes)}, use `SoftTargets.from_teacher(..., "
             f"from_logits={takes})`."
         )
-
-
-def _names(outputs):
-    return list(outputs) if isinstance(outputs, dict) else None
 
 
 def _common(meanings):

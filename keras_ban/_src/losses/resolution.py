@@ -58,20 +58,14 @@ class Output:
         layer, labels = self.student.meaning, self.labels
         if LINEAR == labels.activation and layer.activation != "softmax":
             return labels
-        from_logits = labels.from_logits if layer.from_logits is None else layer.from_logits
-        axis = labels.axis if layer.axis is None else layer.axis
-        return Meaning(from_logits, layer.activation or labels.activation, self._last(axis))
+        known = layer.completed_by(labels)
+        is_last = None not in (known.axis, self.rank) and known.axis % self.rank == self.rank - 1
+        return dataclasses.replace(known, axis=-1) if is_last else known
 
     @property
     def meaning_of_teacher(self):
         """The `Meaning` of the teacher's output: that of its last layer, else that of the loss it is compiled with."""
-        layer, loss = self.teacher.meaning, meaning.of_label_loss(self.teacher_loss)
-        from_logits = loss.from_logits if layer.from_logits is None else layer.from_logits
-        return Meaning(from_logits, layer.activation or loss.activation, layer.axis)
-
-    def _last(self, axis):
-        """Return -1 for the last axis, if it is known which one that is."""
-        return -1 if None not in (axis, self.rank) and axis % self.rank == self.rank - 1 else axis
+        return self.teacher.meaning.completed_by(meaning.of_label_loss(self.teacher_loss))
 
 
 @dataclasses.dataclass(frozen=True)
