@@ -13,7 +13,7 @@ from helpers.training import loss_and_gradient
 from keras import ops
 
 import keras_ban
-from keras_ban._src.distillation.feature_matching import FeatureMatching, feature_loss
+from keras_ban._src.distillation.feature_matching import FeatureMatching
 
 TO_HIDDEN = {"hidden": "hidden"}
 
@@ -109,14 +109,14 @@ def test_value_and_gradient_are_the_oracles_whatever_the_loss(name, weighted):
     }[weighted]
     weights = {None: np.ones(3), "examples": of_examples, "outputs": 2 * of_examples}.get(weighted, given)
     weights = np.broadcast_to(weights.reshape(3, *([1, 1] if weighted != "positions" else [2, 3])), (3, 2, 3))
-    compared_by = FeatureMatching(["any"], loss)._compared_by
+    matching = FeatureMatching(["any"], loss)
 
     def oracle(features):
         total = (weights * per_position(features - teacher.astype("float64"))).sum()
         return total / {"mean": 18, "sum": 1, "weighted": weights.sum()}[reduction]
 
     def loss_of_two_pairs(teacher, student):
-        return feature_loss(compared_by, [teacher] * 2, [student] * 2, given)
+        return matching.compare([teacher] * 2, [student] * 2, given)
 
     value, gradient = loss_and_gradient(loss_of_two_pairs, ops.convert_to_tensor(teacher), student)
 
@@ -320,7 +320,7 @@ def test_losses_by_name_and_registered_functions_come_back_from_a_configuration(
 
         assert {"a": "b"} == copy.layers
         assert 2.0 == copy.weight
-        value = feature_loss(copy._compared_by, [np.zeros((2, 3))], [np.full((2, 3), 2.0, "float32")])
+        value = copy.compare([np.zeros((2, 3))], [np.full((2, 3), 2.0, "float32")])
         assert 2.0 == float(value)
 
 
@@ -435,7 +435,7 @@ def test_what_does_not_fit_feature_matching_is_refused(blobs):
     with pytest.raises(TypeError, match="`feature_matching` must be `keras_ban.FeatureMatching"):
         keras_ban.Distiller(student=network(), teacher=network(), feature_matching=TO_HIDDEN)
     with pytest.raises(ValueError, match="pass one weight for each example"):
-        feature_loss(FeatureMatching(TO_HIDDEN)._compared_by, [x], [x], np.ones((96, 5), "float32"))
+        FeatureMatching(TO_HIDDEN).compare([x], [x], np.ones((96, 5), "float32"))
 
 
 def test_a_sequence_matches_features_with_the_teacher_at_each_step(blobs, tmp_path):

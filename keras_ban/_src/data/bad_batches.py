@@ -102,7 +102,7 @@ def first_not_finite(data):
 
 def _first_batch(data):
     for place, batch in enumerate(itertools.islice(data.iterate(), _SEARCHED)):
-        if any(_rows_not_finite(leaf) for leaf in leaves_of(unpack(batch)[0])):
+        if any(rows_not_finite(leaf) for leaf in leaves_of(unpack(batch)[0])):
             return f"batch {place}"
     return None
 
@@ -110,13 +110,13 @@ def _first_batch(data):
 def _first_example(data):
     for leaf in leaves_of(data.x):
         for start in range(0, len(data), _AT_ONCE):
-            rows = _rows_not_finite(leaf[start : start + _AT_ONCE])
+            rows = rows_not_finite(leaf[start : start + _AT_ONCE])
             if rows:
                 return f"example {start + rows[0]}"
     return None
 
 
-def _rows_not_finite(leaf):
+def rows_not_finite(leaf):
     """The positions of the examples that hold a number that is not finite."""
     values = as_array(leaf)
     if values.dtype.kind != "f" or values.ndim == 0:

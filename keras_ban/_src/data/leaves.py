@@ -35,7 +35,7 @@ def from_user(name, leaf, is_input=True):
     if hasattr(leaf, "iloc"):
         leaf = _from_pandas(name, leaf)
         leaf = np.expand_dims(leaf, -1) if is_input and leaf.ndim == 1 else leaf
-    elif ("pandas", "ExtensionArray") in _classes_of(leaf):  # The `values` of a column of texts, for instance.
+    elif backend.is_of_library(leaf, "pandas", "ExtensionArray"):  # The `values` of a column of texts, for instance.
         leaf = _from_pandas(name, leaf)
     elif hasattr(leaf, "tocsr"):
         leaf = leaf.tocsr() if is_input else leaf.toarray()

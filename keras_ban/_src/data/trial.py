@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_ban._src import backend, checks
-from keras_ban._src.data.bad_batches import wrong_rows
+from keras_ban._src.data.bad_batches import rows_not_finite
 from keras_ban._src.data.batch import inputs_of_teacher, split_targets
 from keras_ban._src.data.dataset import NoBatchesError
 from keras_ban._src.data.labels import check_labels
@@ -192,7 +192,7 @@ def _converted(convert, name, part):
 
 def _advice(x):
     """What is wrong with inputs that no layer takes, and what to do, as text. Empty for others."""
-    wrong = [row for leaf in leaves_of(x) for row in wrong_rows(leaf)]
+    wrong = [row for leaf in leaves_of(x) for row in rows_not_finite(leaf)]
     if wrong:
         return f"holds NaN or infinite numbers, first in example {wrong[0]}. Leave such examples out, or replace them."
     if any(is_texts(leaf) for leaf in leaves_of(x)) and not backend.writes_saved_models():

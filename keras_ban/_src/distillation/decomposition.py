@@ -9,6 +9,7 @@ from keras_ban._src import backend, checks, hints
 from keras_ban._src.data import trial
 from keras_ban._src.data.arrays import short
 from keras_ban._src.data.kinds import as_data
+from keras_ban._src.data.labels import check_numbers
 from keras_ban._src.data.leaves import as_array
 from keras_ban._src.data.preprocessing import data_in_steps, predict
 from keras_ban._src.losses.base import AUTO, check_from_logits, check_temperature
@@ -177,8 +178,7 @@ def _array(name, value):
         array = as_array(value)
     except Exception as error:
         raise ValueError(f"`{name}` is no array: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold numbers, received an array of dtype {array.dtype}.")
+    check_numbers(name, array)
     return array
 
 

@@ -198,7 +198,7 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             return self.student(inputs_for(self.student, inputs), training=training)
         outputs, features = self._hidden.observer(inputs_for(self.student, inputs), training=training)
         named = zip(self.feature_matching.layers, features, strict=True)
-        return Observed(outputs, [self.projections.get(name, _same)(feature) for name, feature in named])
+        return Observed(outputs, [self.projections[name](x) if name in self.projections else x for name, x in named])
 
     @hints.passes_on_to(keras.Model.compile)
     def compile(
@@ -361,10 +361,6 @@ class Distiller(FixedAttributes, DistillationStep, Preparation, StudentView, Dis
             raise ValueError(training_progress.NO_FIT)
         self._check_teacher()
         return super().train_on_batch(*self._prepare_batch(x, y, sample_weight), *args, **kwargs)
-
-
-def _same(features):
-    return features
 
 
 def _hidden(distillation_loss, outputs, observer):

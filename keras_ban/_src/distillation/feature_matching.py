@@ -107,8 +107,22 @@ class FeatureMatching:
         student_features: Sequence[hints.Tensor],
         sample_weight: Any = None,
     ) -> hints.Tensor:
-        """Compute the feature loss of lists of tensors. Those of the student are projected. See `feature_loss`."""
-        return feature_loss(self._compared_by, teacher_features, student_features, sample_weight)
+        """Compute the feature loss, the sum over the pairs of layers.
+
+        Args:
+            teacher_features, student_features: tensors `(batch, ..., width)`. Those of the student are projected.
+            sample_weight: weights of examples, `(batch,)` or `(batch, 1)`, or of positions; a nest of them, one for
+                each output of the student, which are averaged; or `None`.
+        """
+        total = 0.0
+        for teacher, student in zip(teacher_features, student_features, strict=True):
+            if not same_shape(teacher.shape, student.shape):
+                raise ValueError(
+                    f"The teacher's features have shape {tuple(teacher.shape)}, the student's {tuple(student.shape)}: "
+                    "they must be equal."
+                )
+            total += self._compared_by(teacher, student, _weights_of_positions(sample_weight, student))
+        return total
 
     # Keras copies a loss by its configuration, which a loss of a function has not.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -121,26 +135,6 @@ class FeatureMatching:
     @classmethod
     def from_config(cls, config: hints.Config) -> Self:
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
-
-
-def feature_loss(loss, teacher_features, student_features, sample_weight=None):
-    """Compute the sum of a loss over pairs of features.
-
-    Args:
-        loss: a `keras.losses.Loss` that computes one value for each position.
-        teacher_features, student_features: lists of tensors `(batch, ..., width)`.
-        sample_weight: weights of examples, `(batch,)` or `(batch, 1)`, or of positions; a nest of them, one for each
-            output of the student, which are averaged; or `None`.
-    """
-    total = 0.0
-    for teacher, student in zip(teacher_features, student_features, strict=True):
-        if not same_shape(teacher.shape, student.shape):
-            raise ValueError(
-                f"The teacher's features have shape {tuple(teacher.shape)}, the student's {tuple(student.shape)}: they "
-                "must be equal."
-            )
-        total += loss(teacher, student, _weights_of_positions(sample_weight, student))
-    return total
 
 
 def _weights_of_positions(sample_weight, features):

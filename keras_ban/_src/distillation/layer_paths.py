@@ -46,7 +46,7 @@ def find(role, model, path):
             raise ValueError(
                 f"The {role}'s layer {path!r} cannot be read: {within!r} is a {type(layer).__name__}, whose `call` is "
                 "Python code. Only layers in functional and built Sequential models have paths. "
-                f"{_possible(model, path)}"
+                f"Name one of {_listed(model, path)}."
             )
     call = _call_of(role, model, graph, last, path, path)
     if len(call.outputs) != 1:
@@ -69,7 +69,7 @@ def _call_of(role, model, graph, name, within, path):
     if len(calls) != 1 and within != path:
         raise ValueError(
             f"The {role}'s layer {path!r} cannot be read: the model {within!r} is called {len(calls)} times, and gives "
-            f"features each time. {_possible(model, path)}"
+            f"features each time. Name one of {_listed(model, path)}."
         )
     if len(calls) != 1:
         raise ValueError(
@@ -98,10 +98,6 @@ def _listed(model, path):
     if len(paths) <= _LISTED:
         return str(paths)
     return f"{difflib.get_close_matches(path, paths, n=_LISTED, cutoff=0)} and others, {len(paths)} in all"
-
-
-def _possible(model, path):
-    return f"Name one of {_listed(model, path)}."
 
 
 def _hint(model, path):

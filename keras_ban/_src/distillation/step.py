@@ -18,7 +18,7 @@ from keras_ban._src.data.batch import (
 from keras_ban._src.distillation.loss_targets import NO_LABELS, NOTHING_TO_MEASURE, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress
-from keras_ban._src.distillation.unlabeled import OnlyLabeled, weights_like_labels, weights_of_part
+from keras_ban._src.distillation.unlabeled import only_labeled, weights_like_labels, weights_of_part
 from keras_ban._src.losses.precision import add_up, mix
 from keras_ban._src.losses.schedules import value_at
 from keras_ban._src.losses.structure import targets_of
@@ -228,7 +228,7 @@ class DistillationStep:
         labels = split_targets(y)[0]
         if labels is None and self._measures_labels:
             raise ValueError(NO_LABELS if self._has_label_term else NOTHING_TO_MEASURE)
-        with OnlyLabeled(self, is_labeled(y)):
+        with only_labeled(self, is_labeled(y)):
             return super().compute_metrics(x, labels, y_pred, weights_of_labels(sample_weight))
 
     def _terms(self, x, labels, targets, y_pred, sample_weight, labeled):

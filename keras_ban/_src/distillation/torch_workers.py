@@ -116,9 +116,9 @@ class Workers:
         """Return tensors of the whole batch, with their masks. Gradients flow to this worker's part."""
         own = self._sizes[self._index]
         start = sum(self._sizes[: self._index])
-        leaves = leaves_of(nest)
+        leaves = keras.tree.flatten(nest)
         masks = [mask_of(leaf) for leaf in leaves]
-        parts = [*leaves, *leaves_of(masks)]
+        parts = leaves_of([leaves, masks])
         for part in parts:
             if part.ndim == 0 or len(part) != max(own, 1):
                 raise ValueError(
@@ -126,18 +126,15 @@ class Workers:
                     f"Received a tensor of shape {tuple(part.shape)} in a batch of {max(own, 1)} examples."
                 )
         whole = iter(self._gather_rows([part[:own] for part in parts]))
-        gathered = []
-        for leaf in leaves:
-            rows = next(whole)
-            if leaf.requires_grad:
+        gathered = [None if leaf is None else next(whole) for leaf in leaves]
+        for place, leaf in enumerate(leaves):
+            if leaf is not None and leaf.requires_grad:
                 # The own rows replace the gathered ones, which have no gradients.
-                rows = torch.cat([rows[:start], leaf[:own], rows[start + own :]])
-            gathered.append(rows)
+                rows = gathered[place]
+                gathered[place] = torch.cat([rows[:start], leaf[:own], rows[start + own :]])
         pairs = zip(gathered, masks, strict=True)
-        gathered = iter([leaf if mask is None else with_mask(leaf, next(whole)) for leaf, mask in pairs])
-        # In the order of `flatten`, which differs from that of `map_structure` for dicts.
-        rows = [None if leaf is None else next(gathered) for leaf in keras.tree.flatten(nest)]
-        return keras.tree.pack_sequence_as(nest, rows)
+        gathered = [leaf if mask is None else with_mask(leaf, next(whole)) for leaf, mask in pairs]
+        return keras.tree.pack_sequence_as(nest, gathered)
 
     def add_up(self, loss):
         """Return the mean of a loss term over the workers, weighted by their examples.

@@ -1,5 +1,8 @@
 """Unlabeled inputs beside the labeled examples of a `Distiller`."""
 
+import contextlib
+import functools
+
 import keras
 from keras import ops
 
@@ -110,39 +113,33 @@ def _with_rank(part, rank):
     return ops.reshape(part, (-1, *[1] * (rank - 1)))
 
 
-class OnlyLabeled:
-    """A context in which the compiled metrics of a model see the labeled examples of a batch.
+@contextlib.contextmanager
+def only_labeled(model, labeled):
+    """Return a context in which the compiled metrics of a model see the labeled examples of a batch.
 
     Args:
         model: a compiled model. Among its `metrics` is Keras's container of the compiled ones, with `metrics` itself.
         labeled: 1 for each example with a label, else 0, `(batch,)`; `None`: the metrics see all.
     """
 
-    def __init__(self, model, labeled):
-        containers = [] if labeled is None else [each for each in model.metrics if hasattr(each, "metrics")]
-        self._metrics = [metric for container in containers for metric in container.metrics]
-        self._labeled = labeled
-
-    def __enter__(self):
-        for metric in self._metrics:
-            metric.update_state = self._weighted(metric)
-
-    def __exit__(self, *error):
-        for metric in self._metrics:
+    containers = [] if labeled is None else [each for each in model.metrics if hasattr(each, "metrics")]
+    metrics = [metric for container in containers for metric in container.metrics]
+    for metric in metrics:
+        metric.update_state = functools.partial(_update_labeled, metric, metric.update_state, labeled)
+    try:
+        yield
+    finally:
+        for metric in metrics:
             del metric.update_state
 
-    def _weighted(self, metric):
-        update_state = metric.update_state
 
-        # Keras gives unweighted metrics no weights, so they are added here.
-        def update(y_true, y_pred, sample_weight=None):
-            weights = weights_of_part(self._labeled, sample_weight, y_pred)
-            if isinstance(metric, keras.metrics.IoU):
-                weights = _of_classes(metric, weights, y_true)
-                weights = ops.cast(weights, metric.dtype) if sample_weight is None else weights
-            return update_state(y_true, y_pred, sample_weight=weights)
-
-        return update
+def _update_labeled(metric, update_state, labeled, y_true, y_pred, sample_weight=None):
+    # Keras gives unweighted metrics no weights, so they are added here.
+    weights = weights_of_part(labeled, sample_weight, y_pred)
+    if isinstance(metric, keras.metrics.IoU):
+        weights = _of_classes(metric, weights, y_true)
+        weights = ops.cast(weights, metric.dtype) if sample_weight is None else weights
+    return update_state(y_true, y_pred, sample_weight=weights)
 
 
 def _of_classes(metric, weights, y_true):

@@ -47,11 +47,11 @@ def check_weights_act(distiller, data):
 
 def _outputs(student, x):
     """The outputs of a first batch, as NumPy arrays. The state of the student does not change."""
+    x = inputs_for(student, keras.tree.map_structure(backend.as_tensor, x))
     if not student.built:
-        student(inputs_for(student, keras.tree.map_structure(backend.as_tensor, x)), training=False)
+        student(x, training=False)
     with keras.StatelessScope([(variable, variable) for variable in student.variables]):
-        outputs = student(inputs_for(student, keras.tree.map_structure(backend.as_tensor, x)), training=False)
-    return keras.tree.map_structure(lambda output: ops.convert_to_numpy(output), outputs)
+        return keras.tree.map_structure(ops.convert_to_numpy, student(x, training=False))
 
 
 def _check_metrics(distiller, part, whole):
