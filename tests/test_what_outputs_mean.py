@@ -461,6 +461,7 @@ def token_model(mask):
     return keras.Sequential(layers)
 
 
+TOKENS = np.random.default_rng(1).integers(0, 9, (6, 4))
 IGNORED = [
     # loss, mask, sample weights
     (KD(2.0), False, False),
@@ -493,6 +494,22 @@ def test_labels_that_the_label_loss_ignores_do_not_count_in_the_distillation_los
         each = oracles.knowledge_distillation(given[counted], said[counted], 2.0)
     each = each if weights is None else weights[counted] * each
     np.testing.assert_allclose(value, each.sum() if loss.reduction == "sum" else each.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("model, x, shape", [("classes", X, (96, 1)), ("tokens", TOKENS, (6, 4, 1))])
+def test_weights_with_a_last_axis_count_alike_where_a_class_is_ignored(model, x, shape):
+    rng = np.random.default_rng(2)
+    weights = rng.uniform(0.5, 2.0, shape)
+    labels = rng.integers(-1, CLASSES, x.shape if model == "tokens" else len(x))
+    student, teacher = (token_model(False) if model == "tokens" else classifier() for _ in range(2))
+    each = oracles.knowledge_distillation(outputs_of(teacher, x), outputs_of(student, x), 2.0)
+
+    value = distilled(
+        student, teacher, SCE(from_logits=True, ignore_class=-1), labels, KD(2.0), x, sample_weight=weights
+    )
+
+    weighted = each * weights.reshape(shape[: labels.ndim])
+    np.testing.assert_allclose(value, weighted[labels != -1].mean(), rtol=1e-5)
 
 
 @pytest.mark.one_backend

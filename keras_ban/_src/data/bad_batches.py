@@ -22,7 +22,7 @@ _SEARCHED, _AT_ONCE = 10_000, 1024
 
 def check_has_examples(x):
     """Raise `ValueError` in a step if it is known that a batch `x` has no examples."""
-    if any(leaf is not None and tuple(leaf.shape)[:1] == (0,) for leaf in keras.tree.flatten(x)):
+    if any(tuple(leaf.shape)[:1] == (0,) for leaf in leaves_of(x)):
         raise ValueError(
             f"The data yield a batch of 0 examples, whose mean loss this backend of Keras does not define. {_LEAVE_OUT}"
         )

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_ban._src.data.batch import join_rows
+from keras_ban._src.data.leaves import leaves_of
 
 
 def map_tf_dataset(dataset, join_by_key, like):
@@ -43,8 +44,7 @@ def pair_tf_dataset(dataset, soft_targets, batch_size):
     rows = rows.concatenate(rows.take(1).map(lambda batch: tf.nest.map_structure(lambda field: field[:0], batch)))
 
     def join_checked(batch, of_batch):
-        first = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
-        second = keras.tree.flatten(of_batch)[0]
+        first, second = leaves_of(batch)[0], leaves_of(of_batch)[0]
         message = "A batch of the dataset and its soft targets differ in size: they are not of the same data."
         with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message)]):
             # No framework supports all unsigned types, which the classes of top-k rows have.

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_ban._src import checks, hints
-from keras_ban._src.losses.base import check_positive, same_shape
+from keras_ban._src.data.leaves import leaves_of
+from keras_ban._src.losses.base import check_positive, in_rank, same_shape
 from keras_ban._src.losses.precision import precision
 
 
@@ -139,17 +140,16 @@ class FeatureMatching:
 
 def _weights_of_positions(sample_weight, features):
     """Return weights of positions, `(batch, ...)` without the width. Keras would align them with the wrong axes."""
-    weights = [ops.cast(each, precision()) for each in keras.tree.flatten(sample_weight) if each is not None]
+    weights = [ops.cast(each, precision()) for each in leaves_of(sample_weight)]
     if not weights:
         return None
     positions = len(features.shape) - 1
-    weights = [ops.squeeze(each, -1) if len(each.shape) == 2 and each.shape[-1] == 1 else each for each in weights]
+    weights = [in_rank(each, positions) for each in weights]
     if any(len(each.shape) > positions for each in weights):
         raise ValueError(
             f"Sample weights of shape {[tuple(each.shape) for each in weights]} do not fit features of shape "
             f"{tuple(features.shape)}: pass one weight for each example, or one for each position."
         )
-    weights = [ops.reshape(each, (*ops.shape(each), *[1] * (positions - len(each.shape)))) for each in weights]
     # A copy, because Keras on torch multiplies weights by a mask in place, which fails for a broadcast tensor.
     return ops.copy(ops.broadcast_to(sum(weights) / len(weights), ops.shape(features)[:-1]))
 

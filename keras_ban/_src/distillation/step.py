@@ -15,6 +15,7 @@ from keras_ban._src.data.batch import (
     weights_of_labels,
     weights_without_labels,
 )
+from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.distillation.loss_targets import NO_LABELS, NOTHING_TO_MEASURE, has_schedule, own_weights
 from keras_ban._src.distillation.observer import split_observed
 from keras_ban._src.distillation.training_progress import advance, is_over_training, make_progress
@@ -270,7 +271,7 @@ class DistillationStep:
         return sum(self._aggregate_additional_loss(loss) for loss in self.losses)
 
     def _track(self, tracker, loss, x, labeled=None):
-        count = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+        count = ops.shape(leaves_of(x)[0])[0]
         if labeled is not None:
             # The mean over the labeled examples, from that over the batch.
             batch_size, count = ops.cast(count, labeled.dtype), ops.sum(labeled)

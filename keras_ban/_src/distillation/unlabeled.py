@@ -10,6 +10,7 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
+from keras_ban._src.losses.base import in_rank
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.targets import label_mix
@@ -85,7 +86,7 @@ def weights_of_part(part, sample_weight, y_pred):
     if sample_weight is None:
         return keras.tree.map_structure(lambda output: _like_loss_values(part, output), y_pred)
     return keras.tree.map_structure(
-        lambda weights: weights * _with_rank(ops.cast(part, weights.dtype), len(weights.shape)), sample_weight
+        lambda weights: weights * in_rank(ops.cast(part, weights.dtype), len(weights.shape)), sample_weight
     )
 
 
@@ -104,13 +105,9 @@ def _like_loss_values(part, output):
     """One weight per example, in the rank of the loss values `(batch, ...)`, as Keras broadcasts them."""
     mask = mask_of(output)
     if mask is None:
-        return _with_rank(part, len(output.shape) - 1)
+        return in_rank(part, max(1, len(output.shape) - 1))
     # In the shape of the mask, because Keras on torch multiplies the two in place.
-    return _with_rank(part, len(mask.shape)) * ops.ones_like(mask, dtype=part.dtype)
-
-
-def _with_rank(part, rank):
-    return ops.reshape(part, (-1, *[1] * (rank - 1)))
+    return in_rank(part, len(mask.shape)) * ops.ones_like(mask, dtype=part.dtype)
 
 
 @contextlib.contextmanager

@@ -238,12 +238,14 @@ def counted_examples(y_true, like):
     """Return 1 for each example (or token) that counts, 0 for padding, in the shape and dtype of `like`."""
     if "mask" not in y_true:
         return ops.ones_like(like)
-    return ops.broadcast_to(in_rank_of(ops.cast(y_true["mask"], like.dtype), like), ops.shape(like))
+    return ops.broadcast_to(in_rank(ops.cast(y_true["mask"], like.dtype), len(like.shape)), ops.shape(like))
 
 
-def in_rank_of(values, other):
-    """Return values with axes of size 1 at their end, in the rank of another tensor."""
-    while len(values.shape) < len(other.shape):
+def in_rank(values, rank):
+    """Return values in a rank. Axes of size 1 at their end are added or removed."""
+    while len(values.shape) > rank and values.shape[-1] == 1:
+        values = ops.squeeze(values, axis=-1)
+    while len(values.shape) < rank:
         values = ops.expand_dims(values, -1)
     return values
 

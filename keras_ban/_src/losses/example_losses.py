@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_ban._src.losses.base import in_rank_of
+from keras_ban._src.losses.base import in_rank
 from keras_ban._src.losses.masks import mask_of
 
 
@@ -35,13 +35,13 @@ def example_losses(loss, labels, outputs, sample_weight=None):
     of_positions = ops.ones_like(values)
     of_examples = ops.ones_like(ops.reshape(values, (ops.shape(values)[0], -1))[:, 0])
     for mask in masks:
-        of_positions = of_positions * _in_rank_of(values, ops.cast(mask, values.dtype))
+        of_positions = of_positions * in_rank(ops.cast(mask, values.dtype), len(shape))
     if sample_weight is not None:
         weights = ops.cast(sample_weight, values.dtype)
         if all(size == 1 for size in weights.shape[1:]):
             of_examples = ops.reshape(weights, (-1,))
         else:
-            of_positions = of_positions * _in_rank_of(values, weights)
+            of_positions = of_positions * in_rank(weights, len(shape))
     axes = tuple(range(1, len(shape)))
     # A masked position may hold NaN.
     values = ops.where(of_positions > 0, values, ops.zeros_like(values)) * of_positions
@@ -90,10 +90,3 @@ def _of_equal_ranks(labels, outputs):
     if ranks[1] == ranks[0] + 1 and outputs.shape[-1] == 1:
         return labels, ops.squeeze(outputs, -1)
     return labels, outputs
-
-
-def _in_rank_of(values, weights):
-    """Return weights `(batch, ...)` in the rank of the values. Axes of size 1 at the end are added or removed."""
-    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
-        weights = ops.squeeze(weights, -1)
-    return in_rank_of(weights, values)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_ban._src import backend
+from keras_ban._src.data.leaves import leaves_of
 from keras_ban._src.losses.masks import mask_of
 
 
@@ -49,7 +50,7 @@ def compare_whole_batch(loss, soft_targets, outputs, sample_weight):
     Raise `ValueError` if there are weights or masks, or if the loss does not return a single number.
     """
     flat = keras.tree.flatten(outputs)
-    weighs = [each for each in keras.tree.flatten(sample_weight) if each is not None]
+    weighs = leaves_of(sample_weight)
     if weighs or any(mask_of(each) is not None for each in flat):
         raise ValueError(cannot_act(loss, "`sample_weight` and `class_weight`" if weighs else "masks"))
     loss.validate_outputs(soft_targets, outputs)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ban._src.losses import meaning
-from keras_ban._src.losses.base import AUTO, SoftTargetLoss, as_logits, in_rank_of
+from keras_ban._src.losses.base import AUTO, SoftTargetLoss, as_logits, in_rank
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.masks import mask_of, with_mask
 from keras_ban._src.losses.meaning import LINEAR, LastLayer, Meaning
@@ -121,16 +121,17 @@ class Resolved:
         if self.ignore_class is None or marks is None:
             return labels, target, output, sample_weight
         counted = _counted(marks, self.ignore_class, output)
+        rank = len(counted.shape)
         if labels is not None:
             labels = ops.reshape(labels, ops.shape(counted))
             labels = ops.where(counted, labels, ops.zeros_like(labels))
         if labeled is not None:
-            counted = ops.logical_or(counted, in_rank_of(ops.logical_not(ops.cast(labeled, "bool")), counted))
+            counted = ops.logical_or(counted, in_rank(ops.logical_not(ops.cast(labeled, "bool")), rank))
         mask = mask_of(output)
-        counted = counted if mask is None else ops.logical_and(counted, in_rank_of(ops.cast(mask, "bool"), counted))
+        counted = counted if mask is None else ops.logical_and(counted, in_rank(ops.cast(mask, "bool"), rank))
         if sample_weight is not None:
             # In the shape of the mask, because Keras on torch multiplies the two in place.
-            sample_weight = in_rank_of(sample_weight, counted) * ops.ones_like(counted, dtype=sample_weight.dtype)
+            sample_weight = in_rank(sample_weight, rank) * ops.ones_like(counted, dtype=sample_weight.dtype)
         # A copy, because the mask is an attribute of the tensor, which others see as well.
         return labels, target, with_mask(ops.copy(output), counted), sample_weight
 
