@@ -138,8 +138,7 @@ def join_rows(batch, rows, view_seeds=None):
             "The data bring keys, but the soft targets are kept by position. Compute them on data with keys, "
             "`SoftTargets.from_teacher(teacher, dataset)`, or leave 'key' out of `y`."
         )
-    y = add_soft_targets(y, rows, view_seeds)
-    return (x, y) if sample_weight is None else (x, y, sample_weight)
+    return pack(x, add_soft_targets(y, rows, view_seeds), sample_weight)
 
 
 class JoinByKey:

@@ -6,7 +6,7 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.backend import process_group
 from keras_ban._src.data import leaves
-from keras_ban._src.data.batch import join_targets, split_targets, unpack
+from keras_ban._src.data.batch import join_targets, pack, split_targets, unpack
 from keras_ban._src.data.dataset import Stream
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.data.leaves import as_array, in_batch, map_leaves, size_of, take
@@ -133,9 +133,8 @@ class WithUnlabeled(Wrapped):
     def __getitem__(self, index):
         number = self.epoch * self._steps + index % self._steps
         labeled = self._dataset[index if self._order is None else self._order[index]]
-        x, y, sample_weight = join(take(unpack(labeled), slice(None)), self._unlabeled.batch(number))
-        batch = (x, y) if sample_weight is None else (x, y, sample_weight)
-        return keras.tree.map_structure(in_batch, batch)
+        batch = join(take(unpack(labeled), slice(None)), self._unlabeled.batch(number))
+        return keras.tree.map_structure(in_batch, pack(*batch))
 
 
 def _stack(leaf, other):

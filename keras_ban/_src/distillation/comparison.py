@@ -31,21 +31,21 @@ class Comparison:
         first, *others = outputs.resolved
         self._shares_softmax = not others and loss_weights is None and share_softmax(first)
 
-    def __call__(self, labels, targets, y_pred, sample_weight, moment, marks=None, labeled=None):
+    def __call__(self, labels, targets, y_pred, sample_weight, moment, labeled):
         """Compute the loss of a batch.
 
         Args:
-            labels: nested labels, or `None`.
+            labels: nested labels, or `None`. The label loss may ignore a class of them.
             targets: the soft targets, in the order of the flat outputs.
             y_pred, sample_weight: nested outputs and weights.
             moment: for schedules, as in `schedules.value_at`.
-            marks: nested labels, of which the label loss may ignore a class, or `None`.
-            labeled: 1 for each example with a label, else 0, `(batch,)`; `None` if all have one.
+            labeled: 1 for each example with a label, else 0, `(batch,)`, where the losses get no labels; `None` if all
+                have one.
         """
         outputs = keras.tree.flatten(y_pred)
         if is_of_keras_distillation(self.losses) and len(outputs) > 1:
             return self._of_all(targets, y_pred, sample_weight)
-        marks = marks if self._ignores else None
+        marks, labels = labels if self._ignores else None, labels if labeled is None else None
         values = (self._outputs.in_structure, self._loss_weights, labels, sample_weight, marks)
         columns = (self._outputs.for_each(each, y_pred) for each in values)
         terms = []

@@ -16,7 +16,7 @@ from keras_ban._src.losses.base import AUTO, check_from_logits, check_temperatur
 from keras_ban._src.losses.contradictions import logits_or_probabilities
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.outputs import Outputs
-from keras_ban._src.losses.temperature import softmax
+from keras_ban._src.losses.temperature import log_of_probabilities, softmax
 from keras_ban._src.targets.soft_targets import SoftTargets
 
 
@@ -210,8 +210,8 @@ def _one_hot(labels, shape):
 
 
 def _softened(outputs, temperature, from_logits):
-    outputs = np.asarray(outputs, "float64")
-    return softmax((outputs if from_logits else np.log(np.maximum(outputs, 1e-30))) / temperature)
+    logits = np.asarray(outputs, "float64") if from_logits else log_of_probabilities(outputs)
+    return softmax(logits / temperature)
 
 
 def _share(part, other):

@@ -156,7 +156,7 @@ class DistillationStep:
         if labeled is not None:
             # The distillation loss of unlabeled examples counts in full.
             of_labeled, rest = (weights_of_part(part, sample_weight, y_pred) for part in (labeled, 1.0 - labeled))
-            of_unlabeled = self._distill(None, targets, y_pred, rest, labels, labeled)
+            of_unlabeled = self._distill(labels, targets, y_pred, rest, labeled)
         label_loss, loss = self._terms(x, labels, targets, y_pred, of_labeled, labeled)
         if self._has_distillation_term:
             self._track(self._distillation_loss_tracker, loss + of_unlabeled, x)
@@ -240,8 +240,7 @@ class DistillationStep:
                 return together
         label_loss = loss = 0.0
         if self._has_distillation_term:
-            of_loss = labels if labeled is None else None
-            loss = self._distill(of_loss, targets, y_pred, sample_weight, labels, labeled)
+            loss = self._distill(labels, targets, y_pred, sample_weight, labeled)
         if self._has_label_term:
             weights = own_weights(sample_weight) if labeled is None else weights_like_labels(sample_weight, labels)
             label_loss = self._label_loss(x, labels, y_pred, weights, True)
@@ -256,9 +255,8 @@ class DistillationStep:
             self._soft_targets_checked = True
         return targets_of(soft_targets, y_pred)
 
-    def _distill(self, labels, targets, y_pred, sample_weight, marks, labeled):
-        moment = self._hidden.moment
-        return self._hidden.compare(labels, targets, y_pred, sample_weight, moment, marks, labeled)
+    def _distill(self, labels, targets, y_pred, sample_weight, labeled):
+        return self._hidden.compare(labels, targets, y_pred, sample_weight, self._hidden.moment, labeled)
 
     def _aggregate_additional_loss(self, loss):
         # Keras calls this method for each of `losses`.

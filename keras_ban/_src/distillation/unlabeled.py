@@ -10,7 +10,7 @@ from keras_ban._src.data import fit_arguments
 from keras_ban._src.data.batch import split_targets
 from keras_ban._src.data.unlabeled import with_unlabeled
 from keras_ban._src.distillation.loss_targets import NO_LABELS, own_weights
-from keras_ban._src.losses.base import in_rank
+from keras_ban._src.losses.base import in_rank, in_shape_of
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
 from keras_ban._src.losses.masks import mask_of
 from keras_ban._src.targets import label_mix
@@ -98,7 +98,7 @@ def weights_like_labels(sample_weight, labels):
     if labels is None or keras.tree.is_nested(labels) or keras.tree.is_nested(sample_weight):
         return own_weights(sample_weight)
     same_rank = len(sample_weight.shape) == len(labels.shape)
-    return sample_weight * ops.ones_like(labels, dtype=sample_weight.dtype) if same_rank else own_weights(sample_weight)
+    return in_shape_of(sample_weight, labels) if same_rank else own_weights(sample_weight)
 
 
 def _like_loss_values(part, output):
@@ -106,8 +106,7 @@ def _like_loss_values(part, output):
     mask = mask_of(output)
     if mask is None:
         return in_rank(part, max(1, len(output.shape) - 1))
-    # In the shape of the mask, because Keras on torch multiplies the two in place.
-    return in_rank(part, len(mask.shape)) * ops.ones_like(mask, dtype=part.dtype)
+    return in_shape_of(part, mask)
 
 
 @contextlib.contextmanager

@@ -250,6 +250,11 @@ def in_rank(values, rank):
     return values
 
 
+def in_shape_of(weights, other):
+    """Return a copy of weights in the shape of another tensor. Keras on torch multiplies weights by a mask in place."""
+    return in_rank(weights, len(other.shape)) * ops.ones_like(other, dtype=weights.dtype)
+
+
 def is_finite_number(value):
     """Return whether `value` is a finite real number that fits into a float, and not a bool."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ban._src.losses import meaning
-from keras_ban._src.losses.base import AUTO, SoftTargetLoss, as_logits, in_rank
+from keras_ban._src.losses.base import AUTO, SoftTargetLoss, as_logits, in_rank, in_shape_of
 from keras_ban._src.losses.knowledge_distillation import KnowledgeDistillation
 from keras_ban._src.losses.masks import mask_of, with_mask
 from keras_ban._src.losses.meaning import LINEAR, LastLayer, Meaning
@@ -130,8 +130,7 @@ class Resolved:
         mask = mask_of(output)
         counted = counted if mask is None else ops.logical_and(counted, in_rank(ops.cast(mask, "bool"), rank))
         if sample_weight is not None:
-            # In the shape of the mask, because Keras on torch multiplies the two in place.
-            sample_weight = in_rank(sample_weight, rank) * ops.ones_like(counted, dtype=sample_weight.dtype)
+            sample_weight = in_shape_of(sample_weight, counted)
         # A copy, because the mask is an attribute of the tensor, which others see as well.
         return labels, target, with_mask(ops.copy(output), counted), sample_weight
 
@@ -249,8 +248,6 @@ def _from_logits(output, assumptions):
 
 def _counted(labels, ignore_class, output):
     """Return whether each label counts, in the shape of the outputs without their classes."""
-    labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == len(output.shape):
-        labels = ops.squeeze(labels, axis=-1)
+    labels = in_rank(ops.convert_to_tensor(labels), len(output.shape) - 1)
     # Keras's crossentropy compares numbers, too, of which float32 holds those below 2**24.
     return ops.not_equal(ops.cast(labels, "float32"), float(ignore_class))
