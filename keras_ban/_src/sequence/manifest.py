@@ -45,8 +45,7 @@ def start_run(training, chosen):
     begun_with = None if run.manifest is None or run.holds_nothing else run.manifest["begun_with"]
     hashes = HASHES if begun_with is None else begun_with.get("hashes", 1)
     description = _describe(training, chosen, hashes)
-    _describe_preprocessors(description, training, begun_with)
-    _describe_datasets_as(description, begun_with)
+    _leave_out_unknown(description, begun_with)
     run.start(description | ({} if hashes == 1 else {"hashes": hashes}), training.entropy, versions)
 
 
@@ -99,35 +98,29 @@ def _describe(training, chosen, hashes):
         "compile": compile_arguments.to_config(),
         "fit": _plain({"batch_size": data.batch_size, **others, **chosen, **shuffle}),
         "data": _plain(described),
-        "teacher": None if teacher is None else {"weights": model_fingerprint(teacher)},
+        "teacher": None if teacher is None else {"weights": model_fingerprint(teacher), **_preprocessor_of(teacher)},
         "model": {str(number): _describe_model(each) | weights.get(number, {}) for number, each in models.items()},
     }
 
 
-def _describe_preprocessors(description, training, begun_with):
-    """Add the preprocessors of models that have one, with their vocabularies. Runs of older versions do not say them.
-
-    `begun_with` describes the run that is continued. `None` for a new one.
-    """
-    places = {("model", str(place)): model for place, model in training.starts.items()}
-    places[("teacher",)] = training.teacher
-    for place, model in places.items():
+def _leave_out_unknown(description, begun_with):
+    """Leave out what the run that is continued, of an older version, does not say of models and datasets."""
+    places = {("data", "x"): "made_of", ("data", "unlabeled"): "made_of", ("teacher",): "preprocessor"}
+    places |= {("model", number): "preprocessor" for number in description["model"]}
+    for place, name in places.items():
         entry, stored_entry = (functools.reduce(_entry, place, each) for each in (description, begun_with))
-        found = None if entry is None else preprocessor_fingerprint(model)
-        if found is not None and (begun_with is None or "preprocessor" in (stored_entry or {})):
-            entry["preprocessor"] = found
-
-
-def _describe_datasets_as(description, begun_with):
-    """Leave out what datasets are made of where the run that is continued, of an older version, does not say it."""
-    for place in (("data", "x"), ("data", "unlabeled")):
-        entry, stored_entry = (functools.reduce(_entry, place, each) for each in (description, begun_with))
-        if isinstance(entry, dict) and isinstance(stored_entry, dict) and "made_of" not in stored_entry:
-            entry.pop("made_of", None)
+        if isinstance(entry, dict) and isinstance(stored_entry, dict) and name not in stored_entry:
+            entry.pop(name, None)
 
 
 def _entry(part, name):
     return part.get(name) if isinstance(part, dict) else None
+
+
+def _preprocessor_of(model):
+    """Return the fingerprint of a model's preprocessor, with its vocabulary, as an entry. Most models have none."""
+    fingerprint = preprocessor_fingerprint(model)
+    return {} if fingerprint is None else {"preprocessor": fingerprint}
 
 
 def _describe_model(model):
@@ -144,6 +137,7 @@ def _describe_model(model):
         "weights": sum(int(np.prod(weight.shape)) for weight in model.weights),
         "not_trained": frozen.hexdigest(),
         "config": essence(_plain(config), inessential=_NOT_COMPARED),
+        **_preprocessor_of(model),
     }
 
 
