@@ -3,6 +3,7 @@
 import keras
 
 from keras_ban._src.distillation.loss_targets import seed_generators, with_own_seed
+from keras_ban._src.sequence.clones import copy_values
 from keras_ban._src.sequence.recipes import Recipe
 
 
@@ -21,16 +22,12 @@ class Bench:
         self._new_optimizer = None
 
     def put_in(self, model):
-        """Copy the values of `model` to the student: weights, statistics and states of random generators."""
-        _copy_values(model.variables, self.student.variables)
+        """Give the student the values of `model`, and reset the Distiller to its state before the first step.
+
+        Values are weights, statistics and states of random generators.
+        """
+        copy_values(model.variables, self.student.variables)
         self.holds = model
-
-    def take_out(self, model):
-        """Copy the student's values to `model`."""
-        _copy_values(self.student.variables, model.variables)
-
-    def reset(self):
-        """Reset the Distiller to the state of a new one, before its first step. Call `put_in` before."""
         optimizer = self.distiller.optimizer
         if self._new_optimizer is None:
             self._new_optimizer = Recipe(optimizer)
@@ -38,7 +35,7 @@ class Bench:
         # A new one, because some optimizers start from the weights, such as `ScheduleFreeAdamW`.
         fresh = self._new_optimizer.make()
         fresh.build(self.student.trainable_variables)
-        _copy_values(fresh.variables, optimizer.variables)
+        copy_values(fresh.variables, optimizer.variables)
         losses = keras.tree.map_structure(with_own_seed, self.distiller.distillation_loss)
         for old, new in zip(seed_generators(self.distiller.distillation_loss), seed_generators(losses), strict=True):
             old.state.assign(new.state)
@@ -48,8 +45,6 @@ class Bench:
         # `BackupAndRestore` leaves it when it continues from a later epoch.
         self.distiller._initial_epoch = None
 
-
-def _copy_values(sources, targets):
-    for source, target in zip(sources, targets, strict=True):
-        # Variables must not share a buffer, because JAX deletes the buffers of trained variables.
-        target.assign(keras.ops.copy(source.value))
+    def take_out(self, model):
+        """Copy the student's values to `model`."""
+        copy_values(self.student.variables, model.variables)

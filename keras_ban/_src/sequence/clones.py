@@ -243,6 +243,13 @@ def _seeds(layer):
     return {name: seed for name, seed in seeds.items() if type(seed) is int}
 
 
+def copy_values(sources, targets):
+    """Assign the values of variables to others, in their order."""
+    for source, target in zip(sources, targets, strict=True):
+        # A copy, because JAX deletes the buffers of trained variables.
+        target.assign(keras.ops.copy(source.value))
+
+
 def copy_adapted_state(old, new):
     """Copy the state from `adapt`, with the methods by which Keras saves it."""
     state = {}

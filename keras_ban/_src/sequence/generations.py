@@ -194,7 +194,6 @@ class Generations:
             self._share_layers(model)
         if bench is not None:
             bench.put_in(model)
-            bench.reset()
             trained = bench.distiller
         else:
             trained = self._trainable(model, teacher, soft_targets, label_weight)

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_ban._src import backend
 from keras_ban._src.data.fingerprints import model_fingerprint
-from keras_ban._src.sequence.clones import reborn
+from keras_ban._src.sequence.clones import copy_values, reborn
 
 FRESH, MODEL, PREVIOUS = "fresh", "model", "previous"
 CHOICES = (FRESH, MODEL, PREVIOUS)
@@ -40,7 +40,7 @@ def new_model(sequence, place):
                     "callable `build(generation)` that returns a model with these weights, called once on a batch."
                 )
             _check_same("`model`", sequence.model, "its copy", model)
-            copy_weights(sequence.model, model)
+            copy_values(sequence.model.weights, model.weights)
         return model
     model = sequence.model(place)
     if not isinstance(model, keras.Model):
@@ -49,16 +49,12 @@ def new_model(sequence, place):
 
 
 def start_from_previous(sequence, models, model):
-    """Copy the weights of the last of `models` to the next generation, if each continues from the one before."""
+    """Copy the weights of the last of `models` to the next generation, if each continues from the one before.
+
+    All weights are copied, also statistics and those of frozen layers, but not the states of random generators.
+    """
     if sequence.initial_weights == PREVIOUS and models:
-        copy_weights(models[-1], model)
-
-
-def copy_weights(source, target):
-    """Copy all weights, of frozen layers and statistics too, but not the states of random generators."""
-    for weight, place in zip(source.weights, target.weights, strict=True):
-        # A copy, because JAX deletes the buffers of trained variables.
-        place.assign(keras.ops.copy(weight.value))
+        copy_values(models[-1].weights, model.weights)
 
 
 def check_starts(sequence, starts, teacher):

@@ -5,7 +5,7 @@ import difflib
 import keras
 
 from keras_ban._src import backend, checks, hints
-from keras_ban._src.sequence.clones import copy_adapted_state
+from keras_ban._src.sequence.clones import copy_adapted_state, copy_values
 
 
 def share_layers(student: keras.Model, teacher: keras.Model, layers: hints.LayerNames) -> keras.Model:
@@ -50,9 +50,7 @@ def share_layers(student: keras.Model, teacher: keras.Model, layers: hints.Layer
             "Create the student with its own layers, for instance with `keras_ban.reborn(teacher)`."
         )
     for own, teachers in pairs:
-        for place, weight in zip(own.weights, teachers.weights, strict=True):
-            # A copy, because JAX deletes the buffers of trained variables.
-            place.assign(keras.ops.copy(weight.value))
+        copy_values(teachers.weights, own.weights)
         for new, old in zip(backend.flat_layers(own), backend.flat_layers(teachers), strict=False):
             if hasattr(old, "adapt") and type(new) is type(old):
                 copy_adapted_state(old, new)
