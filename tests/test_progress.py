@@ -13,6 +13,7 @@ from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.result import in_one_line
 from keras_ban._src.history.scores import Scores
 from keras_ban._src.sequence.progress import Progress
+from keras_ban._src.sequence.training import Training
 
 FIT = {"batch_size": 96, "verbose": 1, "epochs": 2}
 
@@ -24,6 +25,12 @@ class Settings:
     generations: int = 3
     distill_ensemble: bool = False
     controls: tuple = ()
+
+
+def progress_of(settings, epochs=2, teacher=None, patience=None, verbose=1):
+    options = {"epochs": epochs, "verbose": verbose}
+    others = {"patience": patience, "compile_arguments": None, "data": None, "unlabeled": None, "run": None}
+    return Progress(Training(settings, options=options, teacher=teacher, make_callbacks=list, entropy=0, **others))
 
 
 def history_of(*seconds, **arguments):
@@ -55,7 +62,7 @@ def history_of(*seconds, **arguments):
     ],
 )
 def test_the_time_left_is_that_of_the_generations_so_far(settings, epochs, first, took, expected):
-    progress = Progress(Settings(**settings), epochs, first, patience=None, verbose=0)
+    progress = progress_of(Settings(**settings), epochs, teacher=classifier() if first == 1 else None, verbose=0)
     for place in range(len(took)):
         progress.end(history_of(*took[: place + 1]), place, 0.0)
 
@@ -75,7 +82,7 @@ def test_the_time_left_is_that_of_the_generations_so_far(settings, epochs, first
     ],
 )
 def test_the_time_left_is_said_in_round_numbers(seconds, patience, expected, capsys):
-    progress = Progress(Settings(generations=1), 2, 0, patience, verbose=1)
+    progress = progress_of(Settings(generations=1), patience=patience)
 
     progress.end(history_of(0.0), 0, seconds)
 
@@ -84,7 +91,7 @@ def test_the_time_left_is_said_in_round_numbers(seconds, patience, expected, cap
 
 @pytest.mark.one_backend
 def test_a_generation_that_was_interrupted_took_the_time_of_all_its_parts_and_a_loaded_one_says_nothing(capsys):
-    progress = Progress(Settings(generations=2), 2, 0, None, verbose=1)
+    progress = progress_of(Settings(generations=2))
 
     progress.end(history_of(10.0), 0, None)
     assert 20 == progress.seconds_left(0)

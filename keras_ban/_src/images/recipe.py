@@ -11,6 +11,7 @@ from keras_ban import losses
 from keras_ban._src.images import augmentation, models
 from keras_ban._src.images.choices import BACKBONES
 from keras_ban._src.sequence.clones import reborn
+from keras_ban._src.sequence.progress import in_words
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
 
@@ -195,9 +196,3 @@ def epochs_of_run(options):
     models_trained = options.generations + 1 + options.distill_ensemble
     of_controls = {"longer": models_trained, "independent": options.generations}
     return options.epochs * (models_trained + sum(of_controls[name] for name in options.controls))
-
-
-def in_words(seconds):
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -53,13 +53,13 @@ class Generations:
         self._sequence, self._run = training.sequence, training.run
         self._models, self._history = training.sequence.models, training.sequence.history
         self._compile_arguments = training.compile_arguments
+        self._progress = Progress(training)
         self._bench = None
         self._keeper = None  # The `KeepEpochs` of the current generation.
 
     def train(self):
         """Train or load all generations, up to the end of `patience`, and the student distilled from the ensemble."""
-        history, patience, options = self._history, self._training.patience, self._training.options
-        self._progress = Progress(self._sequence, options["epochs"], self._training.first, patience, options["verbose"])
+        history, patience = self._history, self._training.patience
         best, waited = None, 0
         if self._run is not None:
             history.directory = self._run.path

@@ -39,11 +39,6 @@ def longest(epochs):
     return max(epochs) if isinstance(epochs, list) else epochs
 
 
-def epochs_at(epochs, place, first):
-    """Return the number of epochs of the model at a place. `first` is as in `check_epochs`."""
-    return epochs[max(place, first) - first] if isinstance(epochs, list) else epochs
-
-
 def check_label_weights(label_weight, generations):
     """Return a float or a schedule for all students, or a list with one for each."""
     if callable(label_weight) and not is_schedule(label_weight):

@@ -11,7 +11,6 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.runs.directory import RunDirectory
-from keras_ban._src.sequence import per_generation
 
 
 @dataclasses.dataclass
@@ -75,7 +74,9 @@ class Training:
         return int(np.random.SeedSequence([self.entropy, *place]).generate_state(1)[0])
 
     def epochs(self, place):
-        return per_generation.epochs_at(self.options["epochs"], place, self.first)
+        """The number of epochs of a place. A given teacher has that of the first student."""
+        epochs = self.options["epochs"]
+        return epochs[max(place, self.first) - self.first] if isinstance(epochs, list) else epochs
 
     def label_weight(self, place):
         """The label weight of a student. The distilled student has that of the last generation."""
