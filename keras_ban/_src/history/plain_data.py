@@ -41,16 +41,26 @@ def from_plain(where, cls, data):
         cls: the dataclass. Annotations say the types. `float` is any number.
         data: a dict of the fields. Those with defaults may be missing.
     """
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
-        value = entry(where, data, field.name, None if has_default else dataclasses.MISSING)
-        if field.name in data and not _is_of_type(value, hints[field.name]):
-            raise ValueError(f"{where} has a {field.name!r} of another type: {value!r}.")
-    unknown = [name for name in data if name not in hints]
-    if unknown:
-        raise ValueError(f"{where} has the unknown entries {unknown}.")
+    fields = dataclasses.fields(cls)
+    required = {field.name for field in fields if {field.default, field.default_factory} == {dataclasses.MISSING}}
+    check_entries(where, data, typing.get_type_hints(cls), required)
     return cls(**data)
+
+
+def check_entries(where, data, hints, required, takes_others=False):
+    """Raise `ValueError` if an entry of a dict lacks, is of another type or, unless it `takes_others`, is unknown.
+
+    `hints` are the types by name. `required` are the names of the entries that there must be.
+    """
+    missing = sorted(set(required) - set(data))
+    if missing:
+        raise ValueError(f"{where} lacks {missing}.")
+    for name, hint in hints.items():
+        if name in data and not _is_of_type(data[name], hint):
+            raise ValueError(f"{where} has a {name!r} of another type: {data[name]!r}.")
+    unknown = [name for name in data if name not in hints]
+    if unknown and not takes_others:
+        raise ValueError(f"{where} has the unknown entries {unknown}.")
 
 
 def _is_of_type(value, hint):

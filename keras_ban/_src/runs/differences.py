@@ -3,6 +3,8 @@
 import json
 import re
 
+from keras_ban._src.runs.manifest_file import is_sha256
+
 
 class OtherSettings(ValueError):
     """A run was begun with other settings than those of now.
@@ -34,14 +36,10 @@ def differences(stored, given, name=""):
         and not (stored != stored and given != given)
         and not (name.endswith(".name") and _unnumbered(stored) == _unnumbered(given))
     ):
-        if _is_hash(stored) and _is_hash(given):
+        if is_sha256(stored) and is_sha256(given):
             yield f"{name}: other values than in the directory"
         else:
             yield f"{name}: {_short(stored)} in the directory, {_short(given)} now"
-
-
-def _is_hash(value):
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _unnumbered(name):

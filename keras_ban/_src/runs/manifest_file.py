@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import re
+from typing import Any
 
 from keras_ban._src.files.regular_file import open_to_read
 from keras_ban._src.files.writing import replacing
+from keras_ban._src.history.plain_data import check_entries
 
 FORMAT = 2
 MANIFEST, PREVIOUS = "run.json", "run.previous.json"
@@ -19,6 +21,15 @@ ELSEWHERE = "or begin another run in a new directory. Nothing was changed."
 # The folders of generations and controls.
 OF_MODEL = r"generation-\d+|control-[a-z]+(-\d+)?"
 _CHECKSUM = "checksum"
+# The types of a manifest's entries, of the settings in `begun_with`, and of what `fit` got. The first must be there.
+_REQUIRED: dict[str, Any] = {"format": int, "versions": dict, "seed": int, "finished": bool, "generations": list}
+_REQUIRED |= {"ensemble": dict | None, "begun_with": dict}
+_OPTIONAL: dict[str, Any] = {"run": str, "controls": list, "independents": dict | None, "ensemble_metrics": dict}
+_OPTIONAL |= {"independents_metrics": dict, "notes": list, _CHECKSUM: str}
+_SETTINGS: dict[str, Any] = {"fit": dict, "generations": int, "compile": dict, "model": dict, "data": dict}
+_SETTINGS |= {"soft_targets": str, "top_k": int | None, "teach_from": str, "distill_ensemble": bool}
+_SETTINGS |= {"initial_weights": str, "controls": list}
+_FIT = {"monitor": str, "mode": str}
 
 
 def read(folder):
@@ -82,15 +93,12 @@ def _check(manifest):
     """Raise `ValueError` if the values are not those that `RunDirectory` writes."""
     if manifest["format"] > 1 and manifest.get(_CHECKSUM) != _checksum(manifest):
         raise ValueError("its checksum is not that of its content")
-    _check_values("the manifest", manifest, *_MANIFEST)
-    unknown = sorted(set(manifest) - {name for names in _MANIFEST for name in names})
-    if unknown:
-        raise ValueError(f"the manifest has the unknown entries {unknown}")
-    begun_with = manifest["begun_with"]
-    _check_values("'begun_with'", begun_with, *_SETTINGS)
-    _check_values("'fit'", begun_with["fit"], *_FIT)
-    if begun_with["fit"]["mode"] not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', received: {begun_with['fit']['mode']!r}")
+    check_entries("the manifest", manifest, _REQUIRED | _OPTIONAL, _REQUIRED)
+    check_entries("'begun_with'", manifest["begun_with"], _SETTINGS, ["fit"], takes_others=True)
+    fit = manifest["begun_with"]["fit"]
+    check_entries("'fit'", fit, _FIT, _FIT, takes_others=True)
+    if fit["mode"] not in ("min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', received: {fit['mode']!r}")
     for number, entry in enumerate(manifest["generations"]):
         _check_entry(entry, {"generation": number}, f"generation-{number:02d}")
     for entry in manifest.get("controls", []):
@@ -106,60 +114,10 @@ def _check_entry(entry, of, folder):
     if missing:
         raise ValueError(f"the entry of {folder} lacks the files {sorted(missing)}")
     for name, file in entry["files"].items():
-        if os.path.basename(name) != name or type(file["bytes"]) is not int or not _is_sha256(file["sha256"]):
+        if os.path.basename(name) != name or type(file["bytes"]) is not int or not is_sha256(file["sha256"]):
             raise ValueError(f"expected the size and checksum of a file in {folder}, received: {name!r}: {file}")
 
 
-def _is_sha256(value):
+def is_sha256(value):
+    """Whether a value is a SHA-256 as text."""
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-# The types of values, by name: of those that there must be, and of others.
-_NONE_OR_DICT = (dict, type(None))
-_MANIFEST = (
-    {
-        "format": int,
-        "versions": dict,
-        "seed": int,
-        "finished": bool,
-        "generations": list,
-        "ensemble": _NONE_OR_DICT,
-        "begun_with": dict,
-    },
-    {
-        "run": str,
-        "controls": list,
-        "independents": _NONE_OR_DICT,
-        "ensemble_metrics": dict,
-        "independents_metrics": dict,
-        "notes": list,
-        _CHECKSUM: str,
-    },
-)
-_SETTINGS = (
-    {"fit": dict},
-    {
-        "generations": int,
-        "compile": dict,
-        "model": dict,
-        "data": dict,
-        "soft_targets": str,
-        "top_k": (int, type(None)),
-        "teach_from": str,
-        "distill_ensemble": bool,
-        "initial_weights": str,
-        "controls": list,
-    },
-)
-_FIT: tuple[dict, dict] = ({"monitor": str, "mode": str}, {})
-
-
-def _check_values(source, values, required, optional):
-    """Raise `ValueError` if a value in a dict has another type, or is missing."""
-    missing = sorted(set(required) - set(values))
-    if missing:
-        raise ValueError(f"{source} lacks {missing}")
-    for name, expected in (required | optional).items():
-        value = values.get(name)
-        if name in values and (not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)):
-            raise ValueError(f"{source} has a {name!r} of another type: {value!r}")
