@@ -558,7 +558,7 @@ def test_a_report_replaces_an_older_one_as_a_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(page.os, "replace", full)
+        patched.setattr("os.replace", full)
         history.report(path, title="second")
 
     assert (before, ["report.html"]) == (path.read_text(), [each.name for each in tmp_path.iterdir()])

@@ -11,7 +11,7 @@ from keras_ban._src.command import command_line, other_images, train_checks
 from keras_ban._src.command.options_file import OPTIONS_FILE, to_toml
 from keras_ban._src.command.stored_runs import terminal_width
 from keras_ban._src.export.export import export
-from keras_ban._src.files.writing import writing
+from keras_ban._src.files.writing import write_text
 from keras_ban._src.history.report import page
 from keras_ban._src.images import data, models, packages, recipe
 from keras_ban._src.images.choices import WrongOption
@@ -56,7 +56,7 @@ def _train(arguments):
     verbose = 1 if sys.stdout.isatty() else 2
 
     def keep_options():
-        _write(arguments.out / OPTIONS_FILE, to_toml(arguments))
+        write_text(arguments.out / OPTIONS_FILE, to_toml(arguments))
 
     command_line.end_start()
     history = recipe.train(sequence, arguments, images, verbose, keep_options)
@@ -66,7 +66,7 @@ def _train(arguments):
         print(sequence.history.summary(width=terminal_width()))
         details = {"Generations and controls on validation images": sequence.history.summary(width=160), **details}
     print(history.summary(width=terminal_width()))
-    _write(arguments.out / "test.json", history.to_json())
+    write_text(arguments.out / "test.json", history.to_json())
     page.write(
         arguments.out / "report.html",
         history,
@@ -85,11 +85,3 @@ def _train(arguments):
 def _say(lines):
     for line in lines:
         print(textwrap.fill(line, terminal_width(), subsequent_indent="  "), flush=True)
-
-
-def _write(path, text):
-    """Write a text whole, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, partial):
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)

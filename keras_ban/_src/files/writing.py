@@ -29,6 +29,14 @@ def writing(path, partial=None):
         ) from error
 
 
+def write_text(path, text):
+    """Write a text file whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, partial):
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Return a context that yields a new file, which replaces the one at `path` as a whole when it is on disk."""

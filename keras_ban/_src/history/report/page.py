@@ -1,10 +1,9 @@
 """The report of a `BornAgainHistory`: one HTML file that needs nothing else."""
 
-import os
 import pathlib
 
 from keras_ban._src import checks
-from keras_ban._src.files.writing import writing
+from keras_ban._src.files.writing import write_text
 from keras_ban._src.history import plot
 from keras_ban._src.history.html_tables import escaped
 from keras_ban._src.history.report import classes, overview
@@ -46,7 +45,7 @@ def write(path, history, *, title=None, class_names=None, file_names=None, image
         body.append(element("h2", heading))
         body += [element("pre", text)] if isinstance(text, str) else [element("p", each) for each in text]
     body += [*overview.loading(history), *overview.versions()]
-    _replace(path, _page(title, body, history))
+    write_text(path, _page(title, body, history))
 
 
 def _examples(outputs, class_names, file_names, images):
@@ -112,11 +111,3 @@ def _page(title, body, history):
 {content}
 <script type="application/json" id="history">{numbers}</script></body></html>
 """
-
-
-def _replace(path, text):
-    """Write a file whole, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, partial):
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
