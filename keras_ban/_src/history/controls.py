@@ -4,8 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.plain_data import entries, entry, from_plain
-from keras_ban._src.history.scores import Scores, better, scores_from, significance_in_words
+from keras_ban._src.history.scores import Scores, better, results_from, significance_in_words
 
 LONGER, INDEPENDENT = "longer", "independent"
 
@@ -68,12 +67,7 @@ class Controls:
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "controls") -> Self:
         """Create controls from plain data. Raise `ValueError` if it is not that of controls."""
-        records = []
-        for name, record in entries(where, data, "records"):
-            scores = scores_from(f"the scores of {name}", entry(name, record, "scores"))
-            records.append(from_plain(name, ControlRecord, {**record, "scores": scores}))
-        ensemble = scores_from(f"the ensemble of {where}", entry(where, data, "ensemble"))
-        return from_plain(where, cls, {**data, "records": records, "ensemble": ensemble})
+        return results_from(where, data, cls, ControlRecord)
 
 
 def rows(history):

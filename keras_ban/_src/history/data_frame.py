@@ -1,10 +1,10 @@
 """A `BornAgainHistory` as a pandas `DataFrame`."""
 
 import dataclasses
+import itertools
 
-from keras_ban._src.history import controls
 from keras_ban._src.history.scores import Scores, has_scipy
-from keras_ban._src.history.table import best_of
+from keras_ban._src.history.table import best_of, rows_of
 
 _COLUMNS = ("name", "generation", "best", "seed", "epochs", "seconds")
 _TYPES: dict[str, str | type] = dict.fromkeys(
@@ -34,26 +34,17 @@ def _type_of(name):
 
 
 def _rows(history):
-    is_evaluated = any(record.evaluation for record in history.records)
-
-    def row(name, scores, metrics, epochs, seconds, **others):
-        prefix = f"{history.data}_" if is_evaluated else ""
-        metrics = {f"{prefix}{key}": value for key, value in metrics.items()}
-        cost = {"epochs": epochs, "seconds": seconds}
-        return {"name": name, "best": False, **others, **cost, **metrics, **_of_scores(scores)}
-
-    rows, best = [], best_of(history)
-    for record in history.records:
-        number = record.generation
-        name = "distilled" if record.distilled else f"generation {number}"
-        about = {"generation": number, "seed": record.seed, "best": number == best}
-        rows.append(row(name, record.scores, record.measured, record.epochs, record.seconds, **about))
-    if history.ensemble is not None or history.ensemble_metrics:
-        cost = [sum(getattr(record, name) for record in history.members) for name in ("epochs", "seconds")]
-        rows.append(row("ensemble", history.ensemble, history.ensemble_metrics, *cost))
-    if history.controls is not None:
-        rows += [row(*each) for each in controls.rows(history)]
-    return rows
+    """Return the rows of the tables, each as a dict."""
+    is_evaluated, best, found = any(record.evaluation for record in history.records), best_of(history), []
+    prefix = f"{history.data}_" if is_evaluated else ""
+    for row in itertools.chain(*rows_of(history)):
+        about = {"name": row.name, "best": False, "epochs": row.epochs, "seconds": row.seconds}
+        if row.record is not None:
+            number = row.record.generation
+            about |= {"generation": number, "seed": row.record.seed, "best": number == best}
+        metrics = {f"{prefix}{name}": value for name, value in row.metrics.items()}
+        found.append({**about, **metrics, **_of_scores(row.scores)})
+    return found
 
 
 def _of_scores(scores):

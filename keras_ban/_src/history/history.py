@@ -11,8 +11,8 @@ from keras_ban._src import checks, hints
 from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.plain_data import entries, entry, from_plain
-from keras_ban._src.history.scores import Scores, scores_from
+from keras_ban._src.history.plain_data import entry
+from keras_ban._src.history.scores import Scores, results_from
 
 
 @dataclasses.dataclass
@@ -254,15 +254,9 @@ class BornAgainHistory:
         where = "the history"
         if entry(where, data, "mode", "min") not in ("min", "max"):
             raise ValueError(f"'mode' of {where} must be 'min' or 'max', received: {data['mode']!r}.")
-        records = []
-        for name, record in entries(where, data, "records"):
-            scores = scores_from(f"the scores of {name}", entry(name, record, "scores"))
-            records.append(from_plain(name, GenerationRecord, {**record, "scores": scores}))
-        ensemble = scores_from(f"the ensemble of {where}", entry(where, data, "ensemble"))
-        more = {"records": records, "ensemble": ensemble}
         if "controls" in data:
-            more["controls"] = Controls.from_dict(data["controls"])
-        return from_plain(where, cls, {**data, **more})
+            data = {**data, "controls": Controls.from_dict(data["controls"])}
+        return results_from(where, data, cls, GenerationRecord)
 
     def to_json(self) -> str:
         """Return the history as JSON text, with `NaN` and `Infinity` as Python's `json` reads them."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_ban._src.history.answers import Answers
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.plain_data import from_plain
+from keras_ban._src.history.plain_data import entries, entry, from_plain
 from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
 
 CALIBRATION_BINS = 15
@@ -201,3 +201,13 @@ def scores_from(where, data):
     if not isinstance(data, dict):
         raise ValueError(f"{where} must be a dict or None, received: {data!r}.")
     return {name: scores_from(f"{name!r} of {where}", each) for name, each in data.items()}
+
+
+def results_from(where, data, cls, record_class):
+    """Return an instance of a dataclass that has `records`, of another class, and the scores of their `ensemble`."""
+    records = []
+    for name, record in entries(where, data, "records"):
+        scores = scores_from(f"the scores of {name}", entry(name, record, "scores"))
+        records.append(from_plain(name, record_class, {**record, "scores": scores}))
+    ensemble = scores_from(f"the ensemble of {where}", entry(where, data, "ensemble"))
+    return from_plain(where, cls, {**data, "records": records, "ensemble": ensemble})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,14 @@ _CHANCE = f" ({SIGNIFICANCE} or more: it may be chance)"
 
 @dataclasses.dataclass
 class Row:
-    """A model's row. `scores` are as in `GenerationRecord`."""
+    """A model's row. `scores` are as in `GenerationRecord`. `record` is that of a generation, and `None` of others."""
 
-    label: str
+    name: str
     scores: Scores | LossScores | dict | None
     metrics: dict
     epochs: int
     seconds: float
+    record: Any = None
 
 
 @dataclasses.dataclass
@@ -61,8 +63,8 @@ def tables(history, with_intervals=False):
 
     `with_intervals`: whether accuracies have a column of 95% intervals beside them.
     """
-    sections = _sections(history, best_of(history))
-    labels = [[row.label for row in section] for section in sections]
+    sections = rows_of(history)
+    labels = [[_label(row, history) for row in section] for section in sections]
     rows = [row for section in sections for row in section]
     columns = [
         *_score_columns([row.scores for row in rows], with_intervals),
@@ -85,22 +87,27 @@ def best_of(history):
     return history.best_generation if history.monitored() else None
 
 
-def _sections(history, best):
-    """Return the rows: the generations, the ensemble, the controls."""
+def rows_of(history):
+    """Return the rows in up to three sections: the generations, the ensemble, the controls."""
     generations = []
     for record in history.records:
-        label = str(record.generation)
-        label += " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
-        label += " *" if record.generation == best else ""
-        generations.append(Row(label, record.scores, record.measured, record.epochs, record.seconds))
+        name = "distilled" if record.distilled else f"generation {record.generation}"
+        generations.append(Row(name, record.scores, record.measured, record.epochs, record.seconds, record))
     sections = [generations]
     if history.ensemble is not None or history.ensemble_metrics:
         cost = [sum(getattr(record, name) for record in history.members) for name in ("epochs", "seconds")]
-        label = f"ensemble of {len(history.members)}"
-        sections.append([Row(label, history.ensemble, history.ensemble_metrics, *cost)])
+        sections.append([Row(ENSEMBLE, history.ensemble, history.ensemble_metrics, *cost)])
     if history.controls is not None:
         sections.append([Row(*row) for row in controls.rows(history)])
     return sections
+
+
+def _label(row, history):
+    record = row.record
+    if record is None:
+        return f"{ENSEMBLE} of {len(history.members)}" if row.name == ENSEMBLE else row.name
+    kind = " distilled" if record.distilled else " (teacher)" if record.generation == 0 else ""
+    return f"{record.generation}{kind}{' *' if record.generation == best_of(history) else ''}"
 
 
 def _column(header, cells):
@@ -213,7 +220,7 @@ def _number(value):
 def notes(history, left_out=()):
     """Return the sentences under the tables. `left_out` are the names of columns that are not shown."""
     found, best = [], best_of(history)
-    rows = [row for section in _sections(history, best) for row in section]
+    rows = [row for section in rows_of(history) for row in section]
     scores = _flat(rows)
     if best is not None:
         column = _score_of(history.monitor, rows)

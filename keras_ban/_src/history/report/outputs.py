@@ -29,13 +29,15 @@ class Output:
     @property
     def answers(self):
         """The `Answers` of each model that has some, by its label."""
-        found = {label: getattr(scores, "answers", None) for label, scores in self.scores.items()}
-        return {label: each for label, each in found.items() if each is not None}
+        return self._of_examples("answers")
 
     @property
     def losses(self):
         """The losses of the examples of each model that has some, by its label."""
-        found = {label: getattr(scores, "losses", None) for label, scores in self.scores.items()}
+        return self._of_examples("losses")
+
+    def _of_examples(self, name):
+        found = {label: getattr(scores, name, None) for label, scores in self.scores.items()}
         return {label: each for label, each in found.items() if each is not None}
 
     @property

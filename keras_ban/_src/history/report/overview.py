@@ -25,7 +25,7 @@ def opening(history, outputs):
         "Generation 0 is the first teacher. Each later generation was trained anew, with outputs of the generations "
         f"before as targets. The ensemble averages the outputs of {'both' if count == 2 else 'all'} generations.",
     )
-    tiles = list(_tiles(history, outputs))
+    tiles = list(_tiles(outputs))
     if tiles:
         yield element("div", Html("".join(tiles)), class_="tiles")
     best = best_of(history)
@@ -44,7 +44,7 @@ def opening(history, outputs):
             yield element("p", f"{note.capitalize()}.")
 
 
-def _tiles(history, outputs):
+def _tiles(outputs):
     """Yield the first, the chosen and the best result, each with its interval."""
     for output in outputs:
         for label in output.shown:
