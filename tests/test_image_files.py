@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.one_backend, pytest.mark.skipif(os.name != "posix", re
 X, Y = np.zeros((6, 8, 8, 3), "uint8"), np.arange(6) % 2
 WHOLE = npz(x_train=X, y_train=Y, x_test=X, y_test=Y)
 READERS = {
-    "--config": options_file.read_options,
+    "--config": options_file.read,
     "npz": arrays.npz,
     "--weights": lambda path: hub.build("densenet", (16, 16, 3), 2, path),
 }

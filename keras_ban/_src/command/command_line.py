@@ -158,8 +158,15 @@ def parse(arguments=None):
     arguments = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     parser = Parser("keras-ban", description="Born-Again Neural Networks for Keras 3.")
     commands = parser.add_subparsers(required=True, dest="command")
-    for add in (train_options.add, _add_export, _add_check, _add_compare, _add_summary, _add_report):
-        command = add(commands)
+    train_options.add(commands)
+    _add_export(commands)
+    _add_of_run(commands, "check", "is this run intact, is it finished?", CHECK)
+    _add_compare(commands)
+    _add_of_run(commands, "summary", "the table of a run's generations", SUMMARY)
+    report = _add_of_run(commands, "report", "an HTML report of a run", REPORT)
+    default = pathlib.Path("report.html")
+    report.add_argument("--out", metavar="FILE", type=path, default=default, help="default: %(default)s")
+    for command in commands.choices.values():
         command.add_argument(
             "--backend", choices=BACKENDS, help="Keras's backend (default: that of KERAS_BACKEND, or Keras's own)"
         )
@@ -214,10 +221,7 @@ def _did_you_mean(given, known):
 def _add_export(commands):
     command = commands.add_parser("export", help="export a model for serving, and verify it", description=EXPORT)
     command.add_argument(
-        "model",
-        metavar="RUN_OR_MODEL",
-        type=path,
-        help="a BornAgainSequence's directory, or a .keras file",
+        "model", metavar="RUN_OR_MODEL", type=path, help="a BornAgainSequence's directory, or a .keras file"
     )
     command.add_argument("out", metavar="OUT", type=path, help="path; for TensorFlow Serving .../NAME/1")
     command.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
@@ -246,11 +250,10 @@ def _add_export(commands):
         default=[],
         help="a module that registers your own classes; may be repeated",
     )
-    return command
 
 
-def _add_check(commands):
-    command = commands.add_parser("check", help="is this run intact, is it finished?", description=CHECK)
+def _add_of_run(commands, name, help, description):
+    command = commands.add_parser(name, help=help, description=description)
     command.add_argument("run", metavar="RUN", type=path, help="a BornAgainSequence's directory")
     return command
 
@@ -258,22 +261,6 @@ def _add_check(commands):
 def _add_compare(commands):
     command = commands.add_parser("compare", help="one table of several runs", description=COMPARE)
     command.add_argument("runs", metavar="RUN", nargs="+", type=path, help="the directory of a BornAgainSequence")
-    return command
-
-
-def _add_summary(commands):
-    command = commands.add_parser("summary", help="the table of a run's generations", description=SUMMARY)
-    command.add_argument("run", metavar="RUN", type=path, help="a BornAgainSequence's directory")
-    return command
-
-
-def _add_report(commands):
-    command = commands.add_parser("report", help="an HTML report of a run", description=REPORT)
-    command.add_argument("run", metavar="RUN", type=path, help="a BornAgainSequence's directory")
-    command.add_argument(
-        "--out", metavar="FILE", type=path, default=pathlib.Path("report.html"), help="default: %(default)s"
-    )
-    return command
 
 
 def factor(text):

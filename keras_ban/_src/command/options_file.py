@@ -11,11 +11,6 @@ OPTIONS_FILE = "options.toml"
 _NOT_WRITTEN = ("command", "folder", "out", "resume", "config")
 
 
-def read_options(path):
-    """Return the options of a file as arguments of the command line. Raise `ValueError` if it is no such file."""
-    return [as_argument(name, value) for name, value in read(path).items()]
-
-
 def read(path):
     """Return the options of a file as a dict. Raise `ValueError` if it is no such file."""
     try:

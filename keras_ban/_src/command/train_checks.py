@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 
-from keras_ban._src.command.options_file import OPTIONS_FILE, as_argument, as_text, read_options
+from keras_ban._src.command.options_file import OPTIONS_FILE, as_argument, as_text, read
 from keras_ban._src.images.choices import BACKBONES, LEARNING_RATES, LOSSES, NEED_LABELS, PRESET
 
 # Options that a run may be continued with. What data and weights hold is compared when they are read.
@@ -37,7 +37,7 @@ def of_run(command, options):
 def _read(command, path, option):
     """Return the arguments in a file of options. End with a message, code 2, if it is no such file."""
     try:
-        return read_options(path)
+        return [as_argument(name, value) for name, value in read(path).items()]
     except ValueError as error:
         command.error(f"{option} {error}")
 

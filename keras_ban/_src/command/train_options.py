@@ -46,7 +46,11 @@ def add(commands):
     command.add_argument("--data", **{**old, "default": None})
     command.add_argument("--objective", dest="distillation_loss", type=loss, choices=LOSSES, **old)
     command.add_argument("--augment", dest="augmentation", type=some_of(AUGMENTATIONS), **old)
-    return command
+
+
+def _add_flag(group, name, help):
+    """Add an option that is off, and that `--no-` and its name turn off again."""
+    group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=help)
 
 
 def _add_data(command):
@@ -126,12 +130,7 @@ def _add_born_again(command):
         default="last",
         help="teacher: the generation before, or all before averaged (default: last)",
     )
-    born.add_argument(
-        "--distill-ensemble",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="train one more student, of the ensemble of all generations",
-    )
+    _add_flag(born, "--distill-ensemble", "train one more student, of the ensemble of all generations")
     born.add_argument(
         "--initial-weights",
         choices=["fresh", "model", "previous"],
@@ -184,12 +183,7 @@ def _add_run(command):
     run.add_argument("--out", type=path, help="the run directory (default: runs/ and the name of the data)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out, with its own options")
     run.add_argument("--config", type=path, help=f"TOML file of these options, as {OPTIONS_FILE} in every run")
-    run.add_argument(
-        "--tensorboard",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="write logs to tensorboard/ in the run directory",
-    )
+    _add_flag(run, "--tensorboard", "write logs to tensorboard/ in the run directory")
     run.add_argument(
         "--export",
         choices=["none", "best", "ensemble"],
