@@ -11,8 +11,7 @@ from keras_ban._src.losses import temperature
 
 def fit_temperature(ensemble, held_out):
     """Return the temperature with the smallest negative log-likelihood of held-out labels. See `calibrate`."""
-    examples = _examples(ensemble, _average(ensemble, held_out), held_out)
-    best = temperature.best_temperature(*examples)
+    best = temperature.best_temperature(*_examples(ensemble, held_out))
     _warn_of_none(best, "on these data", best)
     return best
 
@@ -27,12 +26,12 @@ def temperature_of_teacher(ensemble, seen, held_out=None):
     """
     if held_out is None:
         of_members = [average_logits(ensemble, [outputs], [1.0]) for outputs in seen.outputs]
-        unseen = _examples(ensemble, _of_folds(of_members, seen.folds), seen)
+        unseen = _examples(ensemble, seen, _of_folds(of_members, seen.folds))
     else:
-        unseen = _examples(ensemble, _average(ensemble, held_out), held_out)
+        unseen = _examples(ensemble, held_out)
     best = temperature.best_temperature(*unseen)
     likelihood = temperature.negative_log_likelihood(*unseen, best)
-    honest = temperature.temperature_of(likelihood, *_examples(ensemble, _average(ensemble, seen), seen))
+    honest = temperature.temperature_of(likelihood, *_examples(ensemble, seen))
     if best not in _BOUNDS and honest == temperature.LARGEST:
         _warn_of_none(honest, "on the training examples", honest)
     _warn_of_none(best, "on the examples that trained no member", honest)
@@ -47,13 +46,11 @@ def _of_folds(of_members, folds):
     return unseen
 
 
-def _average(ensemble, held_out):
-    return average_logits(ensemble, held_out.outputs, ensemble.member_weights)
-
-
-def _examples(ensemble, logits, held_out):
-    """Return `(logits, labels, weights)` of single decisions: a softmax each."""
-    labels, weights = class_targets(held_out, logits.shape, ensemble.activation, ignored_class(ensemble))
+def _examples(ensemble, held_out, logits=None):
+    """Return `(logits, labels, weights)` of single decisions: a softmax each. `None`: the logits of the ensemble."""
+    if logits is None:
+        logits = average_logits(ensemble, held_out.outputs, ensemble.member_weights)
+    labels, weights = class_targets(held_out, logits.shape, ensemble.activation)
     if ensemble.activation == "sigmoid":
         logits, labels = temperature.two_classes(logits, labels)
     logits = logits.reshape(-1, logits.shape[-1])
@@ -73,11 +70,6 @@ def _warn_of_none(best, where, found):
             "examples, none of which trained the members.",
             stacklevel=4,
         )
-
-
-def ignored_class(ensemble):
-    """Return the `ignore_class` of the compiled loss, or `None`."""
-    return getattr(getattr(ensemble, "loss", None), "ignore_class", None)
 
 
 def _check_possible(logits, labels, weights):

@@ -34,6 +34,7 @@ class HeldOut:
         outputs: a list of the outputs of all members, in float32 or as they are. `None` for a member that did not run.
         labels, weights: NumPy arrays. `weights` may be `None`. They are 0 where the mask of the outputs is.
         names: what messages call labels and weights.
+        ignore_class: that of the compiled loss, or `None`.
 
     Raises:
         TypeError, ValueError: the data cannot be read, they lack labels, a member gives several outputs or NaN.
@@ -41,6 +42,7 @@ class HeldOut:
 
     def __init__(self, ensemble, data, all_members=False, trained_on=(), folds=None):
         of_data, *self.names = (data.name, "y", "sample_weight") if data.yields_batches else data.names
+        self.ignore_class = getattr(getattr(ensemble, "loss", None), "ignore_class", None)
         self.folds = None if folds is None else _check_folds(folds, data, len(ensemble.members))
         members = [
             member if all_members or share > 0 else None
@@ -80,31 +82,26 @@ class HeldOut:
 
     def _read_batches(self, data, members):
         data.check_finite()
-        outputs, labels, weights, masks, keys = [[] for _ in members], [], [], [], [[] for _ in self._trained_on]
-        members = [_local(member) for member in members]
+        members, found = [_local(member) for member in members], []
         with reading.watched(data) as (data,):
             for batch in data.iterate():
                 x, y, sample_weight = keras.tree.map_structure(leaves.numeric, unpack(batch))
                 y = split_targets(without_key(y))[0]
                 if y is None:
                     return [], None, None, None
-                labels.append(y)
-                weights.append(sample_weight)
-                for trained_on, found in zip(self._trained_on, keys, strict=True):
-                    found.append(trained_on.keys_of(x))
-                for member, found in zip(members, outputs, strict=True):
-                    if member is not None:
-                        found.append(_alone(member, predict_on_batch, x))
-                if len(labels) == 1:
-                    last = [found[-1] if found else None for found in outputs]
-                    model = _mask_model(members, last, leaves.take(x, slice(0, 1)))
-                masks.append(None if model is None else _alone(model, predict_on_batch, x))
-        if not labels:
+                outputs = [None if each is None else _alone(each, predict_on_batch, x) for each in members]
+                if not found:
+                    model = _mask_model(members, outputs, leaves.take(x, slice(0, 1)))
+                mask = None if model is None else _alone(model, predict_on_batch, x)
+                keys = [trained_on.keys_of(x) for trained_on in self._trained_on]
+                found.append((keys, y, sample_weight, mask, *outputs))
+        if not found:
             raise ValueError("The dataset yields no batch: there is nothing to fit to.")
-        for trained_on, found in zip(self._trained_on, keys, strict=True):
-            trained_on.check(found)
-        outputs = [_joined(each) if each else None for each in outputs]
-        return outputs, _joined(labels), _joined(weights), _joined(masks)
+        keys, *parts = zip(*found, strict=True)
+        for trained_on, of_batches in zip(self._trained_on, zip(*keys, strict=True), strict=True):
+            trained_on.check(of_batches)
+        labels, weights, masks, *outputs = map(_joined, parts)
+        return outputs, labels, weights, masks
 
     def _leave_out(self, masks):
         """Give the weight 0 to positions that the Keras mask of the outputs leaves out."""
@@ -203,7 +200,7 @@ def _check_folds(folds, data, members):
     return folds
 
 
-def class_targets(held_out, shape, activation, ignore_class=None):
+def class_targets(held_out, shape, activation):
     """Return `(labels, weights)` for outputs of a shape, for the likelihood of each label.
 
     With a softmax, labels are class indices `(n,)` or probabilities `(n, classes)`, and weights are `(n,)`, where `n`
@@ -228,9 +225,9 @@ def class_targets(held_out, shape, activation, ignore_class=None):
             "the ensemble with `activation='sigmoid'`."
         )
     labels = _classes(labels, shape, name)
-    if labels.ndim == 1 and ignore_class is not None:
-        weights = np.where(labels == ignore_class, 0.0, weights)
-        labels = np.where(labels == ignore_class, 0, labels)
+    if labels.ndim == 1 and held_out.ignore_class is not None:
+        weights = np.where(labels == held_out.ignore_class, 0.0, weights)
+        labels = np.where(labels == held_out.ignore_class, 0, labels)
     if weights.sum() == 0:
         raise ValueError("All examples have the weight 0: there is nothing to fit to.")
     if labels.ndim == 1 and (labels.min() < 0 or labels.max() >= shape[-1]):

@@ -19,7 +19,9 @@ def members_give(members, average, from_logits, activation):
     if activation != AUTO:
         check_activation(activation)
     if average != "outputs" and AUTO in (from_logits, activation):
-        found = [meaning for member in members for meaning in _meanings(member)]
+        # By their last layers and their compiled losses.
+        read = [Outputs(None, getattr(member, "loss", None), member) for member in members]
+        found = [output.meaning for each in read for output in each.outputs]
         if from_logits == AUTO:
             from_logits = _form(found, average, activation)
         if activation == AUTO:
@@ -28,11 +30,6 @@ def members_give(members, average, from_logits, activation):
     activation = "softmax" if activation == AUTO else activation
     _warn_of_other_outputs(members, average, from_logits, activation)
     return from_logits, activation
-
-
-def _meanings(member):
-    """Return the `Meaning` of each output of a member, by its last layer and its compiled loss."""
-    return [output.meaning for output in Outputs(None, getattr(member, "loss", None), member).outputs]
 
 
 def _form(found, average, activation):

@@ -6,7 +6,6 @@ import numpy as np
 from keras_ban._src import backend
 from keras_ban._src.ensemble import simplex
 from keras_ban._src.ensemble.averaging import average_outputs
-from keras_ban._src.ensemble.calibration import ignored_class
 from keras_ban._src.ensemble.held_out import class_targets, weights_of
 from keras_ban._src.losses import meaning
 from keras_ban._src.losses.temperature import log_of_probabilities, log_softmax, two_classes
@@ -72,7 +71,7 @@ def _likelihood_of(ensemble, loss):
 
 
 def _negative_log_likelihood(ensemble, held_out, from_logits, activation):
-    labels, weights = class_targets(held_out, held_out.outputs[0].shape, activation, ignored_class(ensemble))
+    labels, weights = class_targets(held_out, held_out.outputs[0].shape, activation)
     weights = weights / weights.sum()
     hard = labels.ndim == 1 and (activation == "softmax" or ((labels == 0) | (labels == 1)).all())
     if hard and _averages_probabilities(ensemble, from_logits, activation):
