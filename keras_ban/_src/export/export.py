@@ -159,8 +159,7 @@ def _resolve(model, choose):
 
 
 def _check_layers(preprocessing):
-    layers = [] if preprocessing is None else preprocessing
-    layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    layers = [] if preprocessing is None else keras.tree.flatten(preprocessing)
     for layer in layers:
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"`preprocessing` must be a `keras.layers.Layer`, or a list of them, received: {layer!r}.")
@@ -198,15 +197,11 @@ def _check_labels(labels):
     return labels
 
 
-def _check_count(labels, outputs):
-    classes = outputs["output_0"].shape[-1] if labels is not None and "output_0" in outputs else 1
-    if classes > 1 and len(labels) != classes:
-        raise ValueError(f"`labels` must name each of the {classes} classes, received {len(labels)}: {list(labels)}.")
-
-
 def _check_outputs(labels, specs, outputs, format):
     """Raise `ValueError` if labels are not those of the outputs, or ONNX does not allow the names of the outputs."""
-    _check_count(labels, outputs)
+    classes = outputs["output_0"].shape[-1] if labels is not None and "output_0" in outputs else 1
+    if classes > 1 and len(labels) != classes:
+        raise ValueError(f"`labels` must name each of the {classes} classes, received {len(labels)}: {labels}.")
     both = sorted({spec.name for spec in keras.tree.flatten(specs)} & set(outputs))
     if format == "onnx" and both:
         raise ValueError(

@@ -26,7 +26,7 @@ def write(served, specs, format, folder, representative=None):
     """
     saved_model, converted = folder / "saved_model", folder / f"converted.{format}"
     job = {"format": format, "saved_model": str(saved_model), "converted": str(converted), "model": None}
-    job["inputs"] = list(named_inputs(specs, specs))
+    job["specs"] = {name: (spec.dtype, spec.shape) for name, spec in named_inputs(specs, specs).items()}
     if backend.WRITES_SAVED_MODELS:
         write_saved_model(served, specs, saved_model)
     else:
@@ -34,7 +34,6 @@ def write(served, specs, format, folder, representative=None):
         job["model"] = str(folder / "model.keras")
         job["floatx"] = keras.config.floatx()
         job["structure"] = keras.tree.map_structure(lambda spec: spec.name, specs)
-        job["specs"] = {name: (spec.dtype, spec.shape) for name, spec in named_inputs(specs, specs).items()}
         job["classes"] = [(each.__module__, each.__name__) for each in users_objects(served)]
     if job["model"] or format != "tf_saved_model":
         if representative is not None:
@@ -55,21 +54,11 @@ def write_saved_model(served, specs, path):
 def users_objects(model):
     """Return the classes and functions of a model that are neither of Keras nor of keras_ban."""
     known_packages = {"keras", "keras_ban"}
-    found = [
-        *dict.fromkeys(map(type, backend.flat_layers(model))),
-        *_registered(keras.saving.serialize_keras_object(model)),
-    ]
-    return [each for each in found if each.__module__.split(".")[0] not in known_packages]
-
-
-def _registered(config):
-    """Return the classes and functions that a configuration names as `package>name`: activations, regularizers, ..."""
-    if isinstance(config, str):
-        found = keras.saving.get_registered_object(config) if ">" in config else None
-        return [] if found is None else [found]
-    if isinstance(config, dict):
-        config = list(config.values())
-    return [found for each in config for found in _registered(each)] if isinstance(config, (list, tuple)) else []
+    found = list(dict.fromkeys(map(type, backend.flat_layers(model))))
+    # Activations, regularizers and others that are registered. Their name is `package>name`.
+    parts = model_file.parts_of(keras.saving.serialize_keras_object(model))
+    found += [keras.saving.get_registered_object(each) for each in parts if isinstance(each, str) and ">" in each]
+    return [each for each in found if each is not None and each.__module__.split(".")[0] not in known_packages]
 
 
 def check_importable(model):
@@ -152,7 +141,7 @@ def _run(job):
         sys.argv[1:] = ["--saved-model", job["saved_model"], "--signature_def", "serving_default"]
         sys.argv += ["--opset", "18", "--output", job["converted"]]
         convert.main()
-        _mend_onnx(job["converted"], job["inputs"])
+        _mend_onnx(job["converted"], job["specs"])
     if job["format"] == "litert":
         representative = job.get("representative")
         representative = None if representative is None else dict(np.load(representative))

@@ -1,10 +1,12 @@
 """A script that runs an exported model as a server would, in a process without keras_ban.
 
-    python -P run_artefact.py ARTEFACT FORMAT INPUTS OUTPUTS
+    python -P run_artefact.py ARTEFACT FORMAT INPUTS OUTPUTS SIZE ...
 
-`INPUTS` and `OUTPUTS` are `.npz` files with arrays `0/name`, `1/name`, ...: number of the batch and name of the tensor.
+`INPUTS` and `OUTPUTS` are `.npz` files with an array for each tensor, `in/name` or `out/name`. Inputs are run in
+batches of these sizes. All later batches have the last size.
 """
 
+import itertools
 import sys
 
 import numpy as np
@@ -43,19 +45,19 @@ def litert(path):
     return lambda inputs: run(**inputs)
 
 
-def main(artefact, format, inputs, outputs):
+def main(artefact, format, inputs, outputs, *sizes):
     predict = {"tf_saved_model": saved_model, "onnx": onnx, "litert": litert}[format](artefact)
-    batches = {}
     with np.load(inputs) as arrays:
-        for key in arrays.files:
-            number, name = key.split("/", 1)
-            batches.setdefault(number, {})[name] = arrays[key]
-    results = {}
-    for number, batch in batches.items():
-        for name, value in predict(batch).items():
+        rows = {name.removeprefix("in/"): arrays[name] for name in arrays.files}
+    results, start, count = {}, 0, len(next(iter(rows.values())))
+    sizes = itertools.chain(map(int, sizes), itertools.repeat(int(sizes[-1])))
+    while start < count:
+        stop = start + next(sizes)
+        for name, value in predict({name: each[start:stop] for name, each in rows.items()}).items():
             # NumPy itself has no bfloat16.
-            results[f"{number}/{name}"] = value.astype("float32") if value.dtype.kind == "V" else value
-    np.savez(outputs, **results)
+            results.setdefault(f"out/{name}", []).append(value.astype("float32") if value.dtype.kind == "V" else value)
+        start = stop
+    np.savez(outputs, **{name: np.concatenate(batches) for name, batches in results.items()})
     # The exported model must not need keras_ban. (TensorFlow itself imports Keras.)
     assert not [name for name in sys.modules if name.split(".")[0] == "keras_ban"]
 

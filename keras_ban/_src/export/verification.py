@@ -32,20 +32,13 @@ def _predict(model, inputs):
 
 def actual_outputs(artefact, format, specs, inputs, folder):
     """Return an exported model's outputs, for batches of 1, 2, then 7, from a process without keras_ban."""
-    count, start, batches = len(keras.tree.flatten(inputs)[0]), 0, []
-    while start < count:
-        stop = min(count, start + BATCH_SIZES[min(len(batches), len(BATCH_SIZES) - 1)])
-        batches.append(slice(start, stop))
-        start = stop
-    named = named_inputs(specs, inputs)
-    rows = {f"{i}/{name}": value[batch] for i, batch in enumerate(batches) for name, value in named.items()}
-    np.savez(folder / "inputs.npz", **rows)
+    # Names in files have a prefix, because `savez` has arguments, too.
+    np.savez(folder / "inputs.npz", **{f"in/{name}": rows for name, rows in named_inputs(specs, inputs).items()})
     # -P: do not import from the script's own folder.
-    command = ["-P", _SCRIPT, artefact, format, folder / "inputs.npz", folder / "outputs.npz"]
+    command = ["-P", _SCRIPT, artefact, format, folder / "inputs.npz", folder / "outputs.npz", *BATCH_SIZES]
     run_python(command, f"loads the exported {format}")
     with np.load(folder / "outputs.npz") as arrays:
-        names = {key.split("/", 1)[1] for key in arrays.files}
-        return {name: np.concatenate([arrays[f"{i}/{name}"] for i in range(len(batches))]) for name in names}
+        return {name.removeprefix("out/"): arrays[name] for name in arrays.files}
 
 
 def largest_difference(expected, actual):

@@ -72,20 +72,20 @@ def check_configurations(paths, custom_objects=None):
         with _explained(path):
             with zipfile.ZipFile(path) as archive:
                 config = json.loads(archive.read("config.json"))
-            classes = set(_classes_in(config))
+            named = [each for each in parts_of(config) if isinstance(each, dict) and "class_name" in each]
+            keys = ("module", "class_name", "registered_name")
+            classes = {tuple(str(each.get(key)) for key in keys) for each in named}
             if classes not in made:
                 keras.saving.deserialize_keras_object({**config, "compile_config": None}, custom_objects)
                 made.append(classes)
 
 
-def _classes_in(config):
-    """Yield the names of all classes in a configuration."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            yield tuple(str(config.get(name)) for name in ("module", "class_name", "registered_name"))
-        config = list(config.values())
-    for value in config if isinstance(config, list) else ():
-        yield from _classes_in(value)
+def parts_of(config):
+    """Yield a configuration, and all dicts, lists and values in it."""
+    yield config
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, (list, tuple)) else ()
+    for each in inner:
+        yield from parts_of(each)
 
 
 @contextlib.contextmanager
@@ -101,11 +101,10 @@ def _explained(path):
 
 def serialized(model):
     """Return a model as plain data for a file. A model that compiles itself is not compiled when it is made of them."""
-    compiles_itself = _compiles_itself(model)
-    with _uncompiled_config(model) if compiles_itself else contextlib.nullcontext():
+    with _uncompiled_config(model):
         made = keras.saving.serialize_keras_object(model)
     _mark_as_shared(getattr(model, "preprocessor", None), made["config"].get("preprocessor"))
-    return {name: value for name, value in made.items() if name != "compile_config" or not compiles_itself}
+    return {name: value for name, value in made.items() if name != "compile_config" or not _compiles_itself(model)}
 
 
 def _mark_as_shared(layer, config):
@@ -135,6 +134,10 @@ def _compiles_itself(model):
 
 @contextlib.contextmanager
 def _uncompiled_config(model):
+    """Return a context in which the configuration of a model is `uncompiled`."""
+    if not _compiles_itself(model):
+        yield
+        return
     config = uncompiled(model, model.get_config())
     model.get_config = lambda: config
     try:
@@ -325,7 +328,7 @@ def _bare(model):
         if optimizer is not None:
             model.optimizer = None
         model.get_compile_config = lambda: None
-        with _uncompiled_config(model) if _compiles_itself(model) else contextlib.nullcontext():
+        with _uncompiled_config(model):
             yield
     finally:
         del model.get_compile_config
