@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_ban._src.history import intervals
-from keras_ban._src.history.report.markup import Html, element, folded, table, wide
+from keras_ban._src.history.report.markup import Html, element, folded, note, paragraph, table, wide
 from keras_ban._src.history.report.outputs import ENSEMBLE, in_sentence
 
 # More classes are shown in part: the worst, and a block of those that are confused most.
@@ -54,10 +54,9 @@ def per_class(output):
         rows.append([names[place], f"{counts[place]:,}", *right, f"{low:.0%} to {high:.0%}", precision, error])
     texts = (0, len(head) - 1)
     yield element("h2", output.heading("Results of each class"))
-    yield element(
-        "p",
+    yield paragraph(
         "Of the examples of each class, the share that a model has right (recall), the class with the smallest share "
-        "first. Precision: of the answers with this class, the share that is right.",
+        "first. Precision: of the answers with this class, the share that is right."
     )
     if len(rows) <= MOST_CLASSES:
         yield table(head, rows, texts=texts)
@@ -78,11 +77,9 @@ def confusions(output):
     for label in labels:
         drawn = _matrix(matrices[label], block, names, f"Answers of {in_sentence(label)}{which}")
         yield drawn if label == chosen else folded(f"The same of the {label}", drawn)
-    yield element(
-        "p",
+    yield note(
         "A row for each label, a column for each answer. Numbers count examples. The darker a cell, the larger its "
-        "share of the row's examples. Framed: right answers.",
-        class_="note",
+        "share of the row's examples. Framed: right answers."
     )
     wrong = matrices[chosen] - np.diag(matrices[chosen].diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]

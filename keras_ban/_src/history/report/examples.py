@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_ban._src.history.report import figures
-from keras_ban._src.history.report.markup import Html, element, folded, table
+from keras_ban._src.history.report.markup import Html, element, folded, paragraph, table
 from keras_ban._src.history.report.outputs import ENSEMBLE, in_sentence
 
 MOST = 12
@@ -60,10 +60,9 @@ class Scaled:
 def confident_errors(output, examples):
     """Yield the errors of the chosen generation and of the ensemble, the most confident first."""
     yield element("h2", output.heading("The most confident errors"))
-    yield element(
-        "p",
+    yield paragraph(
         "Wrong answers with the highest probabilities: often a wrong label, or classes that look alike. In brackets: "
-        "the probability of the answer." + ("" if examples.file_names else COUNTED),
+        "the probability of the answer." + ("" if examples.file_names else COUNTED)
     )
     for label in output.shown[-2:]:
         answers = output.answers.get(label)
@@ -117,9 +116,7 @@ def disagreements(output, examples):
     order = order[different[order] > 1]
     if len(order):
         yield element("h2", output.heading("Where generations disagree"))
-        yield element(
-            "p", f"The generations give different answers on {len(order):,} of {predicted.shape[1]:,} examples."
-        )
+        yield paragraph(f"The generations give different answers on {len(order):,} of {predicted.shape[1]:,} examples.")
         shown = f"The {MOST} with the most different answers" if len(order) > MOST else "All of them"
         yield folded(shown, gallery(output, examples, order[:MOST], answers))
 
@@ -133,7 +130,7 @@ def largest_losses(output, examples):
     labels = [label for label in output.shown if label in losses and len(losses[label]) == len(chosen)]
     rows = [[examples.name(place), *(f"{losses[label][place]:.4g}" for label in labels)] for place in order]
     counted = "" if examples.file_names else COUNTED
-    yield element("p", f"Sorted by the loss of {in_sentence(output.chosen)}.{counted}")
+    yield paragraph(f"Sorted by the loss of {in_sentence(output.chosen)}.{counted}")
     yield table(["example", *(f"loss of {in_sentence(label)}" for label in labels)], rows)
 
 

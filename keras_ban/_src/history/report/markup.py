@@ -21,6 +21,15 @@ def element(tag, content, **attributes):
     return f"<{tag}{named}>{_inside(content)}</{tag}>"
 
 
+def paragraph(text):
+    return element("p", text)
+
+
+def note(text):
+    """Return a paragraph in small letters."""
+    return element("p", text, class_="note")
+
+
 def _inside(content):
     return content.text if isinstance(content, Html) else escaped(content)
 

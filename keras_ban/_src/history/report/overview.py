@@ -8,7 +8,7 @@ import numpy as np
 import keras_ban
 from keras_ban._src.history import html_tables
 from keras_ban._src.history.report import figures
-from keras_ban._src.history.report.markup import NARROW, Html, element, figure, table, wide
+from keras_ban._src.history.report.markup import NARROW, Html, element, figure, note, paragraph, table, wide
 from keras_ban._src.history.report.outputs import ENSEMBLE, label_of
 from keras_ban._src.history.scores import Scores, examples_in, has_scipy, significance_in_words
 from keras_ban._src.history.table import best_of, interval_in_words, notes, tables
@@ -19,11 +19,10 @@ _PAID = "being born again"
 def opening(history, outputs):
     """Yield what the run is, its most important numbers, and whether being born again paid."""
     count = len(history.members)
-    yield element(
-        "p",
+    yield paragraph(
         f"A run of {count} generation{'s' if count > 1 else ''} of born-again networks (Furlanello et al., 2018). "
         "Generation 0 is the first teacher. Each later generation was trained anew, with outputs of the generations "
-        f"before as targets. The ensemble averages the outputs of {'both' if count == 2 else 'all'} generations.",
+        f"before as targets. The ensemble averages the outputs of {'both' if count == 2 else 'all'} generations."
     )
     tiles = list(_tiles(outputs))
     if tiles:
@@ -32,16 +31,16 @@ def opening(history, outputs):
     if best is not None:
         chosen = label_of(history.records[best])
         lowest = "lowest" if history.mode == "min" else "highest"
-        yield element("p", f"Chosen: {chosen}, with the {lowest} {history.monitor} on the validation data.")
+        yield paragraph(f"Chosen: {chosen}, with the {lowest} {history.monitor} on the validation data.")
     for output in outputs:
         scores = output.scores.get(ENSEMBLE)
         if isinstance(scores, Scores) and scores.change is not None:
             test = f" (McNemar's exact test: {significance_in_words(scores)})" if has_scipy() else ""
             change = f"{100 * scores.change:+.2f} percentage points against generation 0{test}."
-            yield element("p", f"{output.heading('Accuracy of the ensemble')}: {change}")
-    for note in notes(history):
-        if note.startswith(_PAID):
-            yield element("p", f"{note.capitalize()}.")
+            yield paragraph(f"{output.heading('Accuracy of the ensemble')}: {change}")
+    for sentence in notes(history):
+        if sentence.startswith(_PAID):
+            yield paragraph(f"{sentence.capitalize()}.")
 
 
 def _tiles(outputs):
@@ -64,7 +63,7 @@ def all_scores(history):
     found = tables(history, with_intervals=True)
     for content in found:
         yield wide("\n".join(html_tables.lines_of(content)), len(content.columns) > NARROW, content.title)
-    shown = [note for note in notes(history) if not note.startswith(_PAID)]
+    shown = [sentence for sentence in notes(history) if not sentence.startswith(_PAID)]
     names = {column.name for content in found for column in content.columns}
     about = {
         "95% interval": "95% interval: Wilson's score interval of the accuracy, about chance in the choice of examples",
@@ -89,18 +88,16 @@ def curves(history):
                 " Bands: 95% intervals, of an accuracy Wilson's, of a mean loss (NLL) 1.96 standard errors of this "
                 "mean over the examples."
             )
-        yield element("p", about, class_="note")
+        yield note(about)
     is_of_fit = not any(record.evaluation for record in history.records)
     examples = examples_in(history.records) if is_of_fit else history.validation_examples
     trained = list(figures.while_training(history, examples))
     if trained:
         yield element("h2", "While training")
         yield _grid(figure(svg, _curve_caption(name)) for name, svg in trained)
-        yield element(
-            "p",
+        yield note(
             "A line for each generation, the later the darker. Dotted: the same on the training data, of students "
-            "their loss on the labels. Circle: the end of the chosen generation.",
-            class_="note",
+            "their loss on the labels. Circle: the end of the chosen generation."
         )
 
 
@@ -120,12 +117,11 @@ def calibration(output):
     if not scored:
         return
     yield element("h2", output.heading("Calibration, before and after"))
-    yield element(
-        "p",
+    yield paragraph(
         "A calibrated model that is 80% sure is right in 80% of such cases. One number, the temperature, divides the "
         "logits and repairs most of an error: above 1, the model was too sure, below 1 not sure enough. After: with "
         "the temperature of one half of the examples on the other half, so that no example chose its own. Answers do "
-        "not change.",
+        "not change."
     )
     rows = [
         [label, f"{each.temperature:.2f}"]
@@ -142,7 +138,7 @@ def calibration(output):
                 figure(figures.reliability(answers, calibrated=True), "After, with the temperature."),
             ]
         )
-        yield element("p", "Bars: 95% intervals (Wilson) of the share in each of 15 bins.", class_="note")
+        yield note("Bars: 95% intervals (Wilson) of the share in each of 15 bins.")
 
 
 def loading(history):
@@ -152,7 +148,7 @@ def loading(history):
     if history.directory is None:
         code = 'sequence.best_model.save("best.keras")\nsequence.ensemble().save("ensemble.keras")\n\n'
         code += 'model = keras.saving.load_model("best.keras")'
-        yield element("p", "This run has no directory. In the process that trained it, save what you need:")
+        yield paragraph("This run has no directory. In the process that trained it, save what you need:")
         yield element("pre", Html(element("code", code)))
         return
     directory = str(history.directory)
@@ -171,4 +167,4 @@ def versions():
     """Yield what wrote the report."""
     parts = [f"keras_ban {keras_ban.__version__}", f"Keras {keras.__version__} on {keras.backend.backend()}"]
     parts += [f"NumPy {np.__version__}", f"Python {platform.python_version()}"]
-    yield element("p", f"Written by {', '.join(parts)}.", class_="note")
+    yield note(f"Written by {', '.join(parts)}.")

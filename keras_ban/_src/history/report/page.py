@@ -15,7 +15,7 @@ from keras_ban._src.history.report.examples import (
     largest_losses,
     overturned,
 )
-from keras_ban._src.history.report.markup import Html, element
+from keras_ban._src.history.report.markup import Html, element, paragraph
 from keras_ban._src.history.report.outputs import outputs_of
 from keras_ban._src.history.report.style import STYLE
 from keras_ban._src.history.scores import Scores
@@ -43,7 +43,7 @@ def write(path, history, *, title=None, class_names=None, file_names=None, image
     body += _not_shown(outputs)
     for heading, text in (details or {}).items():
         body.append(element("h2", heading))
-        body += [element("pre", text)] if isinstance(text, str) else [element("p", each) for each in text]
+        body += [element("pre", text)] if isinstance(text, str) else [paragraph(each) for each in text]
     body += [*overview.loading(history), *overview.versions()]
     write_text(path, _page(title, body, history))
 
@@ -91,13 +91,12 @@ def _not_shown(outputs):
     """Yield what a reader may miss, and how to get it."""
     if any(isinstance(each.scores[each.chosen], Scores) and each.chosen not in each.answers for each in outputs):
         yield element("h2", "Results of each class and each example")
-        yield element(
-            "p",
+        yield paragraph(
             Html(
                 "Not in this report: it was written from scores on disk. "
                 "<code>sequence.evaluate(x, y).report(&quot;report.html&quot;)</code> writes one with confusions and "
                 "errors."
-            ),
+            )
         )
 
 
