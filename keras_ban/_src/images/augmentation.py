@@ -14,7 +14,7 @@ def in_step(names):
     """Return flips and crops as Keras's layers inside the training step, on every backend; `None` without any."""
     made = {
         "flip": lambda: layers.RandomFlip("horizontal"),
-        # A crop of the image with a margin; `RandomCrop` is one that JAX cannot compile.
+        # A crop of the image with a margin. JAX cannot compile `RandomCrop`.
         "crop": lambda: layers.RandomTranslation(0.125, 0.125, fill_mode="constant"),
     }
     chosen = [made[name]() for name in made if name in names]
@@ -31,8 +31,8 @@ def in_batches(options, x, y):
 class ChangedBatches(keras.utils.PyDataset):
     """Batches of images and one-hot labels, shuffled and changed by RandAugment, MixUp or CutMix.
 
-    They are changed before the step, so that teacher and student see the same batch, and by NumPy and Pillow: Keras's
-    own RandAugment is slower, and takes JAX more than a minute to compile. A batch gets either MixUp or CutMix.
+    They are changed before the step, so that teacher and student see the same batch. NumPy and Pillow change them:
+    Keras's RandAugment is slower, and takes JAX more than a minute to compile. A batch gets either MixUp or CutMix.
 
     Each batch follows from the seed, the model, the epoch and its index alone. So an interrupted run continues with the
     same batches.

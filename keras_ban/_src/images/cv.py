@@ -1,8 +1,8 @@
 """Architectures of KerasCV, without weights, small enough for small images, and its presets.
 
-Of each the backbone alone is KerasCV's. The head is that of its `ImageClassifier` (pooling, dense layer, softmax), but
-always in float32, so that probabilities are not rounded to half precision; and the whole is a plain functional model,
-so that the files of ResNet and DenseNet can be loaded without KerasCV.
+Only the backbones are KerasCV's. The head has the layers of its `ImageClassifier` (pooling, dense layer, softmax), but
+is always in float32, so that probabilities are not rounded to half precision. The models are plain functional ones, so
+that files of ResNet and DenseNet can be loaded without KerasCV.
 """
 
 import keras
@@ -64,7 +64,7 @@ def mobilenetv3(input_shape):
 
 
 def with_readable_activation(layer):
-    """A copy of a layer; KerasCV's own hard sigmoid is one that Keras writes to a file, and cannot read again."""
+    """Return a copy of a layer with Keras's hard sigmoid. Keras can write KerasCV's to a file, but not read it."""
     config = layer.get_config()
     if "excite_activation" in config:
         config["excite_activation"] = "hard_sigmoid"
@@ -107,9 +107,9 @@ def pretrained(preset):
 
 
 def _presets():
-    """Return the class of each preset by name: that of all sizes, not that of one, which has the same names."""
+    """Return the class of each preset by name. Classes of one size have the same presets as the class of all sizes."""
     classes = [each for name, each in vars(keras_cv_models()).items() if name.endswith("Backbone")]
-    # It comes last, and counts.
+    # The class of all sizes comes last, and counts.
     ordered = sorted(classes, key=lambda each: len(each.presets))
     return {name: each for each in ordered for name in each.presets_with_weights}
 
@@ -117,8 +117,8 @@ def _presets():
 def make_statistics_quick(model):
     """Let BatchNorm's moving statistics follow within tens of steps, not hundreds or thousands.
 
-    KerasCV's momenta, up to 0.999, are those of long training: in a run of some hundred steps what a teacher says would
-    still rest on the statistics that it began with.
+    KerasCV's momenta, up to 0.999, are for long training. After some hundred steps, the outputs of a teacher would
+    still depend on the statistics that it began with.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -126,7 +126,7 @@ def make_statistics_quick(model):
 
 
 def strides(stacks, input_shape, stem):
-    """1 for the first stack, then 2 for as long as at least 4x4 positions are left."""
+    """Return the stride of each stack: 1 for the first, then 2 as long as at least 4x4 positions are left."""
     size, result = min(input_shape[:2]) // stem, [1]
     while len(result) < stacks:
         result.append(2 if size // 2 >= 4 else 1)

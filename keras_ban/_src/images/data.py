@@ -1,7 +1,7 @@
-"""Images and labels from scikit-learn's digits, a .npz file, a folder or TFDS, all in memory as they are trained on.
+"""Images and labels from scikit-learn's digits, a .npz file, a folder or TFDS.
 
-In memory as 8-bit numbers, because so they can be fed at any speed on every backend, soft targets can be kept for them,
-and an interrupted run goes on with the very same batches. Every image has three channels and one size.
+All images are in memory as 8-bit numbers, with three channels and one size. So reading them does not slow down training
+on any backend, soft targets can be kept for them, and an interrupted run continues with the same batches.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class Data:
 
     Attributes:
         train, validation, test: `(x, y, names)`. Names are those of files, or of rows.
-        classes: a name for each.
-        notes: what was done to the images, a sentence each.
+        classes: the name of each class.
+        notes: sentences about what was done to the images.
         skipped: `(path, reason)` of each file that could not be read.
         unlabeled: images without labels, or `None`.
     """
@@ -95,7 +95,10 @@ def named(part, x, y):
 
 
 def read_unlabeled(place, size, notes):
-    """Return the images of a folder, at any depth, and those that could not be read. Raise `ValueError` without any."""
+    """Return the images in a folder, at any depth, and `(path, reason)` of those that could not be read.
+
+    Raise `ValueError` if there are no images.
+    """
     files = folder.image_files(pathlib.Path(place))
     x, _, broken = folder.read_all(files, size, notes)
     if len(x) == 0:
@@ -105,7 +108,7 @@ def read_unlabeled(place, size, notes):
 
 
 def check_classes(parts, classes, source, skipped):
-    """Raise `ValueError` where there is one class alone, or a class without images to train on."""
+    """Raise `ValueError` if there is only one class, or a class without training images."""
     if len(classes) < 2:
         raise ValueError(f"{source} has one class alone ({classes}): a classifier needs two or more.")
     counts = np.bincount(parts["train"][1], minlength=len(classes))
@@ -119,7 +122,7 @@ def check_classes(parts, classes, source, skipped):
 
 
 def with_all_parts(parts, seed):
-    """Return `parts` with those that were missing, each a tenth of each class's training images; and their names."""
+    """Return all parts, and the names of those that were missing. Each gets a tenth of each class's training images."""
     parts, held_out = dict(parts), []
     for name in ("test", "validation"):
         if name in parts:
@@ -132,7 +135,7 @@ def with_all_parts(parts, seed):
 
 
 def a_tenth(y, rng):
-    """Which examples: of each class a tenth, one at least, but for a class that has one alone."""
+    """Return which examples to hold out, `(n,)`: a tenth of each class, at least one, but not the only one."""
     chosen = np.zeros(len(y), bool)
     for label, count in sorted(Counter(y.tolist()).items()):
         share = min(max(1, round(count / 10)), count - 1)
@@ -154,7 +157,7 @@ def _some(names):
 
 
 def describe(data):
-    """Some lines that tell what there is."""
+    """Return lines about the images: their number, classes and size, and what was done to them."""
     counts = [len(part[1]) for part in (data.train, data.validation, data.test)]
     per_class = np.bincount(data.train[1])
     of_each = f"{per_class.min():,}" + (f" to {per_class.max():,}" if per_class.min() != per_class.max() else "")

@@ -1,7 +1,7 @@
-"""A folder of images for each class, alone or once for each of train/, validation/ and test/.
+"""A folder that holds a folder of images for each class; or train/, validation/ and test/ with such folders.
 
-Read with Pillow and not with `tfds.folder_dataset.ImageFolder`: that wants the splits as folders, and stops in the
-midst of an epoch at the first file that is damaged, without its name.
+Pillow reads the images. `tfds.folder_dataset.ImageFolder` needs a folder for each split. At a damaged file, it stops in
+the middle of an epoch, and does not name the file.
 """
 
 import concurrent.futures
@@ -138,12 +138,12 @@ def subfolders(path):
 
 
 def is_image(path):
-    """Return whether its name calls a file an image."""
+    """Return whether a file is an image by its name."""
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and not path.is_dir()
 
 
 def _other_files(folder, classes):
-    """Return the files in the folders of classes that no ending calls images, without hidden ones."""
+    """Return the files in the folders of classes that are no images by their names, without hidden ones."""
     found = (each for name in classes for each in (folder / name).rglob("*"))
     return [each for each in found if each.is_file() and not is_image(each) and not each.name.startswith(".")]
 
@@ -154,7 +154,7 @@ def image_files(path):
 
 
 def own_sizes(files):
-    """Yield the sizes of pictures, by what their files say at their beginnings."""
+    """Yield the sizes of images, which stand at the beginning of their files."""
     # Optional.
     from PIL import Image
 
@@ -166,7 +166,7 @@ def own_sizes(files):
 
 
 def read_all(files, size, notes):
-    """Return `(images, readable, broken)`: whether each file could be read, and why it could not."""
+    """Return `(images, readable, broken)`: whether each file could be read, and `(file, reason)` of the others."""
     pictures.check_memory(len(files), size, f"{len(files):,} files")
     x, readable, broken = np.empty((len(files), *size, 3), "uint8"), np.zeros(len(files), bool), []
     # Pillow lets other threads run while it reads and scales.
@@ -183,7 +183,7 @@ def read_all(files, size, notes):
 
 
 def read_one(file, size, notes):
-    """Return the image; or in words, why there is none."""
+    """Return the image of a file, or a text that says why it cannot be read."""
     # Optional.
     from PIL import Image
 

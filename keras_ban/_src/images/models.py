@@ -81,7 +81,7 @@ def limits(options):
 
 
 def check_probabilities(name, model, input_shape):
-    """Raise `ValueError` if outputs are none: the losses take their logarithm, and logits would be taken for them."""
+    """Raise `ValueError` if outputs are no probabilities. The losses would take the logarithm of logits."""
     images = np.random.default_rng(0).integers(0, 256, (2, *input_shape)).astype("float32")
     outputs = np.asarray(model.predict(images, verbose=0), "float64")
     # Half precision at worst.
@@ -93,7 +93,7 @@ def check_probabilities(name, model, input_shape):
 
 
 def call_named(name, *arguments):
-    """Call a function by `module:function`. Raise `ValueError` with the line that failed if it raises an error."""
+    """Call a function by `module:function`. If it fails, raise a `ValueError` that names the line."""
     function = function_named(name)
     try:
         return function(*arguments)

@@ -6,7 +6,7 @@ from keras_ban._src.images.choices import BACKBONES, PRESET
 
 # What pip calls the modules of other names.
 _OF_PIP = {"PIL": "Pillow", "keras_cv": "keras-cv", "keras_hub": "keras-hub", "sklearn": "scikit-learn"}
-_OF_PIP |= {"tensorflow_datasets": "tensorflow-datasets", "importlib_resources": "importlib_resources"}
+_OF_PIP |= {"tensorflow_datasets": "tensorflow-datasets"}
 
 
 def check(options):

@@ -59,13 +59,13 @@ def _images(count, kind=""):
 
 
 def own_size(picture):
-    """Return height and width of a Pillow image, held as its camera was."""
+    """Return height and width of a Pillow image, after the rotation that its camera noted."""
     is_upright = picture.getexif().get(_ORIENTATION) in _UPRIGHT
     return picture.size if is_upright else picture.size[::-1]
 
 
 def from_picture(picture, size, notes):
-    """Return a Pillow image as an array `(*size, 3)`; rotated as its camera says, transparency on white."""
+    """Return a Pillow image as an array `(*size, 3)`: rotated as its camera noted, white where it is transparent."""
     # Optional.
     from PIL import Image, ImageOps
 
@@ -91,10 +91,8 @@ def from_arrays(images, size, notes, source):
 
     Whole numbers are taken as 0 to 255, floats as 0 to 1 if none is larger, else as 0 to 255.
     """
-    if isinstance(images, np.ndarray):
-        images = of_eight_bits(images, source)
-        if images.ndim == 3:
-            images = images[..., None]
+    in_one_array = isinstance(images, np.ndarray)
+    if in_one_array:
         images = in_colour(images, notes, source)
         if images.shape[1:3] == size:
             return np.ascontiguousarray(images)
@@ -104,9 +102,7 @@ def from_arrays(images, size, notes, source):
 
     result = np.empty((len(images), *size, 3), "uint8")
     for index, image in enumerate(images):
-        if not isinstance(images, np.ndarray):
-            image = of_eight_bits(image, source)
-            image = in_colour(image[None, ..., None] if image.ndim == 2 else image[None], notes, source)[0]
+        image = image if in_one_array else in_colour(image[None], notes, source)[0]
         result[index] = from_picture(Image.fromarray(image), size, notes)
     return result
 
@@ -127,7 +123,12 @@ def of_eight_bits(images, source):
 
 
 def in_colour(images, notes, source):
-    """`(n, height, width, channels)`: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
+    """Return arrays `(n, height, width)`, or with a last axis of channels, as 8-bit RGB.
+
+    1 channel is grey, 2 are grey and alpha, 3 RGB, 4 RGB and alpha.
+    """
+    images = of_eight_bits(images, source)
+    images = images[..., None] if images.ndim == 3 else images
     channels = images.shape[-1]
     if channels not in (1, 2, 3, 4):
         raise ValueError(

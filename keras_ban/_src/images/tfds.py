@@ -15,7 +15,7 @@ PROBE_SECONDS, RETRIES = 5, 2
 
 
 def read(name, data_dir):
-    """`(parts, classes)` of a set of TFDS, images as they are stored: one array, or a list where sizes differ.
+    """Return `(parts, classes)` of a set of TFDS. Images are as they are stored: one array, or a list if sizes differ.
 
     Raises:
         ValueError: there is no such set, it cannot be fetched, or it is not one of images with one label.
@@ -34,16 +34,15 @@ def read(name, data_dir):
     if not builder.is_prepared():
         prepare(tfds, builder, data_dir)
     image, label = features(tfds, builder.info)
-    splits = {"train": "train", "validation": "validation", "test": "test"}
     if "train" not in builder.info.splits:
         raise ValueError(f"tfds:{name} has no split `train`, it has: {', '.join(builder.info.splits)}.")
     parts = {}
-    for part, split in splits.items():
-        if split in builder.info.splits:
+    for part in ("train", "validation", "test"):
+        if part in builder.info.splits:
             if builder.info.file_format.value == "array_record":  # which `tf.data` cannot read
-                examples = list(builder.as_data_source(split=split))
+                examples = list(builder.as_data_source(split=part))
             else:
-                examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+                examples = list(tfds.as_numpy(builder.as_dataset(split=part, shuffle_files=False)))
             x, y = [example[image] for example in examples], np.array([example[label] for example in examples])
             known = y >= 0  # -1 is how TFDS marks the hidden labels of a test split.
             if known.any():
@@ -54,7 +53,7 @@ def read(name, data_dir):
 
 
 def features(tfds, info):
-    """The names of image and label."""
+    """Return the names of the features for image and label."""
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     found = {
         kind: [name for name, feature in info.features.items() if type(feature) is cls] for kind, cls in kinds.items()
@@ -70,7 +69,7 @@ def features(tfds, info):
 
 
 def prepare(tfds, builder, data_dir):
-    """Download a set and write it as TFDS does; or raise `ValueError`, and leave nothing half-made."""
+    """Download and prepare a set. If that fails, raise `ValueError`, and leave nothing unfinished."""
     # Optional, as TFDS.
     from tensorflow_datasets.core.download import downloader
 
@@ -85,7 +84,7 @@ def prepare(tfds, builder, data_dir):
     existed = data_dir.exists()
     data_dir.mkdir(parents=True, exist_ok=True)
     downloads = tempfile.mkdtemp(prefix=".download-", dir=data_dir)
-    # Ten as it comes, which take minutes where a host does not answer.
+    # By default 10, which take minutes if a host does not answer.
     downloader.MAX_RETRIES = RETRIES
     try:
         builder.download_and_prepare(download_dir=downloads)
@@ -97,7 +96,7 @@ def prepare(tfds, builder, data_dir):
 
 
 def unreachable(url):
-    """`None` if something answers there within seconds; else why not, in words."""
+    """Return `None` if a host answers within seconds, else a text that says why not."""
     # TFDS needs it.
     import requests
 
@@ -112,7 +111,7 @@ def unreachable(url):
 
 
 def remove_incomplete(builder, data_dir, existed):
-    """What TFDS leaves of a set that was not finished, and then the folders that are empty."""
+    """Remove what TFDS leaves of a set that was not finished, and then empty folders."""
     if builder.is_prepared():
         return
     of_set = data_dir / builder.name
