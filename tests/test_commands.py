@@ -19,7 +19,7 @@ from keras_ban import BornAgainHistory, GenerationRecord
 from keras_ban._src.command import command_line, compare
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.scores import Scores
-from keras_ban._src.runs import stored_file
+from keras_ban._src.runs import manifest_file
 
 pytestmark = pytest.mark.one_backend
 
@@ -121,7 +121,7 @@ def test_all_damaged_files_are_named(run, capsys):
 def test_a_file_that_is_no_model_is_found_though_its_checksum_is_right(run, capsys):
     file = run / "generation-01" / "model.keras"
     file.write_bytes(b"no model")
-    noted = stored_file.described(file)
+    noted = manifest_file.described_file(file)
     change_manifest(run, lambda manifest: manifest["generations"][1]["files"].update({"model.keras": noted}))
 
     code, lines, _ = called(capsys, "check", run)

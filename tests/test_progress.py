@@ -10,9 +10,8 @@ from helpers.sequences import compiled
 
 from keras_ban import BornAgainHistory, GenerationRecord, SoftTargets
 from keras_ban._src.history.loss_scores import LossScores
-from keras_ban._src.history.result import in_one_line
 from keras_ban._src.history.scores import Scores
-from keras_ban._src.sequence.progress import Progress
+from keras_ban._src.sequence.progress import Progress, in_one_line
 from keras_ban._src.sequence.training import Training
 
 FIT = {"batch_size": 96, "verbose": 1, "epochs": 2}

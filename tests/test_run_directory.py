@@ -63,7 +63,7 @@ def test_records_and_scores_come_back_as_they_were(tmp_path):
     with begun(tmp_path) as directory:
         for record in records:
             directory.commit(record, write_model)
-        directory.finish(scores)
+        directory.finish(BornAgainHistory(ensemble=scores))
 
     assert BornAgainHistory(records, ensemble=scores) == RunDirectory(tmp_path).read().history()
 

@@ -9,7 +9,7 @@ from helpers.runs import assert_same_run, fit, interrupt_in, run, weights
 
 from keras_ban import BornAgainSequence, EnsembleModel
 from keras_ban._src.files import model_file
-from keras_ban._src.sequence.stored_models import StoredModels
+from keras_ban._src.sequence.stored_run import StoredModels
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import keras
 
 from keras_ban._src.command.stored_runs import read
 from keras_ban._src.files import model_file
-from keras_ban._src.runs import epochs, stored_file
-from keras_ban._src.runs.manifest_file import MODEL
+from keras_ban._src.history.controls import planned
+from keras_ban._src.runs import epochs
+from keras_ban._src.runs.manifest_file import MODEL, fault_of_file
 
 
 def run(arguments):
@@ -43,7 +44,7 @@ def faults_of(folder, noted):
     """Return what is wrong with the files of a generation, by their sizes and checksums in the manifest."""
     faults = []
     for name, each in noted.items():
-        fault = stored_file.fault(folder / name, each)
+        fault = fault_of_file(folder / name, each)
         if fault is not None:
             faults.append(f"{name} {fault}")
     if not faults:
@@ -81,11 +82,8 @@ def _next(stored, history):
             return f"generation {trained}{' (unless `patience` ends the generations)' if may_end else ''}", trained
         if begun_with.get("distill_ensemble"):
             return "the student distilled from the ensemble", trained
-    planned = ["longer"] if "longer" in controls else []
-    if "independent" in controls:
-        planned += [f"independent-{number:02d}" for number in range(2, len(history.members) + 1)]
     done = {entry["control"] for entry in stored.controls}
-    left = [name for name in planned if name not in done]
+    left = [each.name for each in planned(controls, len(history.members)) if each.name not in done]
     return (f"the control {left[0]}", left[0]) if left else ("the scores of the ensemble", None)
 
 

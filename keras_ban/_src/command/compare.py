@@ -8,7 +8,7 @@ import string
 
 from keras_ban._src.command.stored_runs import read, terminal_width
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.history.scores import Scores, by_output
+from keras_ban._src.history.scores import Scores, by_output, rank
 from keras_ban._src.history.table import Column, Table
 from keras_ban._src.history.text import lines_of, wrapped
 
@@ -91,7 +91,7 @@ def draw(runs, width):
     monitors = {(each.history.monitor, each.history.mode) for each in runs}
     if len(monitors) == 1:
         ((_, mode),) = monitors
-        groups = {data: sorted(group, key=lambda each: _place(each, mode)) for data, group in groups.items()}
+        groups = {data: sorted(group, key=lambda each: rank(mode, each.value)) for data, group in groups.items()}
     rows = [each for group in groups.values() for each in group]
     columns = _columns(rows, sorted({monitor for monitor, _ in monitors}))
     is_marked = set(letters.values()) != {"A"}
@@ -101,11 +101,6 @@ def draw(runs, width):
     columns = [column for column in columns if any(column.cells)]
     lines, _, _ = lines_of([Table("Runs, each by its best generation", sections, columns, rows="run")], width)
     return [*lines, *(line for note in _notes(monitors, letters) for line in wrapped(note, width))]
-
-
-def _place(each, mode):
-    """Return a key by which runs are sorted: the best value first, none last."""
-    return (math.isnan(each.value), each.value if mode == "min" else -each.value)
 
 
 def _columns(rows, monitors):

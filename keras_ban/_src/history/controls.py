@@ -70,6 +70,14 @@ class Controls:
         return results_from(where, data, cls, ControlRecord)
 
 
+def planned(names, generations):
+    """Return an empty record for each control, in the order in which they are trained beside so many generations."""
+    records = [ControlRecord(LONGER)] if LONGER in names else []
+    if INDEPENDENT in names:
+        records += [ControlRecord(INDEPENDENT, number) for number in range(2, generations + 1)]
+    return records
+
+
 def rows(history):
     """Return `(label, scores, metrics, epochs, seconds)` for each row of the table."""
     controls = history.controls

@@ -7,6 +7,7 @@ from keras_ban._src.history.scores import Scores, has_scipy
 from keras_ban._src.history.table import best_of, rows_of
 
 _COLUMNS = ("name", "generation", "best", "seed", "epochs", "seconds")
+# The types of columns that have missing values.
 _TYPES: dict[str, str | type] = dict.fromkeys(
     ("generation", "seed", "epochs", "examples", "positive_flips", "negative_flips"), "Int64"
 )
@@ -25,12 +26,9 @@ def draw(history):
     rows = _rows(history)
     names = dict.fromkeys([*_COLUMNS, *(name for row in rows for name in row)])
     values = {name: [row.get(name) for row in rows] for name in names}
-    return pandas.DataFrame({name: pandas.Series(values[name], dtype=_type_of(name)) for name in names})
-
-
-def _type_of(name):
-    """Return the type of a column that has missing values. `None` leaves it to pandas."""
-    return _TYPES.get(name.rpartition(".")[2])
+    # `None` leaves the type to pandas.
+    types = {name: _TYPES.get(name.rpartition(".")[2]) for name in names}
+    return pandas.DataFrame({name: pandas.Series(values[name], dtype=types[name]) for name in names})
 
 
 def _rows(history):

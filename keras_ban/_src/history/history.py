@@ -12,7 +12,7 @@ from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.plain_data import entry
-from keras_ban._src.history.scores import Scores, results_from
+from keras_ban._src.history.scores import Scores, rank, results_from
 
 
 @dataclasses.dataclass
@@ -102,7 +102,7 @@ class BornAgainHistory:
                 f"There is no best generation: {self.monitor!r} has no value other than NaN (known: {known}). Pass "
                 "`validation_data` or `validation_split` to `fit`, and a `monitor` that is measured on it."
             )
-        return (min if self.mode == "min" else max)(values, key=values.__getitem__)
+        return min(values, key=lambda generation: rank(self.mode, values[generation]))
 
     @property
     def members(self) -> list[GenerationRecord]:
@@ -238,11 +238,9 @@ class BornAgainHistory:
     def to_dict(self) -> dict[str, Any]:
         """Return the history as plain data for JSON."""
         data = {**dataclasses.asdict(self), "records": [record.to_dict() for record in self.records]}
-        if self.controls is None:
-            del data["controls"]
-        else:
+        if self.controls is not None:
             data["controls"] = _without_empty(data["controls"], "ensemble_metrics")
-        return _without_empty(data, "ensemble_metrics", "notes")
+        return _without_empty(data, "controls", "ensemble_metrics", "notes")
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from keras_ban._src.history.answers import Answers
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.plain_data import entries, entry, from_plain
 from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of_probabilities, log_softmax
@@ -14,6 +13,44 @@ from keras_ban._src.losses.temperature import SMALLEST, best_temperature, log_of
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
 ENSEMBLE = "ensemble"
+
+
+@dataclasses.dataclass(eq=False)
+class Answers:
+    """The answers of a classifier on the examples that it was scored on, in their order. They are not stored.
+
+    Attributes:
+        classes: the number of classes.
+        labels: class indices, `(n,)`.
+        predicted: the most probable class of each example, `(n,)`.
+        confidence: the probability of this class, `(n,)`.
+        of_label: the probability of the label, `(n,)`.
+        calibrated_confidence: as `confidence`, with the cross-fitted temperature of `Scores`. `None` for less than 4
+            examples.
+    """
+
+    classes: int
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    of_label: np.ndarray
+    calibrated_confidence: np.ndarray | None = None
+
+    def __post_init__(self):
+        # All of it stays in memory as long as the history.
+        self.labels, self.predicted = (each.astype("int32") for each in (self.labels, self.predicted))
+        self.confidence, self.of_label = (each.astype("float32") for each in (self.confidence, self.of_label))
+        if self.calibrated_confidence is not None:
+            self.calibrated_confidence = self.calibrated_confidence.astype("float32")
+
+    @property
+    def are_right(self):
+        return self.predicted == self.labels
+
+    @property
+    def nll(self):
+        """The negative log-likelihood of each label, `(n,)`."""
+        return -np.log(np.maximum(self.of_label.astype("float64"), 1e-30))
 
 
 @dataclasses.dataclass
@@ -163,11 +200,14 @@ def in_words(teacher, generation):
     return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
 
 
+def rank(mode, value):
+    """Return a key by which values are sorted: the best first, NaN last."""
+    return (math.isnan(value), value if mode == "min" else -value)
+
+
 def better(mode, value, best):
     """Return whether `value` is better than `best`. NaN never is, and any other value is better than NaN."""
-    if math.isnan(value) or math.isnan(best):
-        return not math.isnan(value)
-    return value < best if mode == "min" else value > best
+    return rank(mode, value) < rank(mode, best)
 
 
 def take_answers(scores, again):

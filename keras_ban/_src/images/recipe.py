@@ -11,7 +11,7 @@ from keras_ban import losses
 from keras_ban._src.images import augmentation, models
 from keras_ban._src.images.choices import BACKBONES
 from keras_ban._src.sequence.clones import reborn
-from keras_ban._src.sequence.progress import in_words
+from keras_ban._src.sequence.progress import time_in_words
 from keras_ban._src.sequence.sequence import BornAgainSequence
 
 
@@ -33,9 +33,9 @@ def make_sequence(options, data):
         made = models.build(name, input_shape, classes, options.library, options.weights)
         return reborn(made) if options.initial_weights == "fresh" else made
 
-    # Of a model the sequence makes copies, which share one compiled step. One's own functions may build what has none.
+    # Copies of one model share a compiled step. A user's function may build models that cannot be copied.
     alike = teacher_backbone == options.backbone and not own and options.weights is None
-    # Without: fresh weights, or those with which `build` makes the models.
+    # Without the option: fresh weights, or those with which `build` makes the models.
     chosen = {} if options.initial_weights is None else {"initial_weights": options.initial_weights}
     sequence = BornAgainSequence(
         model if alike else build,
@@ -53,7 +53,7 @@ def make_sequence(options, data):
     )
     sequence.compile(
         optimizer=optimizer(options, steps=math.ceil(len(data.train[1]) / options.batch_size)),
-        # From probabilities, as all models here give. With `from_logits=True` a softmax would be taken of a softmax.
+        # All models here give probabilities.
         loss=keras.losses.CategoricalCrossentropy(from_logits=False, label_smoothing=options.label_smoothing),
         metrics=["accuracy"],
     )
@@ -66,7 +66,7 @@ def distillation_loss(options):
 
 
 def optimizer(options, steps):
-    """One whose learning rate rises for the warm-up's epochs, and falls along a cosine to 0 at the generation's end."""
+    """Return an optimizer whose learning rate rises during warm-up, then falls along a cosine to 0 at the end."""
     warmup = options.warmup * steps
     rate = optimizers.schedules.CosineDecay(
         0.0 if warmup else options.learning_rate,
@@ -165,7 +165,7 @@ def callbacks(generation, options, before_generation, history, x):
 
 
 def tell_batches(batches, trained):
-    """A callback that tells batches how many models were trained before, and the epoch."""
+    """Return a callback that sets the `model` and the `epoch` of batches."""
 
     def tell(epoch, logs=None):
         batches.model, batches.epoch = trained, epoch
@@ -176,19 +176,19 @@ def tell_batches(batches, trained):
 
 
 def tell_time_left(options):
-    """A callback of generation 0 that tells how long the run takes, after two epochs: the first compiles as well."""
+    """Return a callback that prints the time left after two epochs of generation 0. The first also compiles."""
     begun = []
 
     def tell(epoch, logs=None):
         if len(begun) == 2:
             seconds = (time.perf_counter() - begun[-1]) * (epochs_of_run(options) - epoch - 1)
             done = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
-            print(f"\n  about {in_words(seconds)} left for all generations, until {done}", flush=True)
+            print(f"\n  about {time_in_words(seconds)} left for all generations, until {done}", flush=True)
 
     callback = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs=None: begun.append(time.perf_counter()), on_epoch_end=tell
     )
-    callback.stateless = True  # What it counts is of this process alone: an interrupted generation goes on with it.
+    callback.stateless = True  # An interrupted generation need not continue its count.
     return callback
 
 

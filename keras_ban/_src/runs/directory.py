@@ -51,7 +51,7 @@ from keras_ban._src.files.regular_file import check_regular
 from keras_ban._src.files.writing import flush, writing
 from keras_ban._src.history.controls import ControlRecord
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.runs import manifest_file, stored_file
+from keras_ban._src.runs import manifest_file
 from keras_ban._src.runs.differences import OtherSettings, differences
 from keras_ban._src.runs.lock import release_lock, take_lock
 from keras_ban._src.runs.manifest_file import ELSEWHERE, MANIFEST, MODEL, OF_MODEL, PREVIOUS, RECORD
@@ -159,11 +159,8 @@ class RunDirectory:
             self._write_manifest({**manifest, "generations": [], "ensemble": None, "begun_with": description})
             return
         begun_with = self.manifest["begun_with"]
-        more = description.get("generations", 0) > begun_with.get("generations", 0)
-        if more:
-            begun_with = self._with_more(begun_with, description)
-        self._check_same(begun_with, description, seed)
-        if more:
+        if description.get("generations", 0) > begun_with.get("generations", 0):
+            self._check_same(self._with_more(begun_with, description), description, seed)
             manifest = {name: value for name, value in self.manifest.items() if name not in _OF_ENSEMBLE}
             self._write_manifest({**manifest, "begun_with": description, "finished": False, "ensemble": None})
 
@@ -198,7 +195,7 @@ class RunDirectory:
             (partial / RECORD).write_text(text + "\n")
             for file in sorted(partial.iterdir()):
                 flush(file)
-                files[file.name] = stored_file.described(file)
+                files[file.name] = manifest_file.described_file(file)
             flush(partial)
             foreign = self._set_aside(name)
             os.rename(partial, self.path / name)
@@ -209,14 +206,15 @@ class RunDirectory:
         if foreign is not None and foreign.is_dir() and not foreign.is_symlink():
             _move_files(foreign, self.path / name)
 
-    def finish(self, ensemble, controls=None, ensemble_metrics=None, notes=None):
-        """Mark the run as finished, and save what a `BornAgainHistory` has beside the records."""
-        manifest = {**self.manifest, "finished": True, "ensemble": _plain(ensemble)}
-        more = {"ensemble_metrics": ensemble_metrics, "notes": notes}
-        if controls is not None:
-            manifest["independents"] = _plain(controls.ensemble)
-            more["independents_metrics"] = controls.ensemble_metrics
-        manifest |= {name: value for name, value in more.items() if value}
+    def finish(self, history):
+        """Mark the run as finished, and save what its `BornAgainHistory` has beside the records."""
+        found = history.to_dict()
+        manifest = {**self.manifest, "finished": True, "ensemble": found["ensemble"]}
+        if "controls" in found:
+            manifest["independents"] = found["controls"]["ensemble"]
+        manifest |= {name: found[name] for name in _OF_ENSEMBLE if name in found}
+        if "ensemble_metrics" in found.get("controls", {}):
+            manifest["independents_metrics"] = found["controls"]["ensemble_metrics"]
         self._by_chief("finish the run", lambda: self._write_manifest(manifest))
 
     def model_file(self, generation):
@@ -285,7 +283,7 @@ class RunDirectory:
 
     def _checked(self, entry, name):
         path = self.path / entry["folder"] / name
-        fault = stored_file.fault(path, entry["files"][name])
+        fault = manifest_file.fault_of_file(path, entry["files"][name])
         if fault is None:
             return path
         generation = entry.get("generation", len(self.entries))
@@ -385,8 +383,3 @@ def _write_logs(path, logs):
         writer = csv.writer(file)
         writer.writerow(["epoch", *logs])
         writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*columns, strict=True)))
-
-
-def _plain(scores):
-    """Return scores, or a dict of them, as plain data."""
-    return BornAgainHistory(ensemble=scores).to_dict()["ensemble"]

@@ -121,3 +121,24 @@ def _check_entry(entry, of, folder):
 def is_sha256(value):
     """Whether a value is a SHA-256 as text."""
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def described_file(path):
+    """Return the size and the checksum of a file of a generation or a control, as the manifest holds them."""
+    return {"bytes": path.stat().st_size, "sha256": _checksum_of_file(path)}
+
+
+def fault_of_file(path, noted):
+    """Return what is wrong with a file, by the size and the checksum that were `noted`. `None` if it is intact."""
+    if not path.is_file():
+        return "is not there any more"
+    if path.stat().st_size != noted["bytes"]:
+        return f"has {path.stat().st_size} bytes instead of {noted['bytes']}"
+    if _checksum_of_file(path) != noted["sha256"]:
+        return f"was altered: its checksum differs from the one in {MANIFEST}"
+    return None
+
+
+def _checksum_of_file(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The controls of a sequence: what could be trained on labels alone, at the cost of the generations."""
+"""Trains the controls of a sequence: models on labels alone, at the cost of the generations."""
 
 import copy
 import functools
@@ -9,7 +9,7 @@ import keras
 
 from keras_ban._src import checks
 from keras_ban._src.files import model_file
-from keras_ban._src.history.controls import INDEPENDENT, LONGER, ControlRecord, Controls
+from keras_ban._src.history.controls import INDEPENDENT, LONGER, Controls, planned
 from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import stretched_schedule
 
@@ -83,7 +83,8 @@ class ControlModels:
             return
         history.controls = Controls()
         stored = {record.name: record for record in stored.records}
-        for record in self._planned():
+        for record in planned(self._sequence.controls, len(history.members)):
+            record.seed = self._training.seed(record.number, _KINDS[record.control])
             is_stored = record.name in stored
             if self._training.options["verbose"] != 0:
                 print(self._announcement(record, is_stored), flush=True)
@@ -98,15 +99,6 @@ class ControlModels:
                 self._sequence.models[: len(history.members)]
             )
             history.controls.ensemble_metrics = of_validation(metrics)
-
-    def _planned(self):
-        """Return a record for each control, with its seed."""
-        records = [ControlRecord(LONGER)] if LONGER in self._sequence.controls else []
-        if INDEPENDENT in self._sequence.controls:
-            records += [ControlRecord(INDEPENDENT, number) for number in range(2, len(self._history.members) + 1)]
-        for record in records:
-            record.seed = self._training.seed(record.number, _KINDS[record.control])
-        return records
 
     def _announcement(self, record, is_stored):
         if record.control == LONGER:

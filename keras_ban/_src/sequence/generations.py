@@ -23,7 +23,7 @@ from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.scoring.scorer import of_validation
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.bench import Bench
-from keras_ban._src.sequence.clones import reborn
+from keras_ban._src.sequence.clones import copy_values, reborn
 from keras_ban._src.sequence.output_checks import gives_logits, meaning_of
 from keras_ban._src.sequence.per_generation import taught_by
 from keras_ban._src.sequence.plain_fit import check_finite, fit
@@ -85,7 +85,7 @@ class Generations:
         history.ensemble, metrics = self._scorer.score_ensemble(self._models[: len(history.members)])
         history.ensemble_metrics, history.notes = of_validation(metrics), self._scorer.notes
         if self._run is not None:
-            self._run.finish(history.ensemble, history.controls, history.ensemble_metrics, history.notes)
+            self._run.finish(history)
 
     def _add(self, distilled=False):
         """Load a generation from the run directory, or train it and put it there."""
@@ -158,9 +158,6 @@ class Generations:
         if by == ENSEMBLE:
             teacher = average_of(models, meaning_of(self._sequence, self._compile_arguments, models[-1]))
         model, trained = self._train(record, place, teacher)
-        if trained is not model:
-            # Before it is measured, so that it predicts as it does after loading, for instance with `run_eagerly`.
-            self._compile_arguments.compile(model)
         self._measure(model, trained, record, score)
         if trained is model:
             self._compile_arguments.compile(model)
@@ -189,7 +186,8 @@ class Generations:
         model = training.starts.pop(place, None)
         if model is None:
             model = initial_weights.new_model(sequence, place)
-        initial_weights.start_from_previous(sequence, models, model)
+        if models and sequence.initial_weights == initial_weights.PREVIOUS:
+            copy_values(models[-1].weights, model.weights)  # But not the states of random generators.
         if teacher is not None:
             self._share_layers(model)
         if bench is not None:
@@ -209,8 +207,6 @@ class Generations:
         trained.compile(**compile_arguments.make())
         options = {**self._training.options, "epochs": epochs}
         self._fit(record.name, record, model, trained, self._training.data, callbacks, options)
-        if trained is not model:
-            self._compile_arguments.compile(model)
         self._measure(model, trained, record, score)
         if self._run is not None:
             self._commit(record, model)
@@ -282,11 +278,19 @@ class Generations:
             share_layers(student, self._models[0], self._sequence.shared_layers)
 
     def _measure(self, model, trained, record, score):
+        if trained is not model:
+            # Now, so that it predicts as it does after loading, for instance with `run_eagerly`.
+            self._compile_arguments.compile(model)
         if self._scorer.data is None:
             return
         if process_group.count() > 1:
             here = model_file.on_this_worker(model)
-            record.metrics, record.scores = process_group.alone(lambda: self._measure_here(here, score))
+
+            def measure():
+                self._compile_arguments.compile(here)
+                return self._evaluate(here), score(here)
+
+            record.metrics, record.scores = process_group.alone(measure)
             found = [record.seconds, *record.metrics.values()]  # A list, because a dict may come back in another order.
             measured = process_group.chiefs(keras.tree.flatten(found), "agree on what was measured")
             record.seconds, *values = keras.tree.pack_sequence_as(found, measured.tolist())
@@ -296,10 +300,6 @@ class Generations:
         record.metrics = self._evaluate(trained)
         on_bench = self._bench is not None and trained is self._bench.distiller
         record.scores = score(self._bench.student if on_bench else model)
-
-    def _measure_here(self, model, score):
-        self._compile_arguments.compile(model)
-        return self._evaluate(model), score(model)
 
     def _evaluate(self, model):
         metrics = self._scorer.evaluate(model)

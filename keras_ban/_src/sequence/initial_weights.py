@@ -48,15 +48,6 @@ def new_model(sequence, place):
     return model
 
 
-def start_from_previous(sequence, models, model):
-    """Copy the weights of the last of `models` to the next generation, if each continues from the one before.
-
-    All weights are copied, also statistics and those of frozen layers, but not the states of random generators.
-    """
-    if sequence.initial_weights == PREVIOUS and models:
-        copy_values(models[-1].weights, model.weights)
-
-
 def check_starts(sequence, starts, teacher):
     """Raise `ValueError` if a model lacks weights to start from. Warn of a trained model whose weights are not used.
 

@@ -74,15 +74,15 @@ def _describe(training, chosen, hashes):
         described["validation_data"] = parts[0] if validation_data.yields_batches else list(itertools.chain(*parts))
     shuffle = {} if data.shuffle is None else {"shuffle": data.shuffle}
     others = {name: value for name, value in training.options.items() if name != "validation_data"}
-    controls = {"controls": list(sequence.controls)} if sequence.controls else {}
-    beginning, found = {}, initial_weights.fingerprints(training)
+    # Older versions did not write these.
+    added = {"controls": list(sequence.controls)} if sequence.controls else {}
     if sequence.initial_weights != initial_weights.FRESH:
-        beginning = {"initial_weights": sequence.initial_weights}
+        added["initial_weights"] = sequence.initial_weights
+    found = initial_weights.fingerprints(training)
     weights = {number: {"starting_weights": fingerprint} for number, fingerprint in found.items()}
     models, teacher = training.trained_starts, training.teacher
     return {
-        **controls,
-        **beginning,
+        **added,
         "backend": keras.config.backend(),
         "generations": sequence.generations,
         "label_weight": as_config(sequence.label_weight),

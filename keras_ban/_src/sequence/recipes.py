@@ -15,20 +15,20 @@ from keras_ban._src.sequence import callback_paths
 
 
 class Recipe:
-    """Creates new objects from the configuration that an object had when the recipe was created."""
+    """Creates new objects from the `config` that an object had when the recipe was created."""
 
     def __init__(self, original):
         self._class = type(original)
-        self._config = new_optimizer.configuration_of(original)
+        self.config = new_optimizer.configuration_of(original)
         plain = (keras.optimizers.Optimizer.from_config.__func__, keras.metrics.Metric.from_config.__func__)
         is_custom = self._class.__module__.split(".")[0] != "keras" and self._class.from_config.__func__ in plain
-        lost = lost_arguments(self._class, self._config) if is_custom else []
+        lost = lost_arguments(self._class, self.config) if is_custom else []
         if lost:
             raise ValueError(f"it does not hold the constructor's arguments {lost}, which would become their defaults")
         self._without_decay = new_optimizer.without_decay(original)
 
     def make(self):
-        made = self._class.from_config(copy.deepcopy(self._config))
+        made = self._class.from_config(copy.deepcopy(self.config))
         return new_optimizer.leave_without_decay(made, self._without_decay)
 
 

@@ -15,8 +15,7 @@ _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall
 def check_distill_ensemble(distill_ensemble, label_weight):
     """Return the flag. Raise `ValueError` if the ensemble's student would not use its teacher."""
     distill_ensemble = checks.check_flag("distill_ensemble", distill_ensemble)
-    last = label_weight[-1] if isinstance(label_weight, list) else label_weight
-    if distill_ensemble and last == 1:
+    if distill_ensemble and keras.tree.flatten(label_weight)[-1] == 1:
         raise ValueError(
             "The ensemble's student has the last label weight, which is 1: it would not hear its teacher. Leave out "
             "`distill_ensemble`, or use a last label weight of less than 1."
@@ -85,8 +84,7 @@ def check_data(data, validation_data, views):
 
 def check_unlabeled(sequence, unlabeled, data, label_loss, class_weight, models):
     """Return `unlabeled` as data, see `as_unlabeled`. Raise `ValueError` if students cannot be trained on them."""
-    label_weights = sequence.label_weight if isinstance(sequence.label_weight, list) else [sequence.label_weight]
-    for label_weight in label_weights:
+    for label_weight in keras.tree.flatten(sequence.label_weight):
         check_losses(sequence.distillation_loss, label_loss, label_weight, sequence.augmentation)
     unlabeled = as_unlabeled(unlabeled, data, class_weight, models)
     must_cache = sequence.views is not None or sequence.soft_targets == "cached"

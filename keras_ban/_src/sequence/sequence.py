@@ -12,7 +12,6 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.data import fit_arguments
 from keras_ban._src.distillation.feature_matching import FeatureMatching
 from keras_ban._src.distillation.training_progress import check_length, is_over_training
-from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
@@ -27,8 +26,7 @@ from keras_ban._src.sequence.recipes import CompileArguments, callback_maker
 from keras_ban._src.sequence.shared_layers import check_shared
 from keras_ban._src.sequence.soup import LastFit
 from keras_ban._src.sequence.starts import check_fit_data, create_starts, wrapped
-from keras_ban._src.sequence.stored_models import StoredModels
-from keras_ban._src.sequence.stored_run import StoredRun
+from keras_ban._src.sequence.stored_run import StoredModels, StoredRun
 from keras_ban._src.sequence.trained import TrainedGenerations
 from keras_ban._src.sequence.training import Training, entropy_of
 from keras_ban._src.targets.augmented_views import check_augmentation
@@ -163,8 +161,7 @@ class BornAgainSequence(TrainedGenerations):
         self.models: Sequence[keras.Model] = []
         self.history = BornAgainHistory()
         self._compile_arguments = None
-        self._trained_on = None  # The `TrainingData` of the last `fit`.
-        self._last_fit = None  # The `LastFit`, for soups.
+        self._last_fit = None  # The `LastFit`, for ensembles and soups.
         self._lacks: list[str] = []  # The arguments that `load` could not restore.
 
     def __repr__(self) -> str:
@@ -318,7 +315,6 @@ class BornAgainSequence(TrainedGenerations):
                 if not self.keep_soft_targets:
                     run.remove_soft_targets()
             self.models, self.history = [], BornAgainHistory(monitor=monitor, mode=mode)
-            self._trained_on = TrainingData.of(data)
             self._last_fit = LastFit.of(training, scorer)
             options["verbose"] = verbose if process_group.is_chief() else 0
             generations = Generations(training, scorer)
@@ -386,7 +382,7 @@ class BornAgainSequence(TrainedGenerations):
         stored = StoredRun(directory, custom_objects)
         sequence = cls(stored.models, **stored.settings, directory=directory, seed=stored.seed)
         sequence.models, sequence.history, sequence._lacks = stored.models, stored.history, stored.lacks
-        sequence._trained_on, sequence._last_fit = stored.trained_on, stored.last_fit
+        sequence._last_fit = stored.last_fit
         try:
             arguments = stored.compile_arguments()
         except ValueError as error:

@@ -14,7 +14,8 @@ from keras_ban._src.data.batch import unpack
 from keras_ban._src.data.kinds import as_validation_data
 from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import data_in_steps
-from keras_ban._src.history.scores import better
+from keras_ban._src.ensemble.training_data import TrainingData
+from keras_ban._src.history.scores import better, rank
 from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.output_checks import meaning_of
@@ -22,14 +23,16 @@ from keras_ban._src.sequence.output_checks import meaning_of
 
 @dataclasses.dataclass
 class LastFit:
-    """What a soup needs of the last `fit`.
+    """What ensembles and soups need of the last `fit`.
 
     Attributes:
+        trained_on: the `TrainingData`, or `None`.
         starts_alike: whether all generations were given the same weights to start from.
         data, steps: the training data and `steps_per_epoch`. `data` is `None` after `load`.
         scorer: the `Scorer` of the validation data, or `None`.
     """
 
+    trained_on: TrainingData | None
     starts_alike: bool
     data: object = None
     steps: int | None = None
@@ -38,18 +41,19 @@ class LastFit:
     @classmethod
     def of(cls, training, scorer):
         """Return what to keep. Data are kept, by reference, only if soups can be made."""
+        trained_on = TrainingData.of(training.data)
         if training.sequence.initial_weights == initial_weights.FRESH:
-            return cls(starts_alike=False)
+            return cls(trained_on, starts_alike=False)
         found = initial_weights.fingerprints(training).items()
         alike = {value for place, value in found if place <= training.sequence.generations}
-        return cls(len(alike) <= 1, training.data, training.options.get("steps_per_epoch"), scorer)
+        return cls(trained_on, len(alike) <= 1, training.data, training.options.get("steps_per_epoch"), scorer)
 
     @classmethod
     def of_run(cls, begun_with):
         """Return what a run directory tells."""
         models = begun_with["model"].items()
         found = {model.get("starting_weights") for place, model in models if int(place) <= begun_with["generations"]}
-        return cls(len(found - {None}) <= 1)
+        return cls(TrainingData.of_run(begun_with), len(found - {None}) <= 1)
 
 
 def check_soup(sequence, last_fit, how, validation_data):
@@ -113,10 +117,8 @@ class Soup:
         no worse than without it.
         """
         measure, mode = self._measure_on(validation_data), self._sequence.history.mode
-        order, values = [], [measure(model) for model in self._models]
-        for index, value in enumerate(values):
-            after = [place for place, other in enumerate(order) if better(mode, value, values[other])]
-            order.insert(after[0] if after else len(order), index)
+        values = [measure(model) for model in self._models]
+        order = sorted(range(len(values)), key=lambda index: rank(mode, values[index]))
         chosen, best = [self._models[order[0]]], values[order[0]]
         for index in order[1:]:
             self._put([*chosen, self._models[index]])

@@ -1,15 +1,14 @@
-"""A run on disk, as a sequence is restored from it."""
+"""A run on disk, as a sequence is restored from it. Each model is read when it is used."""
 
+import collections.abc
 import contextlib
 import functools
 
-from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.files import model_file
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.sequence.initial_weights import FRESH
 from keras_ban._src.sequence.recipes import CompileArguments, from_config
 from keras_ban._src.sequence.soup import LastFit
-from keras_ban._src.sequence.stored_models import StoredModels
 
 _PLAIN: tuple[str, ...] = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
 _PLAIN = (*_PLAIN, "controls", "initial_weights")
@@ -27,7 +26,6 @@ class StoredRun:
         history: their `BornAgainHistory`.
         settings: the sequence's arguments, by name.
         seed: the seed of the run.
-        trained_on: the `TrainingData`, or `None`.
         last_fit: the `LastFit`.
         lacks: the arguments that no file holds, in words.
     """
@@ -61,7 +59,6 @@ class StoredRun:
                     "`fit`, which loads what is finished. The models are whole, and need none of it: "
                     f"`keras.saving.load_model('{paths[0]}')`."
                 ) from error
-        self.trained_on = TrainingData.of_run(begun_with)
         self.last_fit = LastFit.of_run(begun_with)
         lacks = {
             "a callable `model`": len(begun_with["model"]) > 1,
@@ -94,3 +91,54 @@ def _as_written(directory):
 def _read(run, generation, custom_objects):
     """Read a model. Its file is checked again, since it may have changed after the run was loaded."""
     return model_file.load(run.model_file(generation), custom_objects)
+
+
+class StoredModels(collections.abc.Sequence):
+    """A list of models that are read when they are first used, and then kept. A slice is a plain list of models.
+
+    Args:
+        readers: a function without arguments for each model, which reads it.
+    """
+
+    def __init__(self, readers):
+        self._readers = list(readers)
+        self._read = {}
+        self._compile_arguments = None
+
+    def compile_with(self, compile_arguments):
+        """Compile the models that were read, and each of the others when it is read. Only the first call counts."""
+        if self._compile_arguments is None:
+            self._compile_arguments = compile_arguments
+            for model in self._read.values():
+                compile_arguments.compile(model)
+
+    def __len__(self):
+        return len(self._readers)
+
+    def __getitem__(self, index):
+        places = range(len(self))[index]
+        return [self._model(place) for place in places] if isinstance(index, slice) else self._model(places)
+
+    def _model(self, place):
+        if place not in self._read:
+            model = self._readers[place]()
+            if self._compile_arguments is not None:
+                self._compile_arguments.compile(model)
+            self._read[place] = model
+        return self._read[place]
+
+    # As those of a list.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other):
+        return list(self) == list(other) if isinstance(other, (list, StoredModels)) else NotImplemented
+
+    def __add__(self, other):
+        return list(self) + list(other) if isinstance(other, (list, StoredModels)) else NotImplemented
+
+    def __radd__(self, other):
+        return other + list(self) if isinstance(other, list) else NotImplemented
+
+    def __repr__(self):
+        models = [repr(self._read[place]) if place in self._read else "not read yet" for place in range(len(self))]
+        return f"StoredModels([{', '.join(models)}])"

@@ -1,8 +1,6 @@
 """The learning rate of a model that is trained longer than its schedule was made for."""
 
-import copy
-
-from keras_ban._src.files.new_optimizer import configuration_of, leave_without_decay, without_decay
+from keras_ban._src.sequence.recipes import Recipe
 
 # Keras's schedules with an end, and those without one. (`CosineDecayRestarts` begins again and again.)
 _WITH_END = ("CosineDecay", "PiecewiseConstantDecay", "PolynomialDecay")
@@ -11,18 +9,16 @@ _WITHOUT_END = ("CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay")
 
 def stretched(compile_arguments, ratio):
     """Return `CompileArguments` whose optimizer's schedules end after `ratio` times as many steps, if they end."""
-    optimizer = compile_arguments.make()["optimizer"]
-    config = copy.deepcopy(configuration_of(optimizer))
-    for schedule in _schedules(config):
+    recipe = Recipe(compile_arguments.make()["optimizer"])
+    for schedule in _schedules(recipe.config):
         if schedule["class_name"] in _WITH_END:
             _stretch(schedule["config"], ratio)
-    stretched = leave_without_decay(type(optimizer).from_config(config), without_decay(optimizer))
-    return compile_arguments.with_optimizer(stretched)
+    return compile_arguments.with_optimizer(recipe.make())
 
 
 def of_unknown_length(compile_arguments):
     """Return the class names of the optimizer's schedules of which it is not known whether they end."""
-    config = configuration_of(compile_arguments.make()["optimizer"])
+    config = Recipe(compile_arguments.make()["optimizer"]).config
     names = [schedule["class_name"] for schedule in _schedules(config)]
     return [name for name in names if name not in _WITH_END + _WITHOUT_END]
 

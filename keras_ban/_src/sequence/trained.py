@@ -1,5 +1,6 @@
 """What a sequence can do once its generations are trained."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from keras_ban._src import checks, hints
 from keras_ban._src.data.kinds import as_data
 from keras_ban._src.ensemble.ensemble import EnsembleModel, average_of
-from keras_ban._src.history.history import BornAgainHistory, GenerationRecord
+from keras_ban._src.history.history import BornAgainHistory
 from keras_ban._src.history.scores import examples_in
 from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import soup
@@ -60,7 +61,7 @@ class TrainedGenerations:
             raise ValueError(f"`last` must lie between 1 and {count}, the models trained, received: {last}.")
         meaning = meaning_of(self, self._compile_arguments, self.models[-1])
         ensemble = average_of(self.models[count - (last or count) : count], meaning, weights, average)
-        ensemble.trained_on = self._trained_on
+        ensemble.trained_on = self._last_fit.trained_on
         if self._compile_arguments is not None:
             self._compile_arguments.compile(ensemble)
         return ensemble
@@ -137,7 +138,7 @@ class TrainedGenerations:
         for record, model in zip(history.records, self.models, strict=True):
             by = taught_by(self.teach_from, record)
             scores, metrics = scorer.measure(model, by, self.models[: record.generation], record.distilled)
-            records.append(GenerationRecord(**{**vars(record), "scores": scores, "evaluation": metrics}))
+            records.append(dataclasses.replace(record, scores=scores, evaluation=metrics))
             if scores is None and not metrics:
                 reasons = "; ".join(note.rstrip(".") for note in scorer.notes)
                 raise ValueError(f"The generations cannot be scored on these data: {reasons}.")
