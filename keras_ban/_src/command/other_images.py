@@ -1,4 +1,4 @@
-"""What `--resume` says of a run that was begun with something else than there is now."""
+"""The message of `--resume` if the run was begun with other images than those of now."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""What depends on several options of `keras-ban train`, or on files. Nothing here imports Keras."""
+"""Checks of `keras-ban train` that depend on several options, or on files. Nothing here imports Keras."""
 
 import pathlib
 import shlex
@@ -16,8 +16,8 @@ _MAY_DIFFER += ["tensorboard", "export"]
 def from_file(command, options):
     """Return the arguments that a file of options stands for: of `--config`, or of the run that `--resume` continues.
 
-    They count as if they stood in front of the command line: so they are checked as it is, and what it says, too,
-    counts more.
+    They count as if they stood in front of the command line. So they are checked in the same way, and the command line
+    overrides them.
     """
     if options.folder is not None and options.data is not None:
         command.error("FOLDER and --data both name the data: leave one out")
@@ -186,7 +186,7 @@ def _resume(options):
 
 
 def program():
-    """Return what starts the command line in this environment."""
+    """Return the command that starts `keras-ban` in this environment."""
     python = pathlib.Path(sys.executable)
     found = shutil.which("keras-ban")
     if found is not None and pathlib.Path(found).parent == python.parent:

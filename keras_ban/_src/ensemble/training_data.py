@@ -1,4 +1,4 @@
-"""What is known of the examples that trained the members of an ensemble, so that nothing is fitted to them."""
+"""Fingerprints of the examples that trained the members of an ensemble, which nothing else may be fitted to."""
 
 import numpy as np
 
@@ -7,8 +7,8 @@ from keras_ban._src.data.leaves import leaves_of
 
 # Held-out data may hold a few examples that are equal to some of training, but no more than this share.
 _SHARE_OF_EQUALS = 0.1
-# Examples of training count as different from each other from this share of different keys. In other data, for instance
-# of few categories, equal inputs do not tell that an example is the same.
+# If fewer of the training examples are different, for instance inputs of few categories, equal inputs do not show that
+# two examples are the same.
 _SHARE_OF_DIFFERENT = 0.99
 
 

@@ -66,7 +66,7 @@ class ServedModel(keras.Model):
         return {
             "name": self.name,
             # Another process may not find the classes of the compile arguments, which inference does not need.
-            "model": _without(model_file.serialized(self.model), "compile_config"),
+            "model": model_file.rebuilt(model_file.serialized(self.model), _uncompiled),
             "preprocessing": [keras.saving.serialize_keras_object(layer) for layer in self.preprocessing],
             "members": self.members,
         }
@@ -80,10 +80,8 @@ class ServedModel(keras.Model):
         return cls(**{**config, "model": restore(config["model"]), "preprocessing": preprocessing})
 
 
-def _without(config, key):
-    if isinstance(config, dict):
-        return {name: _without(value, key) for name, value in config.items() if name != key}
-    return [_without(value, key) for value in config] if isinstance(config, list) else config
+def _uncompiled(name, value):
+    return None if name == "compile_config" else value
 
 
 def named_outputs(outputs):

@@ -88,6 +88,16 @@ def parts_of(config):
         yield from parts_of(each)
 
 
+def rebuilt(config, new_value=lambda name, value: value):
+    """Return a copy of a configuration in plain dicts and lists, with `new_value(name, value)` for values of dicts."""
+    if isinstance(config, dict):
+        return {name: rebuilt(new_value(name, each), new_value) for name, each in config.items()}
+    if isinstance(config, (list, tuple)):
+        made = [rebuilt(each, new_value) for each in config]
+        return tuple(made) if isinstance(config, tuple) else made
+    return config
+
+
 @contextlib.contextmanager
 def _explained(path):
     try:
@@ -232,7 +242,8 @@ def copied_in_memory(model):
             untaken = untaken_arguments(layer)
             if untaken:
                 config = {name: each for name, each in layer.get_config().items() if name not in untaken}
-                layer.get_config = functools.partial(_copied, config)
+                # A copy, because the dicts and lists of a layer hold the layer, which is not copied.
+                layer.get_config = functools.partial(rebuilt, config)
                 changed.append(layer)
         yield
     finally:
@@ -240,13 +251,6 @@ def copied_in_memory(model):
             function.__name__ = name
         for layer in changed:
             del layer.get_config
-
-
-def _copied(config):
-    """Return a copy of a configuration. The dicts and lists of a layer hold the layer, which is not copied."""
-    if isinstance(config, dict):
-        return {name: _copied(each) for name, each in config.items()}
-    return [_copied(each) for each in config] if isinstance(config, list) else config
 
 
 # Of each layer; and of functional models, also of subclasses with a constructor of their own in Keras 3.12.

@@ -140,7 +140,7 @@ def _save(optimizer, model, store):
 
 
 def _write(store, name, value):
-    """Write a value. If all of its numbers are the same, HDF5 keeps that number alone, and reads it for all."""
+    """Write a value. If all of its numbers are equal, HDF5 stores that number once."""
     group = _group_of(store)
     is_constant = 0 < value.ndim and 0 < value.nbytes < _MOST_BYTES and bool((value == value.flat[0]).all())
     if group is not None and is_constant and value.dtype.kind in "biuf":

@@ -1,4 +1,4 @@
-"""The compiled loss and metrics of outputs that no single compiled model gives."""
+"""The compiled loss and metrics of outputs, for instance averages, that no compiled model gives."""
 
 import keras
 import numpy as np

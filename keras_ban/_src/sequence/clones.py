@@ -76,7 +76,7 @@ def _rebuild(model):
         try:
             # Classes that are not registered with Keras are found by these names.
             with keras.saving.custom_object_scope(model_file.classes_of(model)):
-                config = model_file.uncompiled(model, _with_fresh_seeds(model.get_config()))
+                config = model_file.uncompiled(model, model_file.rebuilt(model.get_config(), _fresh_seed))
                 if is_task(model) and "preprocessor" in config:
                     # It has no weights, and its vocabulary is not in the configuration.
                     config["preprocessor"] = model.preprocessor
@@ -199,15 +199,9 @@ def _varies(weight):
     return value.shape[0] > 1 and bool(keras.ops.any(keras.ops.not_equal(value, value[0])))
 
 
-def _with_fresh_seeds(config):
-    if isinstance(config, dict):
-        return {
-            key: random.randint(1, 10**9) if key == "seed" and type(value) is int else _with_fresh_seeds(value)
-            for key, value in config.items()
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(_with_fresh_seeds(value) for value in config)
-    return config
+def _fresh_seed(name, value):
+    """Return a new seed in place of an integer seed. Other values are returned."""
+    return random.randint(1, 10**9) if name == "seed" and type(value) is int else value
 
 
 def _refuse_lost_arguments(model):

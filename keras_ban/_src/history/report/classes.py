@@ -1,4 +1,4 @@
-"""The classes in a report: what is right of each, and which are taken for each other."""
+"""The classes in a report: results of each class, and confusions between classes."""
 
 import numpy as np
 

@@ -48,7 +48,7 @@ def table(head, rows, caption=None, texts=(0,)):
 
 
 def wide(content, hints, caption=None):
-    """Return what scrolls sideways if it is wider than the page. With `hints`, narrow screens show that it does."""
+    """Return a block that scrolls sideways if it is wider than the page. With `hints`, narrow screens show a hint."""
     # Not within the table, with which it would be cut off.
     heading = element("h3", caption) if caption else ""
     hint = '<p class="hint">Swipe the table sideways for all columns.</p>' if hints else ""
@@ -61,5 +61,5 @@ def figure(picture, caption):
 
 
 def folded(heading, content):
-    """Return what opens when its heading is chosen."""
+    """Return a block that opens when its heading is chosen."""
     return f"<details>{element('summary', heading)}{content}</details>"

@@ -88,7 +88,7 @@ def _of_output(output, examples):
 
 
 def _not_shown(outputs):
-    """Yield what a reader may miss, and how to get it."""
+    """Yield a section about what the report lacks, and how to get it."""
     if any(isinstance(each.scores[each.chosen], Scores) and each.chosen not in each.answers for each in outputs):
         yield element("h2", "Results of each class and each example")
         yield paragraph(
