@@ -58,13 +58,9 @@ class KeepEpochs(keras.callbacks.Callback):
         self._run = run
         self.generation = generation
         self._callbacks = callbacks
-        self._begin = time.perf_counter()
-        self.logs = {}
-        self._kept = self._read()
-        if self._kept is not None:
-            self.logs = self._about["logs"]
-            self._begin -= self._about["seconds"]
-        self.epochs_kept = 0 if self._kept is None else self._about["epochs"]
+        self._kept, self._about = self._read() or (None, {})
+        self.logs, self.epochs_kept = self._about.get("logs", {}), self._about.get("epochs", 0)
+        self._begin = time.perf_counter() - self._about.get("seconds", 0.0)
 
     def resumed(self, options):
         """Return the arguments of `keras.Model.fit` with the epoch to continue with, and print which it is."""
@@ -109,14 +105,9 @@ class KeepEpochs(keras.callbacks.Callback):
 
     def _write(self, epoch):
         states = backend.random_states()
-        about = {
-            "run": self._run,
-            "generation": self.generation,
-            "keras": keras.__version__,
-            "epochs": epoch + 1,
-            "logs": self.logs,
-        }
-        about |= {"seconds": self.seconds(), "random_states": list(states), "stopped": bool(self.model.stop_training)}
+        about = {"run": self._run, "generation": self.generation, "keras": keras.__version__}
+        about |= {"epochs": epoch + 1, "logs": self.logs, "seconds": self.seconds()}
+        about |= {"random_states": list(states), "stopped": bool(self.model.stop_training)}
         about["callbacks"], arrays_of_callbacks = callback_state.saved(self._callbacks)
         arrays = {"about": np.array(json.dumps(about)), **states, **arrays_of_callbacks}
         for index, variable in enumerate(self._variables()):
@@ -133,20 +124,18 @@ class KeepEpochs(keras.callbacks.Callback):
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _read(self):
+        """Return the result of `read` if training continues from it. Otherwise return `None`."""
         try:
             stored = read(self._path)
         except DamagedFile as error:
             return self._not_used(str(error))
         if stored is None:
             return None
-        kept, about = stored
-        generation, version = about["generation"], about["keras"]
+        _, about = stored
         if about.get("run") != self._run:
             return self._not_used("it is of another run")
-        if generation != self.generation or version != keras.__version__:
-            return None
-        self._about = about
-        return kept if callback_state.fits(self._callbacks, about.get("callbacks", [])) else None
+        is_of_now = (about["generation"], about["keras"]) == (self.generation, keras.__version__)
+        return stored if is_of_now and callback_state.fits(self._callbacks, about.get("callbacks", [])) else None
 
     def _not_used(self, reason):
         warnings.warn(f"{self._path} is not used, because {reason}: the generation starts again.", stacklevel=6)
