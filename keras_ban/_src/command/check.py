@@ -18,16 +18,13 @@ def run(arguments):
         faults = faults_of(stored.path / folder, noted)
         lines.append((f"{folder}/{MODEL}", noted[MODEL]["bytes"], "; ".join(faults) or "ok"))
         intact = intact and not faults
-    history = None
-    if intact:
-        # It checks the form of the records.
-        history = stored.history()
-    about = None
+    # It checks the form of the records.
+    history = stored.history() if intact else None
     try:
         _, about = epochs.read(stored.epoch_file) or (None, None)
         fault = "is of another run" if about is not None and about.get("run") != stored.identity else None
     except ValueError as error:
-        fault = str(error).removeprefix("it ").removeprefix(f"{stored.epoch_file} ")
+        about, fault = None, str(error).removeprefix("it ").removeprefix(f"{stored.epoch_file} ")
     if about is not None or fault is not None:
         size = stored.epoch_file.stat().st_size
         lines.append((stored.epoch_file.name, size, f"{fault}: `fit` starts the generation again" if fault else "ok"))

@@ -8,7 +8,7 @@ import string
 
 from keras_ban._src.command.stored_runs import read, terminal_width
 from keras_ban._src.history.history import BornAgainHistory
-from keras_ban._src.history.scores import Scores, by_output, rank
+from keras_ban._src.history.scores import Scores, by_output, sort_key
 from keras_ban._src.history.table import Column, Table
 from keras_ban._src.history.text import lines_of, wrapped
 
@@ -91,7 +91,7 @@ def draw(runs, width):
     monitors = {(each.history.monitor, each.history.mode) for each in runs}
     if len(monitors) == 1:
         ((_, mode),) = monitors
-        groups = {data: sorted(group, key=lambda each: rank(mode, each.value)) for data, group in groups.items()}
+        groups = {data: sorted(group, key=lambda each: sort_key(mode, each.value)) for data, group in groups.items()}
     rows = [each for group in groups.values() for each in group]
     columns = _columns(rows, sorted({monitor for monitor, _ in monitors}))
     is_marked = set(letters.values()) != {"A"}

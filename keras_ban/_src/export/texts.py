@@ -34,11 +34,6 @@ def words_of(model):
     return [*sorted(words), "?"]
 
 
-def as_tensors(inputs):
-    """Return inputs with texts as tensors of TensorFlow. Keras takes no others."""
-    return keras.tree.map_structure(lambda x: keras.ops.convert_to_tensor(x) if x.dtype.kind == "U" else x, inputs)
-
-
 def check_texts(specs, format, preprocessing):
     """Return the specs. Raise `ValueError` if inputs are texts that the format or the backend cannot read."""
     names = [spec.name for spec in keras.tree.flatten(specs) if is_text(spec)]

@@ -10,7 +10,6 @@ from keras_ban._src import backend
 from keras_ban._src.data.preprocessing import keras_method
 from keras_ban._src.export.processes import run_python
 from keras_ban._src.export.served import named_inputs, named_outputs
-from keras_ban._src.export.texts import as_tensors
 
 _SCRIPT = pathlib.Path(__file__).with_name("run_artefact.py")
 BATCH_SIZES = (1, 2, 7)
@@ -25,9 +24,11 @@ def expected_outputs(served, inputs):
 
 
 def _predict(model, inputs):
+    # Keras takes texts as tensors of TensorFlow only.
+    inputs = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x) if x.dtype.kind == "U" else x, inputs)
     # An exported graph takes what a preprocessor makes.
     with backend.keeping_values(model):
-        return keras_method(model, "predict")(as_tensors(inputs), verbose=0)
+        return keras_method(model, "predict")(inputs, verbose=0)
 
 
 def actual_outputs(artefact, format, specs, inputs, folder):

@@ -12,7 +12,7 @@ from keras_ban._src.history import html_tables
 from keras_ban._src.history.controls import Controls
 from keras_ban._src.history.loss_scores import LossScores
 from keras_ban._src.history.plain_data import entry
-from keras_ban._src.history.scores import Scores, rank, results_from
+from keras_ban._src.history.scores import Scores, results_from, sort_key
 
 
 @dataclasses.dataclass
@@ -102,7 +102,7 @@ class BornAgainHistory:
                 f"There is no best generation: {self.monitor!r} has no value other than NaN (known: {known}). Pass "
                 "`validation_data` or `validation_split` to `fit`, and a `monitor` that is measured on it."
             )
-        return min(values, key=lambda generation: rank(self.mode, values[generation]))
+        return min(values, key=lambda generation: sort_key(self.mode, values[generation]))
 
     @property
     def members(self) -> list[GenerationRecord]:

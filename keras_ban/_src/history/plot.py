@@ -171,8 +171,8 @@ def legend_below(axis):
 
 
 def _draw_bands(axis, bands, distilled):
-    lows, highs = ([band[side] for generation, band in bands.items() if generation != distilled] for side in (0, 1))
     generations = [generation for generation in bands if generation != distilled]
+    lows, highs = ([bands[generation][side] for generation in generations] for side in (0, 1))
     if len(generations) == 1:
         # A band of one generation would have no width.
         middle = (lows[0] + highs[0]) / 2

@@ -200,14 +200,14 @@ def in_words(teacher, generation):
     return f"the ensemble of generations 0 to {generation - 1}" if teacher == ENSEMBLE else f"generation {teacher}"
 
 
-def rank(mode, value):
+def sort_key(mode, value):
     """Return a key by which values are sorted: the best first, NaN last."""
     return (math.isnan(value), value if mode == "min" else -value)
 
 
 def better(mode, value, best):
     """Return whether `value` is better than `best`. NaN never is, and any other value is better than NaN."""
-    return rank(mode, value) < rank(mode, best)
+    return sort_key(mode, value) < sort_key(mode, best)
 
 
 def take_answers(scores, again):

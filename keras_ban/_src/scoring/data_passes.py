@@ -160,7 +160,7 @@ class DataPasses:
             for each, of_output, of_labels in zip(collected, found, labels, strict=True):
                 each.add(of_labels, of_output.get("output"), of_output.get("loss"), of_output.get("weight"))
             if metrics is not None:
-                outputs = probe.as_outputs([each["output"] for each in found])
+                outputs = keras.tree.pack_sequence_as(probe.structure, [each["output"] for each in found])
                 self._update(metrics, y, outputs, sample_weight, [each.get("mask") for each in found])
         measured = zip(probe.output_names(), (each.measured() for each in collected), strict=True)
         return {name: each for name, each in measured if each is not None}

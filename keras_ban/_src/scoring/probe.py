@@ -92,10 +92,6 @@ class Probe(keras.Model):
         """Return the labels of each flat output. They may be `None`."""
         return _for_each("y", y, self._known.structure, names_of(self.model))
 
-    def as_outputs(self, flat):
-        """Return flat outputs in the structure in which the model gives them."""
-        return keras.tree.pack_sequence_as(self._known.structure, flat)
-
     def output_names(self):
         """Return the name of each flat output: `None` if there is only one."""
         count = len(keras.tree.flatten(self._known.structure))

@@ -87,7 +87,10 @@ class ControlModels:
             record.seed = self._training.seed(record.number, _KINDS[record.control])
             is_stored = record.name in stored
             if self._training.options["verbose"] != 0:
-                print(self._announcement(record, is_stored), flush=True)
+                longer = f"one model of {self._epochs_of_all()} epochs"
+                independent = f"independent model {record.number} of {len(history.members)}"
+                where = f"already in {self._sequence.directory}" if is_stored else "on labels alone"
+                print(f"Control: {longer if record.control == LONGER else independent}, {where}", flush=True)
             if is_stored:
                 record = stored[record.name]
                 self._load(record)
@@ -99,13 +102,6 @@ class ControlModels:
                 self._sequence.models[: len(history.members)]
             )
             history.controls.ensemble_metrics = of_validation(metrics)
-
-    def _announcement(self, record, is_stored):
-        if record.control == LONGER:
-            title = f"Control: one model of {self._epochs_of_all()} epochs"
-        else:
-            title = f"Control: independent model {record.number} of {len(self._history.members)}"
-        return f"{title}, {f'already in {self._sequence.directory}' if is_stored else 'on labels alone'}"
 
     def _load(self, record):
         if record.control == INDEPENDENT and self._scorer.data is not None:

@@ -39,12 +39,9 @@ def soft_targets_for_training(sequence, teacher, runs, data, options, path=None,
             if process_group.is_chief():
                 path.unlink()
     settings = {"top_k": sequence.top_k, "augmentation": sequence.augmentation, "views": sequence.views}
-    settings["from_logits"] = from_logits
-    verbose = options["verbose"] in ("auto", 1)
+    settings |= {"from_logits": from_logits, "path": path, "verbose": options["verbose"] in ("auto", 1)}
     try:
-        soft_targets = SoftTargets.from_teacher(
-            runs, data, data.batch_size or 32, path=path, verbose=verbose, **settings
-        )
+        soft_targets = SoftTargets.from_teacher(runs, data, data.batch_size or 32, **settings)
     except UnequalRows:
         if sequence.soft_targets == "auto":
             return None

@@ -15,7 +15,7 @@ from keras_ban._src.data.kinds import as_validation_data
 from keras_ban._src.data.model_inputs import inputs_for
 from keras_ban._src.data.preprocessing import data_in_steps
 from keras_ban._src.ensemble.training_data import TrainingData
-from keras_ban._src.history.scores import better, rank
+from keras_ban._src.history.scores import better, sort_key
 from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import initial_weights
 from keras_ban._src.sequence.output_checks import meaning_of
@@ -91,7 +91,8 @@ class Soup:
         self._compile_arguments = compile_arguments
         self._last_fit = last_fit
         self._records, self._models = zip(*members, strict=True)
-        self._model = self._new_model()
+        with self._random_numbers():
+            self._model = initial_weights.new_model(sequence, self._records[0].generation)
         # A frozen layer neither uses the statistics of a batch nor changes its own.
         self._normalizations = [
             layer
@@ -118,7 +119,7 @@ class Soup:
         """
         measure, mode = self._measure_on(validation_data), self._sequence.history.mode
         values = [measure(model) for model in self._models]
-        order = sorted(range(len(values)), key=lambda index: rank(mode, values[index]))
+        order = sorted(range(len(values)), key=lambda index: sort_key(mode, values[index]))
         chosen, best = [self._models[order[0]]], values[order[0]]
         for index in order[1:]:
             self._put([*chosen, self._models[index]])
@@ -155,11 +156,6 @@ class Soup:
             return values[monitor]
 
         return measure
-
-    def _new_model(self):
-        """Return a model of the architecture."""
-        with self._random_numbers():
-            return initial_weights.new_model(self._sequence, self._records[0].generation)
 
     @contextlib.contextmanager
     def _random_numbers(self):

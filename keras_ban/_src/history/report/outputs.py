@@ -4,10 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_ban._src.history.scores import Scores, by_output
+from keras_ban._src.history.scores import ENSEMBLE, Scores, by_output
 from keras_ban._src.history.table import best_of
-
-ENSEMBLE = "ensemble"
 
 
 @dataclasses.dataclass
