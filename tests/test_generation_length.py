@@ -355,3 +355,43 @@ def test_a_state_of_other_callbacks_is_not_used(blobs, tmp_path, epochs_trained)
     epochs_trained.clear()
     stopping_run(older, blobs, [])
     assert (0, 2) == epochs_trained[0]
+
+
+# Schedules of the learning rate
+
+COSINE = keras.optimizers.schedules.CosineDecay
+
+
+@pytest.mark.parametrize(
+    ("run_eagerly", "soft_targets"), [(False, "cached"), pytest.param(True, "online", marks=pytest.mark.one_backend)]
+)
+def test_a_schedule_that_ends_is_stretched_to_the_length_of_each_generation(run_eagerly, soft_targets, blobs):
+    optimizer = keras.optimizers.SGD(COSINE(0.2, decay_steps=2), momentum=0.9)
+    made = compiled(generations=3, optimizer=optimizer, run_eagerly=run_eagerly, soft_targets=soft_targets)
+
+    made.fit(*blobs, **FIT, epochs=[2, 4, 4, 3], shuffle=False)
+
+    for number, epochs in enumerate([2, 4, 4, 3]):
+        own = keras.optimizers.SGD(COSINE(0.2, decay_steps=epochs), momentum=0.9)
+        distiller = {"teacher": made.models[number - 1]} if number else None
+        model, _ = by_hand(made, number, blobs, distiller, optimizer=own, epochs=epochs, shuffle=False)
+        for expected, actual in zip(values(model), values(made.models[number]), strict=True):
+            # Compiled passes against eager ones: the last bits differ.
+            np.testing.assert_allclose(expected, actual, rtol=0, atol=2e-5)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("rate", "callbacks", "named"),
+    [
+        (lambda: 0.1, None, "the schedule <lambda>"),
+        (0.1, [keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)], "a `LearningRateScheduler`"),
+    ],
+    ids=["a function", "a callback"],
+)
+def test_a_schedule_that_cannot_be_stretched_is_warned_of(rate, callbacks, named, blobs):
+    made = compiled(generations=1, optimizer=keras.optimizers.SGD(rate))
+
+    made.fit(*blobs, **FIT, epochs=[2, 2], callbacks=callbacks)
+    with pytest.raises(UserWarning, match=re.escape(f"Generations differ in length: {named} may end with")):
+        made.fit(*blobs, **FIT, epochs=[1, 2], callbacks=callbacks)

@@ -22,6 +22,7 @@ HONEST = Lesson(label_weight=0.5, softened="honest")
 CROSS_FITTED = Lesson(label_weight=0.5, softened="cross-fitted")
 CALIBRATED = Lesson(label_weight=0.5, softened="calibrated", balanced=True)
 ON_MIXED_IMAGES = Lesson(label_weight=0.5, softened="calibrated")
+BY_TEACHERS_ALONE = Lesson(label_weight=0.0, softened="calibrated", balanced=True)
 
 
 def independent(cost, kind=Member):
@@ -208,6 +209,12 @@ def unlabeled_teachers_and_one_student(cost):
     return several_teachers_one_student(cost, CALIBRATED, unlabeled=True)
 
 
+def unlabeled_one_mixed_student(cost):
+    """The student of `unlabeled, one student` on mixed images, which have no labels (Beyer et al., 2022)."""
+    kinds = (Member, MixedMember)
+    return several_teachers_one_student(cost, BY_TEACHERS_ALONE, unlabeled=True, kinds=kinds)[cost // 2 :]
+
+
 def unlabeled_chain(cost):
     return chain(cost, GENTLE, unlabeled=True)
 
@@ -257,6 +264,7 @@ RECIPES = {
         "unlabeled students": unlabeled_students,
         "unlabeled, one student": unlabeled_one_student,
         "unlabeled, teachers and one student": unlabeled_teachers_and_one_student,
+        "unlabeled, one mixed student": unlabeled_one_mixed_student,
     },
 }
 

@@ -33,6 +33,7 @@ class GenerationRecord:
             number after the last generation.
         evaluation: the compiled metrics on the data of `BornAgainSequence.evaluate`, with the names of Keras. Empty in
             the history of `fit`.
+        teacher_temperature: the temperature that softened the teacher (`soften_teachers`), or `None`.
     """
 
     generation: int
@@ -44,6 +45,7 @@ class GenerationRecord:
     scores: Scores | LossScores | dict | None = None
     distilled: bool = False
     evaluation: dict[str, float | list] = dataclasses.field(default_factory=dict)
+    teacher_temperature: float | None = None
 
     @property
     def measured(self) -> dict[str, float | list]:
@@ -52,7 +54,7 @@ class GenerationRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data for JSON."""
-        return _without_empty(dataclasses.asdict(self), "evaluation")
+        return _without_empty(dataclasses.asdict(self), "evaluation", "teacher_temperature")
 
 
 @dataclasses.dataclass

@@ -28,7 +28,7 @@ _OPTIONAL: dict[str, Any] = {"run": str, "controls": list, "independents": dict 
 _OPTIONAL |= {"independents_metrics": dict, "notes": list, _CHECKSUM: str}
 _SETTINGS: dict[str, Any] = {"fit": dict, "generations": int, "compile": dict, "model": dict, "data": dict}
 _SETTINGS |= {"soft_targets": str, "top_k": int | None, "teach_from": str, "distill_ensemble": bool}
-_SETTINGS |= {"initial_weights": str, "controls": list}
+_SETTINGS |= {"initial_weights": str, "controls": list, "soften_teachers": bool}
 _FIT = {"monitor": str, "mode": str}
 
 

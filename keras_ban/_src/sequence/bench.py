@@ -12,11 +12,16 @@ class Bench:
 
     A new model would be traced and compiled again, although only its values differ. So each generation's values are
     copied to the Distiller's student and back, and the optimizer is reset. The result is bit for bit that of a new
-    Distiller. (The label weight is a constant of the compiled step: another weight needs another bench.)
+    Distiller. (The label weight and the schedules are constants of the compiled step: others need another bench.)
+
+    Args:
+        distiller: a compiled `Distiller`.
+        stretch: by how much its schedules are stretched.
     """
 
-    def __init__(self, distiller):
+    def __init__(self, distiller, stretch):
         self.distiller = distiller
+        self.stretch = stretch
         self.student = distiller.student
         self.holds = None  # The model whose values the student has.
         self._new_optimizer = None

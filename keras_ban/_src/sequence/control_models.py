@@ -3,7 +3,6 @@
 import copy
 import functools
 import math
-import warnings
 
 import keras
 
@@ -26,28 +25,6 @@ def check_controls(controls):
     for name in controls:
         checks.check_choice("controls", name, tuple(_KINDS))
     return tuple(name for name in _KINDS if name in controls)
-
-
-def check_fit(controls, teacher, compile_arguments, callbacks):
-    """Raise `ValueError`, before training, if the cost of generation 0 is not known. Warn of unfair schedules."""
-    if not controls:
-        return
-    if teacher is not None:
-        raise ValueError(
-            "`controls` cost as much as the generations, but what a given `teacher` cost is not known. Leave out "
-            "`teacher`, so that generation 0 is trained, or make a sequence without `controls`."
-        )
-    unfair = [f"the schedule {name}" for name in stretched_schedule.of_unknown_length(compile_arguments)]
-    given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    if any(isinstance(callback, keras.callbacks.LearningRateScheduler) for callback in given):
-        unfair.append("a `LearningRateScheduler`")
-    if LONGER in controls and unfair:
-        warnings.warn(
-            f"The longer control may not be fair: {' and '.join(unfair)} may end with a generation, and then the "
-            "longer model is trained at the last rate for the rest of its epochs. Pass a schedule of Keras to the "
-            "optimizer: `CosineDecay`, `PolynomialDecay` and `PiecewiseConstantDecay` are stretched to its length.",
-            stacklevel=3,
-        )
 
 
 class ControlModels:

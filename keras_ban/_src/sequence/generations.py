@@ -21,7 +21,7 @@ from keras_ban._src.history.scores import ENSEMBLE, better, in_words, take_answe
 from keras_ban._src.runs import callback_state
 from keras_ban._src.runs.epochs import KeepEpochs
 from keras_ban._src.scoring.scorer import of_validation
-from keras_ban._src.sequence import initial_weights
+from keras_ban._src.sequence import initial_weights, soft_teachers, stretched_schedule
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import copy_values, reborn
 from keras_ban._src.sequence.output_checks import gives_logits, meaning_of
@@ -154,14 +154,26 @@ class Generations:
             measured = wrapped(self._compile_arguments, given)
             self._measure(measured, measured, record, score)
             return given
-        teacher = None if by is None else models[-1]
-        if by == ENSEMBLE:
-            teacher = average_of(models, meaning_of(self._sequence, self._compile_arguments, models[-1]))
-        model, trained = self._train(record, place, teacher)
+        model, trained = self._train(record, place, self._teacher(record, place, by))
         self._measure(model, trained, record, score)
         if trained is model:
             self._compile_arguments.compile(model)
         return model
+
+    def _teacher(self, record, place, by):
+        """Return the model that teaches a generation, or `None`."""
+        if by is None:
+            return None
+        models, training = self._models, self._training
+        meaning = meaning_of(self._sequence, self._compile_arguments, models[-1])
+        if self._sequence.soften_teachers and training.label_weight(place) != 1:
+            teachers = models if by == ENSEMBLE else models[-1:]
+            teacher = soft_teachers.softened(training, teachers, meaning, training.seed(place))
+            record.teacher_temperature = teacher.temperature
+            if training.options["verbose"] != 0:
+                print(f"Its teacher is softened by the temperature {teacher.temperature:.3g}", flush=True)
+            return teacher
+        return average_of(models, meaning) if by == ENSEMBLE else models[-1]
 
     def _train(self, record, place, teacher):
         """Train a generation. Return `(model, trained)`: `trained` is the model itself, or its Distiller."""
@@ -181,7 +193,7 @@ class Generations:
             form = gives_logits(sequence, self._compile_arguments, models[-1])
             soft_targets = soft_targets_for_training(sequence, teacher, runs, data, options, path, form)
         if soft_targets is not None:
-            bench = self._bench_for(label_weight)
+            bench = self._bench_for(place)
         keras.utils.set_random_seed(record.seed)
         model = training.starts.pop(place, None)
         if model is None:
@@ -195,7 +207,7 @@ class Generations:
             trained = bench.distiller
         else:
             trained = self._trainable(model, teacher, soft_targets, label_weight)
-            trained.compile(**self._compile_arguments.make())
+            trained.compile(**self._compile_arguments_at(place).make())
         self._fit(record.generation, record, model, trained, data, callbacks, options, soft_targets, bench)
         return model, trained
 
@@ -256,18 +268,28 @@ class Generations:
             return Distiller(student=model, label_weight=1, augmentation=augmentation)
         return model
 
-    def _bench_for(self, label_weight):
-        """A `Bench` for the label weight; `None` if generations differ in architecture, or the data build them."""
-        sequence = self._sequence
+    def _stretch_at(self, place):
+        """By how much the schedules of a generation are stretched: they are for the first that is trained."""
+        ends = stretched_schedule.ends(self._compile_arguments)
+        return self._training.epochs(place) / self._training.epochs(self._training.first) if ends else 1
+
+    def _compile_arguments_at(self, place):
+        ratio = self._stretch_at(place)
+        return self._compile_arguments if ratio == 1 else stretched_schedule.stretched(self._compile_arguments, ratio)
+
+    def _bench_for(self, place):
+        """A `Bench` for a generation; `None` if generations differ in architecture, or the data build them."""
+        sequence, label_weight = self._sequence, self._training.label_weight(place)
         if not isinstance(sequence.model, keras.Model) or not sequence.model.built:
             return None
-        if self._bench is None or self._bench.distiller.label_weight != label_weight:
+        stretch = self._stretch_at(place)
+        if self._bench is None or (self._bench.distiller.label_weight, self._bench.stretch) != (label_weight, stretch):
             student = reborn(sequence.model)
             if not student.built:
                 return None
             self._share_layers(student)
-            self._bench = Bench(self._training.distiller(student, None, label_weight))
-            self._bench.distiller.compile(**self._compile_arguments.make())
+            self._bench = Bench(self._training.distiller(student, None, label_weight), stretch)
+            self._bench.distiller.compile(**self._compile_arguments_at(place).make())
             # It predicts as the models do, for instance with `run_eagerly`.
             self._bench.student.compile(**self._compile_arguments.make())
         return self._bench

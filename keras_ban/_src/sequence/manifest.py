@@ -76,6 +76,7 @@ def _describe(training, chosen, hashes):
     others = {name: value for name, value in training.options.items() if name != "validation_data"}
     # Older versions did not write these.
     added = {"controls": list(sequence.controls)} if sequence.controls else {}
+    added |= {"soften_teachers": True} if sequence.soften_teachers else {}
     if sequence.initial_weights != initial_weights.FRESH:
         added["initial_weights"] = sequence.initial_weights
     found = initial_weights.fingerprints(training)

@@ -5,9 +5,11 @@ import keras
 from keras_ban._src import checks
 from keras_ban._src.data.unlabeled import as_unlabeled
 from keras_ban._src.distillation.unlabeled import check_losses
+from keras_ban._src.history.controls import LONGER
 from keras_ban._src.losses.keras_distillation import cannot_act, is_of_keras_distillation
+from keras_ban._src.sequence import stretched_schedule
 from keras_ban._src.sequence.per_generation import use_teachers
-from keras_ban._src.targets import augmented_views, top_k_rows
+from keras_ban._src.targets import augmented_views, label_mix, top_k_rows
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "f_beta", "precision", "recall")
 
@@ -51,12 +53,26 @@ def check_feature_matching(feature_matching, sequence):
             "`feature_matching` needs the teacher at each step, but cached soft targets hold only its outputs. Leave "
             f"out soft_targets={sequence.soft_targets!r}, views={sequence.views!r}, top_k={sequence.top_k!r}."
         )
-    if sequence.teach_from == "ensemble" or sequence.distill_ensemble:
+    if sequence.teach_from == "ensemble" or sequence.distill_ensemble or sequence.soften_teachers:
         raise ValueError(
             "`feature_matching` needs a teacher that has layers, and an ensemble has none of its own: leave out "
-            "`teach_from='ensemble'` and `distill_ensemble`."
+            "`teach_from='ensemble'`, `distill_ensemble` and `soften_teachers`, which makes an ensemble of the teacher."
         )
     return feature_matching
+
+
+def check_soften_teachers(soften_teachers, sequence):
+    """Return the flag. Raise `ValueError` if no teacher is used, or the augmentation mixes examples."""
+    if not checks.check_flag("soften_teachers", soften_teachers):
+        return False
+    if not use_teachers(sequence.label_weight):
+        raise ValueError("`soften_teachers` has no effect with label_weight=1, with which no student uses its teacher.")
+    if label_mix.mixes(sequence.augmentation):
+        raise ValueError(
+            f"`soften_teachers` looks at how likely the labels of training examples are, and {sequence.augmentation!r} "
+            "mixes them. Calibrate a trained teacher with `EnsembleModel.calibrate`, and pass it to `fit` as `teacher`."
+        )
+    return True
 
 
 def check_top_k(top_k, soft_targets, distillation_loss):
@@ -108,6 +124,22 @@ def check_weights(sequence, data, class_weight):
         return
     if class_weight is not None or data.first_batch()[2] is not None:
         raise ValueError(cannot_act(losses[0], "`sample_weight` and `class_weight`"))
+
+
+def check_lengths(controls, teacher, epochs, compile_arguments, callbacks):
+    """Warn of schedules that may end before a training. Raise `ValueError` if the cost of controls is not known.
+
+    `epochs` is as `check_epochs` returns it, the other arguments are as in `BornAgainSequence`.
+    """
+    if controls and teacher is not None:
+        raise ValueError(
+            "`controls` cost as much as the generations, but what a given `teacher` cost is not known. Leave out "
+            "`teacher`, so that generation 0 is trained, or make a sequence without `controls`."
+        )
+    if LONGER in controls:
+        stretched_schedule.warn_of_others("The longer control may not be fair", compile_arguments, callbacks)
+    elif isinstance(epochs, list):
+        stretched_schedule.warn_of_others("Generations differ in length", compile_arguments, callbacks)
 
 
 def check_monitor(monitor, probe, scorer):

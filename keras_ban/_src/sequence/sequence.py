@@ -17,7 +17,7 @@ from keras_ban._src.losses.outputs import check_distillation_loss
 from keras_ban._src.runs.directory import RunDirectory
 from keras_ban._src.runs.interruptions import noting_what_is_kept
 from keras_ban._src.scoring.scorer import Scorer
-from keras_ban._src.sequence import control_models, manifest, requirements
+from keras_ban._src.sequence import control_models, manifest, requirements, soft_teachers
 from keras_ban._src.sequence.generations import Generations
 from keras_ban._src.sequence.initial_weights import CHOICES, DEFAULT
 from keras_ban._src.sequence.output_checks import meaning_of
@@ -63,8 +63,7 @@ class BornAgainSequence(TrainedGenerations):
             number for each student, generation 1 first; or a callable `label_weight(generation)`, called with 1, 2, ...
             up to `generations`. With weight 1 a student does not use its teacher, with weight 0 it needs no labels. A
             `keras.optimizers.schedules.LearningRateSchedule` is a function of the training step, a
-            `keras_ban.OverTraining` of the fraction of the training. Both start again for each student. A list may hold
-            them.
+            `keras_ban.OverTraining` of the fraction of the training. Both start again for each student.
         directory: a folder in which `fit` stores each generation when it is finished. A run that was interrupted
             resumes when the same script runs again (see `docs/resume.md`). `None`: nothing is stored.
         seed: a whole number; `None`: a random one, which a `directory` stores. `fit` calls
@@ -85,13 +84,11 @@ class BornAgainSequence(TrainedGenerations):
         keep_soft_targets: whether the file of soft targets stays when the generation that it taught is finished.
         teach_from: `"last"`: the generation before is the teacher. `"ensemble"`: all generations before are, averaged
             with equal weights as in `ensemble()` (the idea of AdaNet, Cortes et al., 2017).
-        distill_ensemble: whether to train one more student, with the ensemble of all generations as its teacher. It has
-            a row in the table and is the last of `models`, and `best_model` may choose it. It is no generation, and no
-            member of `ensemble()`. It has the label weight of the last student, and `build(generations + 1)` makes it.
-            It is also trained after `patience` ended the generations.
-        shared_layers: layers that every student takes over from generation 0: a list of names, or a dict `{student
-            layer name: generation 0 layer name}`, as in `share_layers` (BAN, table 5). Their weights are copied before
-            the student is trained, and frozen. Generation 0 itself is trained as a whole.
+        distill_ensemble: whether to train one more student, taught by the ensemble of all generations, also after
+            `patience` ended them. It has a row in the table and is the last of `models`, but no member of `ensemble()`.
+            It has the label weight of the last student, and `build(generations + 1)` makes it.
+        shared_layers: layers that every student copies from generation 0 and freezes: a list of names, or a dict
+            `{student layer name: generation 0 layer name}`, as in `share_layers` (BAN, table 5).
         controls: what to train on labels alone at the cost of the generations, to see whether being born again pays:
             `"longer"`, one model for the epochs of all generations together; `"independent"`, with generation 0 as many
             models of its length as there are generations, averaged. They have rows in the table and the plot, and a
@@ -101,8 +98,9 @@ class BornAgainSequence(TrainedGenerations):
             `"model"`: those of `model`, or that `build(generation)` returns, to fine-tune a pretrained model. All
             weights are copied, also statistics and frozen layers. `"previous"`: generation 0 as with `"model"`; each
             later one continues from the one before (Huang et al., 2017), the first from a given `teacher`, so all need
-            one architecture. Optimizers and random generators (dropout) are new in any case. Without this argument,
-            `fit` warns of a model that is trained.
+            one architecture. Optimizers and random generators are new. Without it, `fit` warns of a trained model.
+        soften_teachers: whether each teacher is first made as unsure of its training examples as of validation data,
+            as by `EnsembleModel.soften` (see `docs/few_examples.md`). The models themselves do not change.
 
     Attributes:
         models: the trained models, generation 0 first; compiled, with a new optimizer. Empty before `fit`. After
@@ -135,6 +133,7 @@ class BornAgainSequence(TrainedGenerations):
         shared_layers: hints.LayerNames | None = None,
         controls: Sequence[Literal["longer", "independent"]] | None = None,
         initial_weights: Literal["fresh", "model", "previous"] = DEFAULT,
+        soften_teachers: bool = False,
     ) -> None:
         if not isinstance(model, StoredModels):
             checks.check_model_or_builder("model", model)
@@ -153,6 +152,7 @@ class BornAgainSequence(TrainedGenerations):
         self.shared_layers = None if shared_layers is None else check_shared("shared_layers", shared_layers)
         self.controls = control_models.check_controls(controls)
         self.initial_weights = checks.check_choice("initial_weights", initial_weights, CHOICES)
+        self.soften_teachers = requirements.check_soften_teachers(soften_teachers, self)
         self.feature_matching = requirements.check_feature_matching(feature_matching, self)
         self.directory = None if directory is None else checks.check_path("directory", directory)
         self.keep_soft_targets = checks.check_flag("keep_soft_targets", keep_soft_targets)
@@ -191,6 +191,7 @@ class BornAgainSequence(TrainedGenerations):
         """As `keras.Model.compile`, for every generation.
 
         Each generation gets a new optimizer and new metrics from their current configurations: schedules start again.
+        Those of Keras that end are for the first generation, and are stretched if `fit` gets other `epochs` for others.
 
         Raises:
             ValueError: there is no `loss` although students have a label weight, or an optimizer or metric cannot be
@@ -298,7 +299,7 @@ class BornAgainSequence(TrainedGenerations):
         if patience is not None and validation_data is None:
             raise ValueError(f"`patience` needs {monitor!r}: pass `validation_data` or `validation_split`.")
         make_callbacks = callback_maker(callbacks, self.directory)
-        control_models.check_fit(self.controls, teacher, self._compile_arguments, callbacks)
+        requirements.check_lengths(self.controls, teacher, epochs, self._compile_arguments, callbacks)
         with contextlib.nullcontext() if self.directory is None else RunDirectory(self.directory) as run:
             given = {"make_callbacks": make_callbacks, "teacher": teacher, "patience": patience}
             given |= {"run": run, "entropy": entropy_of(run, self.seed, resume)}
@@ -308,6 +309,7 @@ class BornAgainSequence(TrainedGenerations):
             measuring = data.batch_size, options.get("validation_steps"), self._compile_arguments
             scorer = Scorer(validation_data, meaning, *measuring)
             check_fit_data(training)
+            soft_teachers.check(training, meaning)
             if monitor != "val_loss" and validation_data is not None:
                 requirements.check_monitor(monitor, wrapped(self._compile_arguments, training.starts[0]), scorer)
             if run is not None:

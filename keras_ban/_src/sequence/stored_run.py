@@ -11,7 +11,7 @@ from keras_ban._src.sequence.recipes import CompileArguments, from_config
 from keras_ban._src.sequence.soup import LastFit
 
 _PLAIN: tuple[str, ...] = ("generations", "soft_targets", "top_k", "teach_from", "distill_ensemble", "shared_layers")
-_PLAIN = (*_PLAIN, "controls", "initial_weights")
+_PLAIN = (*_PLAIN, "controls", "initial_weights", "soften_teachers")
 
 
 class StoredRun:

@@ -1,5 +1,9 @@
 """The learning rate of a model that is trained longer than its schedule was made for."""
 
+import warnings
+
+import keras
+
 from keras_ban._src.sequence.recipes import Recipe
 
 # Keras's schedules with an end, and those without one. (`CosineDecayRestarts` begins again and again.)
@@ -16,11 +20,29 @@ def stretched(compile_arguments, ratio):
     return compile_arguments.with_optimizer(recipe.make())
 
 
-def of_unknown_length(compile_arguments):
-    """Return the class names of the optimizer's schedules of which it is not known whether they end."""
-    config = Recipe(compile_arguments.make()["optimizer"]).config
-    names = [schedule["class_name"] for schedule in _schedules(config)]
-    return [name for name in names if name not in _WITH_END + _WITHOUT_END]
+def ends(compile_arguments):
+    """Whether a schedule of the optimizer is one of Keras that ends."""
+    return any(schedule["class_name"] in _WITH_END for schedule in _schedules_of(compile_arguments))
+
+
+def warn_of_others(problem, compile_arguments, callbacks):
+    """Warn of schedules that may end, but cannot be stretched. `callbacks` are as in `BornAgainSequence.fit`."""
+    names = [schedule["class_name"] for schedule in _schedules_of(compile_arguments)]
+    others = [f"the schedule {name}" for name in names if name not in _WITH_END + _WITHOUT_END]
+    given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    if any(isinstance(callback, keras.callbacks.LearningRateScheduler) for callback in given):
+        others.append("a `LearningRateScheduler`")
+    if others:
+        warnings.warn(
+            f"{problem}: {' and '.join(others)} may end with a generation, and then a longer training ends at the last "
+            "rate. Pass a schedule of Keras to the optimizer: `CosineDecay`, `PolynomialDecay` and "
+            "`PiecewiseConstantDecay` are stretched to its length.",
+            stacklevel=4,
+        )
+
+
+def _schedules_of(compile_arguments):
+    return _schedules(Recipe(compile_arguments.make()["optimizer"]).config)
 
 
 def _schedules(config):
