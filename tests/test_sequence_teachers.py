@@ -131,6 +131,18 @@ def test_a_run_goes_on_with_its_own_label_weights_alone(blobs, tmp_path):
     assert_same_run(whole, again)
 
 
+@pytest.mark.one_backend
+def test_a_student_that_does_not_use_its_teacher_is_not_compared_with_it(blobs, tmp_path):
+    sequence = compiled(generations=2, label_weight=[1, 0.5], teach_from="ensemble", directory=tmp_path)
+    with interrupted_after(generation=1):
+        sequence.fit(*blobs, validation_data=blobs, **FIT)
+    history = sequence.fit(*blobs, validation_data=blobs, **FIT)
+
+    for each in (history, sequence.evaluate(*blobs), BornAgainSequence.load(tmp_path).history):
+        assert [None, None, "ensemble"] == [record.scores.compared_with for record in each.records]
+        assert "generation 1 did not beat" not in each.summary()
+
+
 # The ensemble as teacher
 
 

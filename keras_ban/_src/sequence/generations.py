@@ -25,7 +25,7 @@ from keras_ban._src.sequence import initial_weights, soft_teachers, stretched_sc
 from keras_ban._src.sequence.bench import Bench
 from keras_ban._src.sequence.clones import copy_values, reborn
 from keras_ban._src.sequence.output_checks import gives_logits, meaning_of
-from keras_ban._src.sequence.per_generation import taught_by
+from keras_ban._src.sequence.per_generation import compared_with, taught_by
 from keras_ban._src.sequence.plain_fit import check_finite, fit
 from keras_ban._src.sequence.progress import Progress
 from keras_ban._src.sequence.recipes import StopOnNonFiniteLoss, keep_students
@@ -102,7 +102,7 @@ class Generations:
             print(f"{title}, {f'already in {sequence.directory}' if loaded else about}", flush=True)
         if loaded:
             record = self._finished[number]
-            model = self._load(record, place, by)
+            model = self._load(record, place)
         else:
             model = self._make(record, place, by)
             if self._run is not None:
@@ -132,7 +132,7 @@ class Generations:
         """The records of the generations that the run directory held at the start."""
         return [] if self._run is None else self._run.history().records
 
-    def _load(self, record, place, by):
+    def _load(self, record, place):
         if record.seed is None:
             model = self._training.teacher
             measured = wrapped(self._compile_arguments, model)
@@ -142,14 +142,13 @@ class Generations:
             self._compile_arguments.compile(model)
         if not self._run.finished:
             # The next generation is compared with it.
-            take_answers(record.scores, self._scorer.score(measured, by, list(self._models), record.distilled))
+            take_answers(record.scores, self._score(measured, record))
         return model
 
     def _make(self, record, place, by):
         """Train a generation, or take the given teacher. Fill in its record, and return its model."""
-        models, given = self._models, self._training.teacher
-        others = {"taught_by": by, "earlier": list(models), "distilled": record.distilled}
-        score = functools.partial(self._scorer.score, **others)
+        given = self._training.teacher
+        score = functools.partial(self._score, record=record)
         if record.generation == 0 and given is not None:
             measured = wrapped(self._compile_arguments, given)
             self._measure(measured, measured, record, score)
@@ -159,6 +158,10 @@ class Generations:
         if trained is model:
             self._compile_arguments.compile(model)
         return model
+
+    def _score(self, model, record):
+        by = compared_with(self._sequence, record)
+        return self._scorer.score(model, by, list(self._models), record.distilled)
 
     def _teacher(self, record, place, by):
         """Return the model that teaches a generation, or `None`."""

@@ -53,6 +53,11 @@ def check_label_weights(label_weight, generations):
     return _checked(label_weight, 1, _check_label_weight)
 
 
+def label_weight_at(label_weight, place):
+    """Return the label weight of a student. The student distilled from the ensemble has that of the last generation."""
+    return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
+
+
 def use_teachers(label_weight):
     """Whether a student uses its teacher."""
     return any(each != 1 for each in keras.tree.flatten(label_weight))
@@ -72,6 +77,12 @@ def taught_by(teach_from, record):
         return None
     of_all = (teach_from == ENSEMBLE or record.distilled) and record.generation > 1
     return ENSEMBLE if of_all else record.generation - 1
+
+
+def compared_with(sequence, record):
+    """The teacher that a generation is compared with, as `taught_by` gives it; `None` if it does not use one."""
+    alone = label_weight_at(sequence.label_weight, record.generation) == 1
+    return None if alone else taught_by(sequence.teach_from, record)
 
 
 def _check_label_weight(label_weight):

@@ -16,7 +16,7 @@ from keras_ban._src.scoring.scorer import Scorer
 from keras_ban._src.sequence import soup
 from keras_ban._src.sequence.initial_weights import MODEL
 from keras_ban._src.sequence.output_checks import meaning_of
-from keras_ban._src.sequence.per_generation import taught_by
+from keras_ban._src.sequence.per_generation import compared_with
 
 
 class TrainedGenerations:
@@ -136,8 +136,8 @@ class TrainedGenerations:
         scorer.check(self.models[-1])
         records, history = [], self.history
         for record, model in zip(history.records, self.models, strict=True):
-            by = taught_by(self.teach_from, record)
-            scores, metrics = scorer.measure(model, by, self.models[: record.generation], record.distilled)
+            before = compared_with(self, record), self.models[: record.generation]
+            scores, metrics = scorer.measure(model, *before, record.distilled)
             records.append(dataclasses.replace(record, scores=scores, evaluation=metrics))
             if scores is None and not metrics:
                 reasons = "; ".join(note.rstrip(".") for note in scorer.notes)

@@ -11,6 +11,7 @@ from keras_ban._src.backend import process_group
 from keras_ban._src.distillation.distiller import Distiller
 from keras_ban._src.distillation.requirements import NO_HOOK, warn_of_own_steps
 from keras_ban._src.runs.directory import RunDirectory
+from keras_ban._src.sequence.per_generation import label_weight_at
 
 
 @dataclasses.dataclass
@@ -79,9 +80,7 @@ class Training:
         return epochs[max(place, self.first) - self.first] if isinstance(epochs, list) else epochs
 
     def label_weight(self, place):
-        """The label weight of a student. The distilled student has that of the last generation."""
-        label_weight = self.sequence.label_weight
-        return label_weight[min(place, len(label_weight)) - 1] if isinstance(label_weight, list) else label_weight
+        return label_weight_at(self.sequence.label_weight, place)
 
     def distiller(self, student, teacher, label_weight):
         """The Distiller of a student. Without a teacher, the data bring soft targets."""
