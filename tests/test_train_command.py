@@ -424,6 +424,28 @@ def test_the_arguments_of_a_sequence_reach_it_by_their_names(photos, monkeypatch
     assert expected == {name: asked[name] for name in expected}
 
 
+@pytest.mark.filterwarnings("ignore:There is no best temperature")  # Of four validation images.
+def test_one_student_of_two_softened_teachers_is_trained(photos, tmp_path, capsys):
+    arguments = ["--generations", "2", "--label-weight", "1,0.5", "--epochs", "2,2,3", "--augmentation", "flip"]
+    arguments += ["--teach-from", "ensemble", "--soften-teachers", "--distillation-loss", "kd"]
+
+    assert 0 == train(photos, *SHORT, *arguments, "--out", tmp_path / "run")
+
+    sequence = BornAgainSequence.load(tmp_path / "run")
+    records = sequence.history.records
+    assert [2, 2, 3] == [record.epochs for record in records]
+    assert [None, None] == [record.teacher_temperature for record in records[:2]]
+    assert records[2].teacher_temperature >= 1
+    assert sequence.soften_teachers
+    assert ([1, 0.5], 1.0) == (sequence.label_weight, sequence.distillation_loss.temperature)
+    assert "val_accuracy" == sequence.history.monitor
+    written = tomllib.loads((tmp_path / "run" / options_file.OPTIONS_FILE).read_text())
+    assert ([2, 2, 3], [1.0, 0.5]) == (written["epochs"], written["label-weight"])
+    capsys.readouterr()
+    assert 0 == train("--resume", "--out", tmp_path / "run")
+    assert "already in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("augmentation", ["", pytest.param("randaugment,mixup", marks=pytest.mark.one_backend)])
 def test_unlabeled_images_controls_and_a_distilled_student_are_trained(photos, tmp_path, augmentation, capsys):
     arguments = ["--unlabeled", photos / "day", "--controls", "longer", "--distill-ensemble", "--epochs", "1"]
@@ -474,6 +496,15 @@ WRONG = [
     (["--distillation-loss", "ConfidenceWeighted", "--temperature", "2"], "--temperature: ConfidenceWeighted has none"),
     (["--label-weight", "1.5"], "between 0 and 1, received: 1.5"),
     (["--label-weight", "1", "--distill-ensemble"], "--distill-ensemble: with --label-weight 1 students learn"),
+    (
+        ["--label-weight", "0.5,0.3,1"],
+        "one number, or one for each student: 2 with --generations 2",
+    ),
+    (["--label-weight", "0.5,much"], "must be a number, received: much"),
+    (["--label-weight", "0.5,1", "--distill-ensemble"], "--distill-ensemble: with --label-weight 1 students learn"),
+    (["--label-weight", "1,1", "--soften-teachers"], "--soften-teachers: with --label-weight 1 students learn"),
+    (["--soften-teachers", "--augmentation", "flip,cutmix"], "--augmentation cutmix changes batches before the step"),
+    (["--soften-teachers", "--unlabeled", str(pathlib.Path(__file__).parent)], "leave out it or --unlabeled"),
     (["--teach-from", "all"], "choose from '?last'?, '?ensemble'?"),
     (["--initial-weights", "zero"], "choose from '?fresh'?, '?model'?, '?previous'?"),
     (["--initial-weights", "previous", "--teacher-backbone", "densenet"], "leave out --teacher-backbone"),
@@ -483,6 +514,8 @@ WRONG = [
     (["--seed", "-1"], "whole number, at least 0, received: -1|expected one argument"),
     (["--epochs", "0"], "whole number, at least 1, received: 0"),
     (["--epochs", "3", "--warmup", "3"], "--warmup 3 leaves none of --epochs 3"),
+    (["--epochs", "4,3,5", "--warmup", "3"], "--warmup 3 leaves none of --epochs 3"),
+    (["--epochs", "4,3"], "--epochs 4,3 must be one number, or one for each generation, the teacher first: 3 with"),
     (["--batch-size", "1.5"], "whole number, at least 1, received: 1.5"),
     (["--optimizer", "lion"], "choose from '?adam'?, '?adamw'?, '?sgd'?"),
     (["--learning-rate", "nan"], "positive number, received: nan"),

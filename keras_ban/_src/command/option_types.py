@@ -23,6 +23,16 @@ def whole(least):
     return convert
 
 
+def one_or_each(convert):
+    """Return a type: one value, or a value for each generation as a list."""
+
+    def converted(text):
+        values = [convert(each) for each in text.split(",")]
+        return values if len(values) > 1 else values[0]
+
+    return converted
+
+
 def size(text):
     lengths = text.lower().split("x")
     if len(lengths) > 2 or not all(each.isdecimal() and int(each) > 0 for each in lengths):

@@ -6,7 +6,7 @@ import shutil
 import sys
 
 from keras_ban._src.command.options_file import OPTIONS_FILE, as_argument, as_text, read
-from keras_ban._src.images.choices import BACKBONES, LEARNING_RATES, LOSSES, NEED_LABELS, PRESET
+from keras_ban._src.images.choices import BACKBONES, IN_BATCHES, LEARNING_RATES, LOSSES, NEED_LABELS, PRESET
 
 # Options that a run may be continued with. What data and weights hold is compared when they are read.
 _MAY_DIFFER = ["command", "folder", "data", "data_dir", "unlabeled", "weights", "out", "resume", "config"]
@@ -80,11 +80,16 @@ def complete(command, options):
     _, temperature, label_weight = LOSSES[loss]
     if temperature is None and options.temperature is not None:
         command.error(f"--temperature: {loss} has none (it uses the teacher's confidence alone)")
+    if options.soften_teachers and temperature is not None:
+        temperature = 1.0  # Another one would soften the student, too.
     options.temperature = options.temperature or temperature
     options.label_weight = label_weight if options.label_weight is None else options.label_weight
+    options.monitor = options.monitor or ("val_accuracy" if options.soften_teachers else "val_loss")
     options.learning_rate = options.learning_rate or LEARNING_RATES[options.optimizer]
-    if options.warmup >= options.epochs:
-        command.error(f"--warmup {options.warmup} leaves none of --epochs {options.epochs} to train at the full rate")
+    _check_each(command, options)
+    least = min(values_of(options.epochs))
+    if options.warmup >= least:
+        command.error(f"--warmup {options.warmup} leaves none of --epochs {least} to train at the full rate")
     if options.label_smoothing == 1:
         command.error("--label-smoothing must be less than 1, which would leave nothing of the labels")
     mixed = [name for name in options.augmentation if name in ("mixup", "cutmix")]
@@ -92,12 +97,44 @@ def complete(command, options):
         command.error(f"--augmentation {mixed[0]} gives an image two labels, and {loss} needs one: leave one out")
     if options.unlabeled is not None and loss in NEED_LABELS:
         command.error(f"--unlabeled: the distillation loss {loss} needs a label of each image")
-    for name in ("unlabeled", "distill_ensemble"):
-        if getattr(options, name) and options.label_weight == 1:
+    weights = values_of(options.label_weight)
+    for name, alone in (
+        ("unlabeled", 1 in weights),
+        ("distill_ensemble", weights[-1] == 1),
+        ("soften_teachers", set(weights) == {1}),
+    ):
+        if getattr(options, name) and alone:
             command.error(f"--{name.replace('_', '-')}: with --label-weight 1 students learn from labels alone")
+    if options.soften_teachers:
+        _check_can_soften(command, options)
     if options.out is None:
         options.out = pathlib.Path("runs") / (pathlib.Path(place).stem or kind)
     _check_out(command, options)
+
+
+def values_of(option):
+    """Return the values of an option that may have one for each generation."""
+    return option if isinstance(option, list) else [option]
+
+
+def _check_each(command, options):
+    students = options.generations
+    for name, wanted, of in (
+        ("epochs", students + 1, "generation, the teacher first"),
+        ("label_weight", students, "student"),
+    ):
+        values = getattr(options, name)
+        if isinstance(values, list) and len(values) != wanted:
+            flag = f"--{name.replace('_', '-')} {as_text(values)}"
+            command.error(f"{flag} must be one number, or one for each {of}: {wanted} with --generations {students}")
+
+
+def _check_can_soften(command, options):
+    changed = [name for name in options.augmentation if name in IN_BATCHES]
+    if changed:
+        command.error(f"--soften-teachers: --augmentation {changed[0]} changes batches before the step: leave one out")
+    if options.unlabeled is not None:
+        command.error("--soften-teachers is about images that trained the teacher: leave out it or --unlabeled")
 
 
 def _check_out(command, options):

@@ -2,7 +2,17 @@
 
 import argparse
 
-from keras_ban._src.command.option_types import loss, not_negative, path, positive, share, size, some_of, whole
+from keras_ban._src.command.option_types import (
+    loss,
+    not_negative,
+    one_or_each,
+    path,
+    positive,
+    share,
+    size,
+    some_of,
+    whole,
+)
 from keras_ban._src.command.options_file import OPTIONS_FILE
 from keras_ban._src.images.choices import BACKBONES, IN_BATCHES, IN_STEP, LEARNING_RATES, LOSSES, PRESET
 
@@ -18,6 +28,8 @@ EPILOG = """\
 examples:
   keras-ban train photos
   keras-ban train photos --backbone densenet --generations 3 --out runs/photos
+  keras-ban train photos --label-weight 1,0.5 --teach-from ensemble \\
+    --soften-teachers --epochs 30,30,60
   keras-ban train --resume --out runs/photos
   keras-ban train --config runs/photos/options.toml --seed 1 --out runs/photos-1
 """
@@ -119,10 +131,16 @@ def _add_born_again(command):
     temperatures = ", ".join(f"{name} {t:g}" for name, (_, t, _) in LOSSES.items() if t is not None)
     weights = ", ".join(f"{name} {weight:g}" for name, (_, _, weight) in LOSSES.items())
     born.add_argument(
-        "--temperature", type=positive, metavar="T", help=f"of the distillation loss (default: {temperatures})"
+        "--temperature",
+        type=positive,
+        metavar="T",
+        help=f"of the distillation loss (default: {temperatures}; with --soften-teachers 1)",
     )
     born.add_argument(
-        "--label-weight", type=share, metavar="W", help=f"share of the label loss, 0 to 1 (default: {weights})"
+        "--label-weight",
+        type=one_or_each(share),
+        metavar="W",
+        help=f"share of the label loss, 0 to 1; or of each student, as 1,0.5 (default: {weights})",
     )
     born.add_argument(
         "--teach-from",
@@ -131,6 +149,7 @@ def _add_born_again(command):
         help="teacher: the generation before, or all before averaged (default: last)",
     )
     _add_flag(born, "--distill-ensemble", "train one more student, of the ensemble of all generations")
+    _add_flag(born, "--soften-teachers", "make teachers as unsure of the training images as of the validation images")
     born.add_argument(
         "--initial-weights",
         choices=["fresh", "model", "previous"],
@@ -146,8 +165,7 @@ def _add_born_again(command):
     born.add_argument(
         "--monitor",
         choices=["val_loss", "val_accuracy"],
-        default="val_loss",
-        help="what chooses the best generation (default: val_loss)",
+        help="what chooses the best generation (default: val_loss; with --soften-teachers val_accuracy)",
     )
     born.add_argument(
         "--patience", type=whole(1), metavar="N", help="stop after N generations without a better monitored value"
@@ -157,7 +175,13 @@ def _add_born_again(command):
 
 def _add_training(command):
     training = command.add_argument_group("training")
-    training.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="for each generation (default: 30)")
+    training.add_argument(
+        "--epochs",
+        type=one_or_each(whole(1)),
+        default=30,
+        metavar="N",
+        help="for all generations; or for each, as 30,30,60 (default: 30)",
+    )
     training.add_argument("--batch-size", type=whole(1), default=32, metavar="N", help="default: 32")
     training.add_argument("--optimizer", choices=LEARNING_RATES, default="adamw", help="default: adamw")
     training.add_argument(

@@ -195,7 +195,7 @@ def _advice(x):
     wrong = [row for leaf in leaves_of(x) for row in rows_not_finite(leaf)]
     if wrong:
         return f"holds NaN or infinite numbers, first in example {wrong[0]}. Leave such examples out, or replace them."
-    if any(is_texts(leaf) for leaf in leaves_of(x)) and not backend.writes_saved_models():
+    if any(is_texts(leaf) for leaf in leaves_of(x)) and not backend.WRITES_SAVED_MODELS:
         return (
             "holds texts, which layers take under TensorFlow alone. Apply the layers that take them to data, not in "
             "the model: `dataset.map(lambda x, y: (vectorize(x), y))`."

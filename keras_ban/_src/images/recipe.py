@@ -48,6 +48,7 @@ def make_sequence(options, data):
         augmentation=augmentation.in_step(options.augmentation),
         teach_from=options.teach_from,
         distill_ensemble=options.distill_ensemble,
+        soften_teachers=options.soften_teachers,
         controls=options.controls or None,
         **chosen,
     )
@@ -68,9 +69,10 @@ def distillation_loss(options):
 def optimizer(options, steps):
     """Return an optimizer whose learning rate rises during warm-up, then falls along a cosine to 0 at the end."""
     warmup = options.warmup * steps
+    first = options.epochs[0] if isinstance(options.epochs, list) else options.epochs
     rate = optimizers.schedules.CosineDecay(
         0.0 if warmup else options.learning_rate,
-        decay_steps=options.epochs * steps - warmup,
+        decay_steps=first * steps - warmup,  # Of generation 0. It is stretched to the length of others.
         warmup_target=options.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
@@ -193,6 +195,7 @@ def tell_time_left(options):
 
 
 def epochs_of_run(options):
-    models_trained = options.generations + 1 + options.distill_ensemble
-    of_controls = {"longer": models_trained, "independent": options.generations}
-    return options.epochs * (models_trained + sum(of_controls[name] for name in options.controls))
+    epochs = list(options.epochs) if isinstance(options.epochs, list) else [options.epochs] * (options.generations + 1)
+    epochs += epochs[-1:] * options.distill_ensemble
+    of_controls = {"longer": sum(epochs), "independent": options.generations * epochs[0]}
+    return sum(epochs) + sum(of_controls[name] for name in options.controls)
