@@ -96,17 +96,22 @@ def check_model_or_builder(name, build):
             f"`{name}` must be a `keras.Model`, or a callable `build(generation)` that returns one, received: "
             f"{build!r} (of type {type(build).__name__})."
         )
+    check_takes_one(name, build, "the number of the generation, `build(generation)`", "Write `lambda generation: ...`.")
+
+
+def check_takes_one(name, function, argument, instead):
+    """Raise `TypeError` if a function cannot be called with one argument, which is described in words."""
     try:
-        signature = inspect.signature(build)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # Some callables of C have none.
     try:
         signature.bind(0)
     except TypeError as error:
-        raise TypeError(
-            f"`{name}` is called with the number of the generation, `build(generation)`, and {build!r} cannot be: "
-            f"{error}. Write `lambda generation: ...`."
-        ) from None
+        raise TypeError(f"`{name}` is called with {argument}, and {function!r} cannot be: {error}. {instead}") from None
+
+
+MODEL_OF_LAYER = " Make a model of the layer: `keras.Sequential([keras.Input(shape), layer])`."
 
 
 def check_model(name, model):
@@ -114,7 +119,7 @@ def check_model(name, model):
         known = {list: " Average several: `keras_ban.EnsembleModel`.", str: " Load it: `keras.saving.load_model`."}
         instead = known.get(type(model), "")
         if isinstance(model, keras.layers.Layer):
-            instead = " Make a model of the layer: `keras.Sequential([keras.Input(shape), layer])`."
+            instead = MODEL_OF_LAYER
         elif name == "teacher" and callable(model):
             instead = (
                 " Store what a function says: `SoftTargets.from_teacher(function, x)`, then `fit(soft_targets=...)`."

@@ -119,6 +119,6 @@ def _first_example(data):
 def rows_not_finite(leaf):
     """The positions of the examples that hold a number that is not finite."""
     values = as_array(leaf)
-    if values.dtype.kind != "f" or values.ndim == 0:
+    if values.dtype.kind != "f" or values.ndim == 0 or values.size == 0:
         return []
     return np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)).tolist()

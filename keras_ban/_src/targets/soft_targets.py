@@ -16,7 +16,7 @@ from keras_ban._src.data.kinds import as_data
 from keras_ban._src.files import row_file
 from keras_ban._src.losses.outputs import check_stored
 from keras_ban._src.targets import augmented_views, computation, teacher_rows, top_k_rows
-from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, ROWS_AT_ONCE, StoredRows, from_description
+from keras_ban._src.targets.stored_rows import COMPUTE_AGAIN, ROWS_AT_ONCE, StoredRows
 
 _DTYPES = ("float16", "float32", "float64")
 
@@ -57,13 +57,6 @@ class SoftTargets(StoredRows):
         data_fingerprint: the SHA-256 of the keys in their order.
         version: the version of keras_ban that computed them.
     """
-
-    top_k: int | None = from_description("top_k")
-    from_logits: bool = from_description("from_logits")
-    views: int | None = from_description("views")
-    teacher_name: str = from_description("teacher_name")
-    teacher_fingerprint: str | None = from_description("teacher_fingerprint")
-    version: str = from_description("version")
 
     @classmethod
     def from_teacher(
@@ -139,8 +132,32 @@ class SoftTargets(StoredRows):
         return np.dtype(self._description["dtype"])
 
     @property
+    def top_k(self) -> int | None:
+        return self._description["top_k"]
+
+    @property
+    def from_logits(self) -> bool:
+        return self._description["from_logits"]
+
+    @property
+    def views(self) -> int | None:
+        return self._description["views"]
+
+    @property
+    def teacher_name(self) -> str:
+        return self._description["teacher_name"]
+
+    @property
+    def teacher_fingerprint(self) -> str | None:
+        return self._description["teacher_fingerprint"]
+
+    @property
     def data_fingerprint(self) -> str:
         return data_fingerprint(self._description["example_form"], self.keys)
+
+    @property
+    def version(self) -> str:
+        return self._description["version"]
 
     @property
     def covered_mass(self) -> dict[str, float]:

@@ -18,11 +18,6 @@ ROWS_AT_ONCE = 4096
 COMPUTE_AGAIN = "Compute them again with `SoftTargets.from_teacher(teacher, x)`."
 
 
-def from_description(name: str) -> Any:
-    """Return a property that reads an entry of the description."""
-    return property(lambda rows: rows._description[name])
-
-
 class StoredRows:
     """Rows, each with a key, and a description of them as plain data.
 

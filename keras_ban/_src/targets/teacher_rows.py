@@ -26,18 +26,19 @@ def as_teacher(teacher):
         if not teacher.built:
             raise ValueError("`teacher` has no weights yet: it must be a trained model.")
         return teacher
-    if isinstance(teacher, keras.layers.Layer):
-        checks.check_model("teacher", teacher)
-    if not callable(teacher) or isinstance(teacher, type):
+    is_layer = isinstance(teacher, keras.layers.Layer)
+    if not callable(teacher) or isinstance(teacher, type) or is_layer:
         raise TypeError(
             "`teacher` must be a `keras.Model`, or a function that takes a batch of NumPy arrays and returns outputs "
             f"`(batch, ..., classes)`, received: {teacher!r} (of type {type(teacher).__name__})."
+            f"{checks.MODEL_OF_LAYER if is_layer else ''}"
         )
     if backend.is_of_library(teacher, "torch", "Module"):
         raise TypeError(
             f"`teacher` is a {type(teacher).__name__}, a module of torch, which takes tensors. Call `module.eval()`, "
             "and pass a function of a NumPy batch: `lambda x: module(torch.from_numpy(x))`."
         )
+    checks.check_takes_one("teacher", teacher, "a batch of inputs", "Write `lambda x: ...`.")
     return FunctionTeacher(teacher)
 
 
