@@ -381,6 +381,27 @@ def test_a_schedule_that_ends_is_stretched_to_the_length_of_each_generation(run_
 
 
 @pytest.mark.one_backend
+def test_a_warm_up_that_leaves_no_step_of_a_generation_is_refused_before_training(blobs):
+    schedule = COSINE(0.0, decay_steps=3, warmup_target=0.2, warmup_steps=2)
+    made = compiled(generations=2, optimizer=keras.optimizers.SGD(schedule))
+    never = {"callbacks": lambda _: pytest.fail("trained")}
+
+    with pytest.raises(ValueError, match="Generation 2: The warm-up of the learning rate has 2 steps, but .* has 2"):
+        made.fit(*blobs, **FIT, epochs=[5, 3, 2], **never)
+    with pytest.raises(ValueError, match="Generation 2: The warm-up"):
+        made.fit(*blobs, **FIT, epochs=[5, 2], teacher=classifier(), **never)
+
+
+@pytest.mark.one_backend
+def test_a_schedule_keeps_a_step_in_a_short_generation(blobs):
+    made = compiled(optimizer=keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(0.1, decay_steps=1)))
+
+    history = made.fit(*blobs, **FIT, epochs=[3, 1])
+
+    assert [3, 1] == epochs_of(history)
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("rate", "callbacks", "named"),
     [

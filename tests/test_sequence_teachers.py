@@ -282,6 +282,18 @@ def test_generations_that_patience_ended_are_distilled_too(tmp_path):
 
 
 @pytest.mark.one_backend
+def test_the_ensembles_student_is_compared_with_its_teacher_after_patience(blobs):
+    options = {"optimizer": keras.optimizers.SGD(0.0), "initial_weights": "model", "distill_ensemble": True}
+    sequence = compiled(generations=3, label_weight=[1, 1, 0.5], **options)
+
+    history = sequence.fit(*blobs, **FIT, validation_data=blobs, patience=1)
+
+    assert [False, False, True] == [record.distilled for record in history.records]
+    for records in (history.records, sequence.evaluate(*blobs).records):
+        assert [None, None, "ensemble"] == [record.scores.compared_with for record in records]
+
+
+@pytest.mark.one_backend
 def test_without_distillation_there_is_no_distilled_model(blobs):
     sequence = compiled()
     assert sequence.distilled is None

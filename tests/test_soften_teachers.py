@@ -201,6 +201,39 @@ def test_what_cannot_be_softened_is_refused_before_training(name, monkeypatch):
         fitted(**{**options, "fit": fit})
 
 
+def few_categories(seed):
+    """Inputs of 200 categories: in a batch, most are different, among all of them few."""
+    rng = np.random.default_rng(seed)
+    categories, noise = rng.integers(0, 200, 2000), rng.random(2000) < 0.3
+    return np.eye(200, dtype="float32")[categories], (categories + noise) % CLASSES
+
+
+@one_backend
+def test_examples_that_are_equal_by_chance_are_not_those_of_training():
+    data, held_out = few_categories(0), few_categories(1)
+    held_out[0][:8] = data[0][:8]
+    model = keras.Sequential([keras.Input((200,)), keras.layers.Dense(CLASSES)])
+
+    sequence = fitted(*data, held_out, model, generations=1, fit={"batch_size": 8, "epochs": 1})
+
+    assert temperatures(sequence)[1] >= 1
+
+
+@one_backend
+@pytest.mark.parametrize("how", ["weight 0", "ignored"])
+def test_examples_that_do_not_count_may_come_first(how):
+    labels, weights, loss = Y.copy(), np.repeat([0.0, 1.0], 48), None
+    if how == "ignored":
+        labels[:48], loss = -1, keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    fit = {"batch_size": 48, "sample_weight": weights if how == "weight 0" else None}
+
+    sequence = fitted(y=labels, generations=1, compile_arguments={"loss": loss}, fit=fit)
+
+    teacher = EnsembleModel(sequence.models[:1], from_logits=True)
+    expected = teacher.soften(X[48:], Y[48:], validation_data=HELD_OUT)
+    assert temperatures(sequence)[1] == pytest.approx(expected, rel=1e-4)
+
+
 @one_backend
 def test_a_line_says_the_temperature(capsys):
     sequence = fitted(generations=1, fit={"verbose": 2})

@@ -81,7 +81,9 @@ def taught_by(teach_from, record):
 
 def compared_with(sequence, record):
     """The teacher that a generation is compared with, as `taught_by` gives it; `None` if it does not use one."""
-    alone = label_weight_at(sequence.label_weight, record.generation) == 1
+    # After `patience`, the ensemble's student has a lower number than its place.
+    place = sequence.generations + 1 if record.distilled else record.generation
+    alone = label_weight_at(sequence.label_weight, place) == 1
     return None if alone else taught_by(sequence.teach_from, record)
 
 

@@ -127,7 +127,9 @@ def check_weights(sequence, data, class_weight):
 
 
 def check_lengths(controls, teacher, epochs, compile_arguments, callbacks):
-    """Warn of schedules that may end before a training. Raise `ValueError` if the cost of controls is not known.
+    """Warn of schedules that may end before a training. Raise `ValueError` if they cannot have its length.
+
+    Or if the cost of controls is not known.
 
     `epochs` is as `check_epochs` returns it, the other arguments are as in `BornAgainSequence`.
     """
@@ -136,6 +138,8 @@ def check_lengths(controls, teacher, epochs, compile_arguments, callbacks):
             "`controls` cost as much as the generations, but what a given `teacher` cost is not known. Leave out "
             "`teacher`, so that generation 0 is trained, or make a sequence without `controls`."
         )
+    if isinstance(epochs, list):
+        stretched_schedule.check(compile_arguments, epochs, 0 if teacher is None else 1)
     if LONGER in controls:
         stretched_schedule.warn_of_others("The longer control may not be fair", compile_arguments, callbacks)
     elif isinstance(epochs, list):

@@ -6,10 +6,12 @@ from keras_ban._src import backend
 from keras_ban._src.data.batch import pack, unpack
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.kinds import as_data
-from keras_ban._src.data.leaves import as_array, map_leaves
+from keras_ban._src.data.leaves import as_array, leaves_of, map_leaves
 from keras_ban._src.data.model_inputs import task_within
 from keras_ban._src.data.py_dataset import PyDatasetData
+from keras_ban._src.ensemble.calibration import temperature_of_teacher
 from keras_ban._src.ensemble.ensemble import average_of
+from keras_ban._src.ensemble.held_out import HeldOut
 from keras_ban._src.ensemble.training_data import TrainingData
 from keras_ban._src.losses.meaning import LINEAR
 from keras_ban._src.sequence.output_checks import outputs_of
@@ -57,13 +59,24 @@ def check(training, meaning):
 
 
 def _try(training, meaning):
-    """Soften an untrained model with the first batches, so that labels that do not fit are named before training."""
-    data, validation_data = (
-        as_data(*each.first_batch()) for each in (training.data, training.options["validation_data"])
-    )
+    """Soften an untrained model with the first batches, so that labels that do not fit are named before training.
+
+    They are not compared with each other: a few equal examples are many in a batch.
+    """
+    average = _average(training, [training.example], meaning)
+    batches = [each.first_batch() for each in (training.data, training.options["validation_data"])]
+    if not all(_count(average, *batch) for batch in batches):
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # It is no better than chance.
-        _average(training, [training.example], meaning).soften(data, validation_data=validation_data)
+        temperature_of_teacher(average, *(HeldOut(average, as_data(*batch)) for batch in batches))
+
+
+def _count(average, x, y, sample_weight):
+    """Whether any example of a batch counts: other batches may have those that do."""
+    ignored = getattr(average.loss, "ignore_class", None)
+    weighed = sample_weight is None or any(leaf.any() for leaf in leaves_of(sample_weight))
+    return weighed and (ignored is None or any((leaf != ignored).any() for leaf in leaves_of(y)))
 
 
 def softened(training, models, meaning, seed):

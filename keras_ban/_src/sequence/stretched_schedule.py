@@ -12,12 +12,28 @@ _WITHOUT_END = ("CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay")
 
 
 def stretched(compile_arguments, ratio):
-    """Return `CompileArguments` whose optimizer's schedules end after `ratio` times as many steps, if they end."""
+    """Return `CompileArguments` whose optimizer's schedules end after `ratio` times as many steps, if they end.
+
+    Raises:
+        ValueError: the warm-up of a schedule leaves no step.
+    """
     recipe = Recipe(compile_arguments.make()["optimizer"])
     for schedule in _schedules(recipe.config):
         if schedule["class_name"] in _WITH_END:
             _stretch(schedule["config"], ratio)
     return compile_arguments.with_optimizer(recipe.make())
+
+
+def check(compile_arguments, epochs, first):
+    """Raise `ValueError` if a schedule cannot have the lengths of generations.
+
+    `epochs` is a list with those of each generation from `first`.
+    """
+    for generation, each in enumerate(epochs, start=first):
+        try:
+            stretched(compile_arguments, each / epochs[0])
+        except ValueError as error:
+            raise ValueError(f"Generation {generation}: {error}") from None
 
 
 def ends(compile_arguments):
@@ -69,4 +85,10 @@ def _stretch(config, ratio):
         return  # It begins again and again.
     # A warm-up keeps its length.
     warmup = config.get("warmup_steps") or 0 if config.get("warmup_target") is not None else 0
-    config["decay_steps"] = round(ratio * (config["decay_steps"] + warmup)) - warmup
+    steps = round(ratio * (config["decay_steps"] + warmup))
+    if warmup and steps <= warmup:
+        raise ValueError(
+            f"The warm-up of the learning rate has {warmup} steps, but the schedule, as long as this generation, has "
+            f"{steps}. Give the generation more `epochs`, or the schedule a shorter warm-up."
+        )
+    config["decay_steps"] = max(steps - warmup, 1)
