@@ -101,6 +101,20 @@ def test_inputs_that_are_nan_are_named():
         made.fit(x, Y // 2, verbose=0)
 
 
+class NaNAsZero(keras.layers.Layer):
+    def call(self, inputs):
+        return keras.ops.where(keras.ops.isnan(inputs), 0.0, inputs)
+
+
+def test_nan_that_a_model_takes_does_not_hide_what_is_wrong():
+    made = BornAgainSequence(keras.Sequential([keras.Input((8,)), NaNAsZero(), keras.layers.Dense(3)]))
+    made.compile("sgd", crossentropy())
+    x = X.copy()
+    x[3, 2] = np.nan
+    with pytest.raises(ValueError, match="`y`, of which a first batch is .* does not fit the loss"):
+        made.fit(x, np.zeros((len(x), 5, 2)), verbose=0)
+
+
 @pytest.mark.parametrize("make", [BornAgainSequence, lambda model: Distiller(student=model, teacher=classifier())])
 def test_texts_that_no_layer_takes_are_named(make):
     made, texts = make(classifier()), np.array(["a text", "another"] * 48)

@@ -13,6 +13,7 @@ from helpers.sequences import FIT, by_hand, compiled
 from helpers.training import interrupted_after
 
 from keras_ban import BornAgainHistory, BornAgainSequence, EnsembleModel, FeatureMatching
+from keras_ban._src.backend import process_group
 
 X, Y = make_blobs()
 # A third of the labels are wrong, so that the models are too sure of their training examples.
@@ -232,6 +233,27 @@ def test_examples_that_do_not_count_may_come_first(how):
     teacher = EnsembleModel(sequence.models[:1], from_logits=True)
     expected = teacher.soften(X[48:], Y[48:], validation_data=HELD_OUT)
     assert temperatures(sequence)[1] == pytest.approx(expected, rel=1e-4)
+
+
+@one_backend
+def test_all_workers_have_the_temperature_of_the_chief(monkeypatch):
+    own = fitted(generations=1)
+    original = process_group.chiefs
+    monkeypatch.setattr(
+        process_group,
+        "chiefs",
+        lambda values, task: 7.0 if task == "agree on a temperature" else original(values, task),
+    )
+
+    sequence = fitted(generations=1)
+
+    assert 7.0 == temperatures(sequence)[1] != temperatures(own)[1]
+    teacher = EnsembleModel(sequence.models[:1], from_logits=True, temperature=7.0)
+    data = X, {"labels": Y, "soft_targets": teacher.predict(X, verbose=0)}
+    student, _ = by_hand(sequence, 1, data, {}, epochs=3, shuffle=False)
+    for expected, actual in zip(values(student), values(sequence.models[1]), strict=True):
+        # Outputs of compiled passes against eager ones: the last bits differ.
+        np.testing.assert_allclose(expected, actual, rtol=0, atol=2e-5)
 
 
 @one_backend

@@ -69,7 +69,7 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
         # Keras looks up the names of metrics only now, and its error says which it does not know.
         if checks.is_raised_by_user(error) or str(error).startswith("Could not interpret"):
             raise error from None
-        if _advice(x):
+        if _advice(x) and not _are_finite(trial.found.outputs):
             raise ValueError(f"`{names[0]}`, of which a first batch is {_form(x)}, {_advice(x)}") from error
         if trial.found.outputs is None:
             name, form, target = names[0], _form(x), f"the model {model.name!r}"
@@ -188,6 +188,12 @@ def _converted(convert, name, part):
     except Exception as error:
         reason = _advice(part) or f"is no tensor: {error}"
         raise ValueError(f"`{name}`, of which a first batch is {_form(part)}, {reason}") from error
+
+
+def _are_finite(outputs):
+    """Whether a model gave outputs: symbols, or finite numbers. `None`: it gave none."""
+    values = [leaf for leaf in leaves_of(outputs) if not isinstance(leaf, keras.KerasTensor)]
+    return outputs is not None and not any(rows_not_finite(leaf) for leaf in values)
 
 
 def _advice(x):

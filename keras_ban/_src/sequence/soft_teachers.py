@@ -3,6 +3,7 @@
 import warnings
 
 from keras_ban._src import backend
+from keras_ban._src.backend import process_group
 from keras_ban._src.data.batch import pack, unpack
 from keras_ban._src.data.dataset import Dataset
 from keras_ban._src.data.kinds import as_data
@@ -89,7 +90,11 @@ def softened(training, models, meaning, seed):
         data = Dataset(AugmentedBatches(data, augmentation, seed))
     teacher = _average(training, models, meaning)
     teacher.soften(data, validation_data=training.options["validation_data"], batch_size=training.data.batch_size)
-    return teacher
+    # Each worker may have read its own part of a dataset.
+    temperature = float(process_group.chiefs(teacher.temperature, "agree on a temperature"))
+    if temperature == teacher.temperature:
+        return teacher
+    return type(teacher)(**{**teacher.get_config(), "members": teacher.members, "temperature": temperature})
 
 
 def _average(training, models, meaning):
