@@ -127,10 +127,9 @@ def check_weights(sequence, data, class_weight):
 
 
 def check_lengths(controls, teacher, epochs, compile_arguments, callbacks):
-    """Warn of schedules that may end before a training. Raise `ValueError` if they cannot have its length.
+    """Warn of schedules that may end before a training.
 
-    Or if the cost of controls is not known.
-
+    Raise `ValueError` if a schedule cannot have the length of a generation, or the cost of controls is not known.
     `epochs` is as `check_epochs` returns it, the other arguments are as in `BornAgainSequence`.
     """
     if controls and teacher is not None:
