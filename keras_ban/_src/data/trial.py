@@ -69,7 +69,10 @@ def check_fits(model, x, y=None, sample_weight=None, names=("x", "y")):
         # Keras looks up the names of metrics only now, and its error says which it does not know.
         if checks.is_raised_by_user(error) or str(error).startswith("Could not interpret"):
             raise error from None
-        if _advice(x) and not _are_finite(trial.found.outputs):
+        outputs = trial.found.outputs
+        # If the model took the inputs, something else is wrong. Symbols have no values.
+        was_taken = outputs is not None and not (on_values and any(map(rows_not_finite, leaves_of(outputs))))
+        if _advice(x) and not was_taken:
             raise ValueError(f"`{names[0]}`, of which a first batch is {_form(x)}, {_advice(x)}") from error
         if trial.found.outputs is None:
             name, form, target = names[0], _form(x), f"the model {model.name!r}"
@@ -188,12 +191,6 @@ def _converted(convert, name, part):
     except Exception as error:
         reason = _advice(part) or f"is no tensor: {error}"
         raise ValueError(f"`{name}`, of which a first batch is {_form(part)}, {reason}") from error
-
-
-def _are_finite(outputs):
-    """Whether a model gave outputs: symbols, or finite numbers. `None`: it gave none."""
-    values = [leaf for leaf in leaves_of(outputs) if not isinstance(leaf, keras.KerasTensor)]
-    return outputs is not None and not any(rows_not_finite(leaf) for leaf in values)
 
 
 def _advice(x):
