@@ -11,6 +11,8 @@ from equal_cost_tasks.methods import COSTS, INDEPENDENT, LONGER, OURS, PLAIN, RE
 
 # Recipes of these methods are chosen on the validation data of other tasks. The others have one.
 CHOSEN = (OURS, UNLABELED)
+# The recipe of ours whose last model is compared with that of `chain`.
+ONE_STUDENT = "honest teachers, one student"
 LINE = {"task": str, "method": str, "recipe": str, "cost": int, "seed": int, "averaged": bool, "members": int}
 LINE |= {"error": float, "nll": float, "nll_calibrated": float, "validation_nll_calibrated": float}
 
@@ -206,7 +208,10 @@ def _count(equivalent, independents, cost=1):
 
 
 def comparisons(results):
-    """Paired differences: ours averaged against independents, ours single against one longer model and against them."""
+    """Paired differences: ours averaged against independents, ours single against one longer model and against them.
+
+    And one student of softened teachers against the last of as many generations.
+    """
     lines = [
         "| task | cost | compared | error, points | error, relative % | calibrated NLL, relative % | seeds | NLL |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -227,6 +232,8 @@ def comparisons(results):
                 lines += _comparison(task, cost, name, found, results.lines(task, other, cost, other_averaged)[1])
             unlabeled = results.lines(task, UNLABELED, cost, False)[1]
             lines += _comparison(task, cost, "ours unlabeled single - plain", unlabeled, plain)
+            student, last = (results.of(task, OURS, name, cost, False) for name in (ONE_STUDENT, "chain"))
+            lines += _comparison(task, cost, f"{ONE_STUDENT} - chain, single", student, last)
     return "\n".join(lines)
 
 
